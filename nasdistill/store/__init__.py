@@ -1,0 +1,1 @@
+"""Files on disk: crash-safe writes, the run folder, and where a result came from."""
