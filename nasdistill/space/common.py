@@ -1,0 +1,42 @@
+"""The parameters every student has: where each stands in a search-space file, what it may be, and its trial setting."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nasdistill.records import Scalar, TrialConfig
+from nasdistill.space.rules import OneOf, Real, Rule, Whole
+
+
+@dataclass(frozen=True)
+class CommonParameter:
+    """`path`: its keys in the YAML file; `field`: its name in `TrialConfig`, whose default holds when it is left out."""
+
+    path: tuple[str, ...]
+    rule: Rule
+    field: str
+
+    @property
+    def default(self) -> Scalar | None:
+        """The value when the file does not name it; None where the file must."""
+        field = TrialConfig.model_fields[self.field]
+        default: Scalar | None = None if field.is_required() else field.default
+        return default
+
+
+# By flat name, in the order of the trials table.
+COMMON: dict[str, CommonParameter] = {
+    # 32 is the coarsest stride of the detectors.
+    "image_size": CommonParameter(("image_size",), Whole(32, 2048, multiple=32), "image_size"),
+    "temperature.start": CommonParameter(("distill", "temperature", "start"), Real(0.1, 100.0), "temperature_start"),
+    "temperature.end": CommonParameter(("distill", "temperature", "end"), Real(0.1, 100.0), "temperature_end"),
+    "temperature.schedule": CommonParameter(
+        ("distill", "temperature", "schedule"), OneOf(("constant", "linear", "cosine")), "temperature_schedule"
+    ),
+    "feature_loss": CommonParameter(("distill", "feature_loss"), OneOf(("channel_attention",)), "feature_loss"),
+    "weight.feature": CommonParameter(("distill", "weights", "feature"), Real(0.0, 1000.0), "weight_feature"),
+    "weight.cls": CommonParameter(("distill", "weights", "cls"), Real(0.0, 1000.0), "weight_cls"),
+    "weight.box": CommonParameter(("distill", "weights", "box"), Real(0.0, 1000.0), "weight_box"),
+    # Above 0.9 hardly a channel is left in the small students.
+    "prune.ratio": CommonParameter(("prune", "ratio"), Real(0.0, 0.9), "prune_ratio"),
+}

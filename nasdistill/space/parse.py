@@ -1,0 +1,141 @@
+"""Search-space files read strictly: from YAML text to `SearchSpace`, or one line that says what is wrong and where."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from nasdistill.records import Scalar
+from nasdistill.space.common import COMMON
+from nasdistill.space.families import FAMILIES
+from nasdistill.space.parameters import Choice, Parameter, Range
+from nasdistill.space.rules import OneOf, Rule, Whole
+from nasdistill.space.search_space import SearchSpace
+from nasdistill.strict_yaml import Value, parse_yaml
+
+_TOP_KEYS = ("name", "description", "families", "image_size", "distill", "prune")
+_MOST_STEPS = 10_000
+
+
+def parse_space(text: str, source: str) -> SearchSpace:
+    """The search space in a YAML text; `source` names the file in errors.
+
+    Raises InputError with file, line and key for anything that is not in the documented format.
+    """
+    root = parse_yaml(text, source)
+    top = root.mapping(_TOP_KEYS, required=("name", "families", "image_size"))
+    name = top["name"].text()
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise top["name"].error(f"'{name}' may hold letters, digits, '.', '_' and '-' only")
+    families: dict[str, dict[str, Parameter]] = {}
+    for family, value in top["families"].mapping(tuple(FAMILIES)).items():
+        rules = FAMILIES[family]
+        own = value.mapping(tuple(rules), required=tuple(rules))
+        families[family] = {key: _parameter(own[key], rules[key]) for key in rules}
+    if not families:
+        raise top["families"].error(f"names no family; there are {', '.join(FAMILIES)}")
+    return SearchSpace(
+        name=name,
+        description=" ".join(top["description"].text().split()) if "description" in top else "",
+        source=Path(source),
+        text=text,
+        families=families,
+        common=_common_parameters(top),
+    )
+
+
+def _common_parameters(top: Mapping[str, Value]) -> dict[str, Parameter]:
+    common: dict[str, Parameter] = {}
+    for name, entry in COMMON.items():
+        value = _find(top, entry.path)
+        if value is not None:
+            common[name] = _parameter(value, entry.rule)
+        else:
+            assert entry.default is not None, f"{name} has no default, so its key is required"
+            common[name] = Choice((entry.default,))
+    return common
+
+
+def _find(top: Mapping[str, Value], path: tuple[str, ...]) -> Value | None:
+    """The value under the keys of `path`, checking on the way that each level has only keys that some path uses."""
+    level = top
+    for depth, key in enumerate(path):
+        if key not in level:
+            return None
+        value = level[key]
+        if depth == len(path) - 1:
+            return value
+        here = path[: depth + 1]
+        allowed = dict.fromkeys(entry.path[depth + 1] for entry in COMMON.values() if entry.path[: depth + 1] == here)
+        level = value.mapping(tuple(allowed))
+    return None
+
+
+def _parameter(value: Value, rule: Rule) -> Parameter:
+    """A single value, a list of values, or `{range: [low, high], step: …, log: …}`."""
+    if value.is_mapping():
+        return _range(value, rule)
+    if not value.is_list():
+        return Choice((_scalar(value, rule),))
+    values: list[Scalar] = []
+    for item in value.items():
+        converted = _scalar(item, rule)
+        if converted in values:
+            raise item.error(f"{converted} is listed twice")
+        values.append(converted)
+    return Choice(tuple(values))
+
+
+def _scalar(value: Value, rule: Rule) -> Scalar:
+    try:
+        return rule.convert(value.scalar())
+    except ValueError as error:
+        raise value.error(str(error)) from None
+
+
+def _range(value: Value, rule: Rule) -> Range:
+    if isinstance(rule, OneOf):
+        raise value.error(f"expected a name or a list of names ({', '.join(rule.names)}), got keys and values")
+    keys = value.mapping(("range", "step", "log"), required=("range",))
+    ends = keys["range"].items()
+    if len(ends) != 2:
+        raise keys["range"].error(f"expected [low, high], got {len(ends)} values")
+    low, high = (_scalar(end, rule) for end in ends)
+    assert not isinstance(low, str) and not isinstance(high, str)
+    if low >= high:
+        raise keys["range"].error(f"low {low} is not below high {high}; write a single value to fix it")
+    log = keys["log"].scalar() if "log" in keys else False
+    if not isinstance(log, bool):
+        raise keys["log"].error(f"expected true or false, got {log!r}")
+    step = _step(keys["step"], rule) if "step" in keys else rule.multiple if isinstance(rule, Whole) else None
+    if log:
+        if step is not None:
+            where = keys.get("step", keys["log"])
+            raise where.error("a log range cannot have steps" + ("; list the values" if "step" not in keys else ""))
+        if low <= 0:
+            raise keys["range"].error(f"a log range needs low above 0, got {low}")
+    if step is not None:
+        _check_steps(keys.get("step", keys["range"]), low, high, step)
+    return Range(low, high, step, log)
+
+
+def _step(value: Value, rule: Rule) -> float:
+    step = value.scalar()
+    if isinstance(step, bool | str) or step <= 0:
+        raise value.error(f"expected a number above 0, got {step!r}")
+    if not isinstance(rule, Whole):
+        return float(step)
+    if step != int(step) or int(step) % rule.multiple:
+        raise value.error(f"expected a multiple of {rule.multiple}, got {step}")
+    return int(step)
+
+
+def _check_steps(where: Value, low: float, high: float, step: float) -> None:
+    count = (high - low) / step
+    if count > _MOST_STEPS:
+        raise where.error(f"{step} makes more than {_MOST_STEPS} steps from {low} to {high}; leave it out")
+    whole = round(count)
+    if whole < 1 or abs(count - whole) > 1e-6:
+        reachable = low + int(count) * step
+        raise where.error(f"steps of {step} from {low} do not end at {high} but at {reachable:.12g}")
