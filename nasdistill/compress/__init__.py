@@ -1,0 +1,1 @@
+"""Compression inside a trial: structured pruning."""

@@ -1,0 +1,1 @@
+"""Distillation: losses, connectors, the two stages and their loop."""

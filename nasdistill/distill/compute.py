@@ -1,0 +1,39 @@
+"""Where and in which precision a student trains."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Compute:
+    """A torch device and the type that convolutions run in (None: float32). Losses are always float32."""
+
+    device: torch.device
+    autocast: torch.dtype | None
+
+    def context(self) -> torch.autocast:
+        """The block in which a forward pass runs."""
+        return torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None)
+
+    def place(self, module: nn.Module) -> nn.Module:
+        """Move a module there, in channels_last. Changes `module`."""
+        return module.to(self.device, memory_format=torch.channels_last)
+
+
+def choose_compute(precision: Precision = "auto") -> Compute:
+    """A GPU when there is one, else the CPU; `auto` takes bfloat16 where the hardware has it.
+
+    On CPUs that is AVX512-BF16 or AMX; emulated bfloat16 is slower than float32.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    has_bfloat16 = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
+    if precision == "bfloat16" or (precision == "auto" and has_bfloat16):
+        return Compute(device, torch.bfloat16)
+    if precision == "auto" and device.type == "cuda":
+        return Compute(device, torch.float16)
+    return Compute(device, None)

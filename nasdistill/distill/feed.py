@@ -1,0 +1,63 @@
+"""Batches for training: views, labels and teacher targets of the same indices, read from memory-mapped pools."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nasdistill.data.views import Views
+from nasdistill.teacher.targets import TargetBatch, Targets
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images (b, 3, s, s) float32 in 0..1, labels for Ultralytics' loss, and what the teacher said (None: labels alone)."""
+
+    images: Tensor
+    labels: Mapping[str, Tensor]
+    targets: TargetBatch | None
+
+
+@dataclass(frozen=True)
+class Feed:
+    """The pool of views of one input size and the targets that belong to it.
+
+    `images_per_epoch` is the number of training images: an epoch draws that many views, whatever the size of the pool.
+    """
+
+    views: Views
+    targets: Targets | None
+    images_per_epoch: int
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square views in pixels."""
+        return int(self.views.images.shape[-1])
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        """Batches an epoch; at least one."""
+        return max(1, round(self.images_per_epoch / batch_size))
+
+    def indices(self, steps: int, batch_size: int, seed: int) -> Iterator[np.ndarray]:
+        """`steps` arrays of view indices: the pool in random order, over and over, set by `seed` alone."""
+        generator = np.random.default_rng(seed)
+        waiting = np.zeros(0, dtype=np.int64)
+        for _ in range(steps):
+            while len(waiting) < batch_size:
+                waiting = np.concatenate([waiting, generator.permutation(len(self.views.images))])
+            yield np.sort(waiting[:batch_size])
+            waiting = waiting[batch_size:]
+
+    def batch(self, indices: np.ndarray, device: torch.device) -> Batch:
+        """Read one batch. On the CPU nothing is copied twice; on a GPU tensors are moved as bytes, then widened."""
+        images = torch.from_numpy(self.views.images[indices]).to(device, non_blocking=True).float().div_(255.0)
+        labels = {name: torch.from_numpy(array).to(device) for name, array in self.views.batch_labels(indices).items()}
+        targets = None
+        if self.targets is not None:
+            read = self.targets.batch(indices)
+            targets = TargetBatch(
+                read.logits_bac.to(device), read.distances_ba4.to(device), [level.to(device) for level in read.attention]
+            )
+        return Batch(images.contiguous(memory_format=torch.channels_last), labels, targets)

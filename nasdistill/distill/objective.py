@@ -1,0 +1,78 @@
+"""The loss of one step: distillation parts and the labels' loss, named, with explicit weights."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from ultralytics.utils.loss import E2ELoss, v8DetectionLoss
+
+from nasdistill.distill.connectors import Connectors
+from nasdistill.distill.losses import box_regression, channel_attention, class_kl, confidence
+from nasdistill.students.student import Student
+from nasdistill.teacher.targets import TargetBatch
+from nasdistill.teacher.teacher import raw_output
+
+# What weight 1 means for each part: gains that bring the parts to the size of Ultralytics' own class and box losses
+GAINS: Mapping[str, float] = {"feature": 1.0, "cls": 1.0, "box": 5.0}
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of the parts; 0 leaves a part out. `label` weighs the loss against ground truth."""
+
+    feature: float = 1.0
+    cls: float = 1.0
+    box: float = 1.0
+    label: float = 0.0
+
+
+class DistillationLoss:
+    """Loss of a student against cached targets and labels. Stateless but for Ultralytics' label loss of this student."""
+
+    def __init__(self, student: Student, connectors: Connectors) -> None:
+        self._reg_max = student.head.reg_max
+        self._connectors = connectors
+        criterion: v8DetectionLoss | E2ELoss = student.model.init_criterion()
+        self._label_loss = criterion
+
+    def __call__(
+        self,
+        output: dict[str, Any],
+        targets: TargetBatch | None,
+        labels: Mapping[str, Tensor],
+        weights: LossWeights,
+        temperature: float,
+    ) -> dict[str, Tensor]:
+        """Named parts (unweighted scalars) and their weighted `total`.
+
+        Args:
+            output: the student's training output (`boxes`, `scores`, `feats`).
+            targets: the teacher's targets for the same views; None trains on labels alone.
+            labels: `batch_idx` (n,), `cls` (n, 1), `bboxes` (n, 4) xywh in 0..1, as Ultralytics' loss takes them.
+            temperature: softening of the class probabilities, > 0.
+        """
+        parts: dict[str, Tensor] = {}
+        if targets is not None:
+            raw = raw_output(output, self._reg_max)
+            weight_ba = confidence(targets.logits_bac)
+            if weights.feature:
+                # the mean over space of a 1x1 convolution is the convolution of the mean: same loss, a fraction of the cost
+                pooled = [feature.float().mean(dim=(2, 3), keepdim=True) for feature in raw.features]
+                parts["feature"] = channel_attention(self._connectors(pooled), targets.attention)
+            if weights.cls:
+                parts["cls"] = class_kl(raw.logits_bac, targets.logits_bac, weight_ba, temperature)
+            if weights.box:
+                parts["box"] = box_regression(raw.distances_ba4, targets.distances_ba4, weight_ba)
+        total = sum(
+            (GAINS[name] * getattr(weights, name) * part for name, part in parts.items()),
+            torch.zeros((), device=output["scores"].device),
+        )
+        if weights.label:
+            floats = {"boxes": output["boxes"].float(), "scores": output["scores"].float(), "feats": output["feats"]}
+            images = output["scores"].shape[0]
+            parts["label"] = self._label_loss(floats, labels)[0].sum() / images
+            total = total + weights.label * parts["label"]
+        parts["total"] = total
+        return parts

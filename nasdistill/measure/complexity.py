@@ -1,0 +1,30 @@
+"""Size of a student: parameters, floating-point operations, bytes on disk."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from nasdistill.students.student import parameters_m
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """Parameters in millions, operations of one image in 10^9 (a multiply-add counts two), artifact in 10^6 bytes."""
+
+    params_m: float
+    gflops: float
+    size_mb: float
+
+
+def complexity(model: nn.Module, image_size: int, artifact: Path) -> Complexity:
+    """Measure `model` at a square input of `image_size` pixels, and its exported file."""
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(1, 3, image_size, image_size, device=device))
+    model.train(was_training)
+    return Complexity(parameters_m(model), counter.get_total_flops() / 1e9, artifact.stat().st_size / 1e6)

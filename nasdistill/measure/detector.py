@@ -1,0 +1,79 @@
+"""Running an exported detector in ONNX Runtime: images in, detections out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from ultralytics.utils.nms import non_max_suppression
+
+from nasdistill.data.images import letterbox, read_image, unletterbox_boxes
+
+# Ultralytics' validation settings: every candidate counts towards the precision-recall curve
+CONFIDENCE, NMS_IOU, MAX_DETECTIONS = 0.001, 0.7, 300
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Detections of one image, best first: boxes_xyxy (n, 4) in pixels, scores (n,) 0..1, classes (n,) int."""
+
+    boxes_xyxy: np.ndarray
+    scores: np.ndarray
+    classes: np.ndarray
+
+
+class OnnxDetector:
+    """An exported detector, single stream on the CPU."""
+
+    def __init__(self, artifact: Path, threads: int = 1) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        self._session = onnxruntime.InferenceSession(str(artifact), options, providers=["CPUExecutionProvider"])
+        entry = self._session.get_inputs()[0]
+        self._input = entry.name
+        self.batch, _, self.image_size, _ = entry.shape
+
+    def raw(self, images_bchw: np.ndarray) -> np.ndarray:
+        """Raw output (b, 4 + classes, a) for images (b, 3, s, s) float32 in 0..1."""
+        parts = [
+            self._session.run(None, {self._input: images_bchw[start : start + self.batch]})[0]
+            for start in range(0, len(images_bchw), self.batch)
+        ]
+        return np.concatenate(parts)
+
+    def detect_views(self, images_bchw: np.ndarray, confidence: float = CONFIDENCE) -> list[Detections]:
+        """Detections in input pixels of letterboxed images (b, 3, s, s) uint8."""
+        raw = self.raw(images_bchw.astype(np.float32) / 255.0)
+        return suppress(torch.from_numpy(raw), confidence)
+
+    def detect_files(self, paths: Sequence[Path], confidence: float = 0.25) -> list[Detections]:
+        """Detections in the pixels of image files, letterboxed as in training and validation."""
+        found = []
+        for path in paths:
+            image = read_image(path)
+            square, scale, left, top = letterbox(image, self.image_size)
+            detections = self.detect_views(square.transpose(2, 0, 1)[None], confidence)[0]
+            boxes = unletterbox_boxes(detections.boxes_xyxy, scale, left, top, image.shape[1], image.shape[0])
+            found.append(Detections(boxes, detections.scores, detections.classes))
+        return found
+
+
+def suppress(raw_bna: torch.Tensor, confidence: float = CONFIDENCE) -> list[Detections]:
+    """Non-maximum suppression of a raw output (b, 4 + classes, a); several classes an anchor are kept, as in validation.
+
+    The output of an NMS-free (end-to-end) head, (b, n, 6), is only cut at `confidence`.
+    """
+    kept = non_max_suppression(
+        raw_bna,
+        conf_thres=confidence,
+        iou_thres=NMS_IOU,
+        multi_label=True,
+        max_det=MAX_DETECTIONS,
+        max_time_img=10.0,
+        end2end=raw_bna.shape[-1] == 6,
+    )
+    rows = [found.cpu().numpy() for found in kept]
+    return [Detections(row[:, :4], row[:, 4], row[:, 5].astype(np.int64)) for row in rows]

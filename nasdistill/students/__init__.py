@@ -1,0 +1,1 @@
+"""Students: small detectors built from families, and the weights they start from."""

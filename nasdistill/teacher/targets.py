@@ -1,0 +1,149 @@
+"""What the teacher says about every view of the pool, computed once and memory-mapped by every worker.
+
+A folder holds `logits.npy` (n, a, classes) and `distances.npy` (n, a, 4) in float16, `attention.npy` (n, c) in float32,
+`done.npy` (a flag a chunk) and, written last, `targets.json`. Distances are in units of the level's stride, where float16
+keeps 1/100 of a cell. Chunks are independent: several processes fill them, and a half-built folder is finished, not
+started over.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+
+from nasdistill.data.views import Views
+from nasdistill.store.atomic import write_text
+from nasdistill.teacher.teacher import Teacher
+
+CHUNK = 64
+VERSION = 1
+LEVELS = 3  # P3, P4, P5
+ARRAYS = ("logits", "distances", "attention", "done")
+
+
+@dataclass(frozen=True)
+class TargetBatch:
+    """Targets of a batch: logits (b, a, classes) and distances (b, a, 4) in float32, attention: per level (b, c_l)."""
+
+    logits_bac: torch.Tensor
+    distances_ba4: torch.Tensor
+    attention: list[torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The opened cache: arrays stay on disk, pages are shared between processes."""
+
+    logits: np.ndarray
+    distances: np.ndarray
+    attention: np.ndarray
+    channels: tuple[int, ...]
+
+    def batch(self, indices: np.ndarray) -> TargetBatch:
+        """Read the targets of the views `indices` (b,)."""
+        attention = torch.from_numpy(self.attention[indices])
+        return TargetBatch(
+            torch.from_numpy(self.logits[indices]).float(),
+            torch.from_numpy(self.distances[indices]).float(),
+            list(attention.split(list(self.channels), dim=1)),
+        )
+
+
+def anchor_count(size: int, strides: Sequence[int]) -> int:
+    """Anchor points of a square input: one for each cell of each level."""
+    return sum((size // stride) ** 2 for stride in strides)
+
+
+def create_targets(folder: Path, teacher: Teacher, views: Views, classes: int) -> list[tuple[int, int]]:
+    """Lay out the cache in `folder` unless it is there, and return the view ranges [start, stop) still to be filled.
+
+    Safe when two processes call it at once. An array of a wrong size (a torn or corrupt cache) is laid out anew.
+    """
+    count, size = views.images.shape[0], views.images.shape[-1]
+    anchors = anchor_count(size, teacher.strides[:LEVELS])
+    channels = teacher.channels[:LEVELS]
+    shapes: dict[str, tuple[tuple[int, ...], str]] = {
+        "logits": ((count, anchors, classes), "<f2"),
+        "distances": ((count, anchors, 4), "<f2"),
+        "attention": ((count, sum(channels)), "<f4"),
+        "done": ((-(-count // CHUNK),), "|u1"),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(folder.name + ".lock")):
+        if not all(_array_is(folder / f"{name}.npy", shape, dtype) for name, (shape, dtype) in shapes.items()):
+            (folder / "targets.json").unlink(missing_ok=True)
+            for name, (shape, dtype) in shapes.items():
+                array = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype=np.dtype(dtype), shape=shape)
+                array.flush()
+        done = np.load(folder / "done.npy")
+    return [
+        (chunk * CHUNK, min(count, (chunk + 1) * CHUNK)) for chunk, flag in enumerate(done) if not flag
+    ]
+
+
+def fill_targets(
+    folder: Path,
+    teacher: Teacher,
+    views: Views,
+    class_order: Sequence[int],
+    ranges: Sequence[tuple[int, int]],
+    device: torch.device,
+    autocast: torch.dtype | None,
+    on_progress: Callable[[int], None] = lambda views_done: None,
+    batch_size: int = 16,
+) -> None:
+    """Run the teacher over the views in `ranges` and write what it says; each range is flagged when it is on disk."""
+    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r+") for name in ARRAYS}
+    levels = sum((views.images.shape[-1] // stride) ** 2 for stride in teacher.strides[:LEVELS])
+    for start, stop in ranges:
+        for first in range(start, stop, batch_size):
+            rows = slice(first, min(first + batch_size, stop))
+            images = torch.from_numpy(np.array(views.images[rows])).to(device).float().div_(255)
+            with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+                raw = teacher(images, class_order)
+            arrays["logits"][rows] = raw.logits_bac[:, :levels].cpu().numpy()
+            arrays["distances"][rows] = raw.distances_ba4[:, :levels].cpu().numpy()
+            pooled = [feature.float().mean(dim=(2, 3)) for feature in raw.features[:LEVELS]]
+            arrays["attention"][rows] = torch.cat(pooled, dim=1).cpu().numpy()
+            on_progress(rows.stop - rows.start)
+        for name in ("logits", "distances", "attention"):
+            arrays[name].flush()
+        arrays["done"][start // CHUNK] = 1
+        arrays["done"].flush()
+
+
+def seal_targets(folder: Path, key: str, teacher: Teacher) -> None:
+    """Write the description that says the cache is complete."""
+    description = {"version": VERSION, "key": key, "teacher": teacher.name, "channels": teacher.channels[:LEVELS]}
+    write_text(folder / "targets.json", json.dumps(description, indent=1))
+
+
+def open_targets(folder: Path) -> Targets:
+    """Open a complete cache.
+
+    Raises:
+        FileNotFoundError: it is missing or not complete.
+    """
+    description = json.loads((folder / "targets.json").read_text())
+    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS[:3]}
+    return Targets(**arrays, channels=tuple(description["channels"]))
+
+
+def is_complete(folder: Path, key: str) -> bool:
+    """Whether `folder` holds the complete targets of `key`."""
+    try:
+        return bool(json.loads((folder / "targets.json").read_text())["key"] == key)
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _array_is(path: Path, shape: tuple[int, ...], dtype: str) -> bool:
+    try:
+        array = np.load(path, mmap_mode="r")
+    except (OSError, ValueError):
+        return False
+    return array.shape == shape and array.dtype == np.dtype(dtype)

@@ -1,0 +1,141 @@
+"""The teacher as the rest sees it: a frozen detector with known classes, strides and an input size.
+
+Its raw output is brought to one form for every family: class logits, and box distances (left, top, right, bottom from the
+anchor point, in units of the level's stride), whether its head predicts distributions (DFL), plain distances or is NMS-free.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from ultralytics.nn.modules import Detect
+
+from nasdistill.errors import InputError
+from nasdistill.store.provenance import file_sha256
+from nasdistill.students.student import parameters_m
+from nasdistill.teacher.checkpoint import read_checkpoint
+
+
+@dataclass(frozen=True)
+class RawOutput:
+    """What a detector says about a batch, before NMS. `a` counts anchor points, P3 first, row by row.
+
+    logits_bac: class logits (b, a, classes). distances_ba4: (b, a, 4) ltrb in strides.
+    features: the maps the head reads, each (b, c_l, s / stride_l, s / stride_l).
+    """
+
+    logits_bac: torch.Tensor
+    distances_ba4: torch.Tensor
+    features: list[torch.Tensor]
+
+
+class Teacher:
+    """A frozen detector. There is no way to train it: it holds no optimiser, and its model stays in eval mode."""
+
+    def __init__(self, model: nn.Module, names: Sequence[str], name: str, sha256: str, image_size: int | None) -> None:
+        self._model = model.eval().requires_grad_(False)
+        self.names = tuple(names)
+        self.name = name
+        self.sha256 = sha256
+        self.image_size = image_size
+        self.forward_passes = 0
+        head = model.model[-1]
+        assert isinstance(head, Detect)
+        self._head = head
+        self.strides = tuple(int(stride) for stride in head.stride)
+
+    @property
+    def model(self) -> nn.Module:
+        """The detection model (for slicing and export; copy it before changing it)."""
+        return self._model
+
+    @property
+    def parameters_m(self) -> float:
+        """Parameters in millions."""
+        return parameters_m(self._model)
+
+    @property
+    def classes(self) -> int:
+        """Number of classes it predicts."""
+        return int(self._head.nc)
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels of the maps that its head reads, P3 first."""
+        return tuple(branch[0].conv.in_channels for branch in self._head.cv2)
+
+    @torch.no_grad()
+    def __call__(self, images: torch.Tensor, class_order: Sequence[int]) -> RawOutput:
+        """Run on images (b, 3, s, s) in 0..1; `class_order[i]` is the teacher's index of the data's class i."""
+        self.forward_passes += 1
+        self._model.eval()
+        output: Any = self._model(images)[1]
+        output = output.get("one2many", output)
+        return raw_output(output, self._head.reg_max, class_order)
+
+
+def raw_output(output: dict[str, Any], reg_max: int, class_order: Sequence[int] | None = None) -> RawOutput:
+    """Bring a Detect head's raw dict to the common form. Computes in float32: box decoding needs the mantissa."""
+    logits = output["scores"].float().permute(0, 2, 1)
+    if class_order is not None and list(class_order) != list(range(logits.shape[2])):
+        logits = logits[..., list(class_order)]
+    return RawOutput(logits, distances(output["boxes"], reg_max), list(output["feats"]))
+
+
+def distances(boxes_bra: torch.Tensor, reg_max: int) -> torch.Tensor:
+    """Expected ltrb distances in strides (b, a, 4) from the raw box branch (b, 4 * reg_max, a).
+
+    With bins, the expectation of the distribution (Li et al., Generalized Focal Loss, NeurIPS 2020, eq. 3); without
+    (`reg_max` 1), the branch predicts them directly.
+    """
+    batch, _, anchors = boxes_bra.shape
+    if reg_max == 1:
+        return boxes_bra.float().permute(0, 2, 1)
+    bins = torch.arange(reg_max, dtype=torch.float32, device=boxes_bra.device)
+    probabilities = boxes_bra.float().view(batch, 4, reg_max, anchors).softmax(dim=2)
+    return torch.einsum("bkra,r->bak", probabilities, bins)
+
+
+def load_teacher(path: Path, model_yaml: Path | None = None, trust: bool = False) -> Teacher:
+    """Load a teacher from its file (see `checkpoint.read_checkpoint`).
+
+    Raises:
+        InputError: the file is refused, or the model is no detector with a Detect head at strides 8, 16 and 32.
+    """
+    checkpoint = read_checkpoint(path, model_yaml, trust)
+    head = checkpoint.model.model[-1] if hasattr(checkpoint.model, "model") else None
+    if type(head).__name__ not in ("Detect", "v10Detect") or not isinstance(head, Detect):
+        kind = type(head).__name__ if head is not None else type(checkpoint.model).__name__
+        raise InputError(f"{path}: the teacher is no detector with a Detect head (found {kind})")
+    teacher = Teacher(checkpoint.model, checkpoint.names, path.name, file_sha256(path), checkpoint.image_size)
+    if teacher.strides[:3] != (8, 16, 32):
+        raise InputError(f"{path}: the teacher's strides are {teacher.strides}; 8, 16, 32 are needed")
+    return teacher
+
+
+def match_classes(teacher: Teacher, data_names: Sequence[str], data: str) -> list[int]:
+    """For each class of the data, the teacher's index of it, matched by name (case and outer blanks ignored).
+
+    A teacher without names (bare tensors) is taken to use the data's order where the numbers of classes agree.
+
+    Raises:
+        InputError: a class of the data is unknown to the teacher.
+    """
+    if not teacher.names:
+        if teacher.classes != len(data_names):
+            raise InputError(
+                f"{data}: {len(data_names)} classes, but the teacher {teacher.name} has {teacher.classes} and no names "
+                "to match them by"
+            )
+        return list(range(len(data_names)))
+    known = {name.strip().lower(): index for index, name in enumerate(teacher.names)}
+    missing = [name for name in data_names if name.strip().lower() not in known]
+    if missing:
+        raise InputError(
+            f"{data}: the teacher {teacher.name} does not know the class{'es' if len(missing) > 1 else ''} "
+            f"{', '.join(missing)}; it knows {', '.join(teacher.names)}"
+        )
+    return [known[name.strip().lower()] for name in data_names]
