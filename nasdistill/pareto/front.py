@@ -1,0 +1,40 @@
+"""The Pareto front of a run: the trials that no other trial beats in accuracy and cost at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nasdistill.pareto.objectives import accuracy_objective, cost_objective, losses
+from nasdistill.records import TrialResult
+
+FULL_FIDELITY = 1.0
+
+
+def eligible(results: Sequence[TrialResult]) -> list[TrialResult]:
+    """The results that may be compared: complete trials that trained for the run's full length, by trial number.
+
+    Scores of different fidelity are never compared, so one below 1.0 is left out even when nothing else is there.
+    """
+    full = [r for r in results if r.state == "complete" and r.fidelity >= FULL_FIDELITY]
+    return sorted(full, key=lambda r: r.trial)
+
+
+def front(results: Sequence[TrialResult], accuracy: str = "map50_95", cost: str = "latency_ms") -> list[TrialResult]:
+    """The non-dominated trials among the eligible `results`, cheapest first (so the least accurate first as well).
+
+    A trial is dominated when another is at least as good in both objectives and better in one. Of several trials at
+    exactly the same point only the one with the lowest number is kept (moocore's `keep_weakly=False`): a front is read
+    as a list of choices, and two equal choices are one. O(n log n).
+
+    Raises InputError for an unknown objective, ValueError when an eligible trial lacks the figure.
+    """
+    # Imported here: moocore costs 0.1 s, and reading commands such as --help go through this package.
+    import moocore  # type: ignore[import-untyped]
+
+    candidates = eligible(results)
+    if not candidates:
+        return []
+    points = losses(candidates, (accuracy_objective(accuracy), cost_objective(cost)))
+    kept = moocore.is_nondominated(points, keep_weakly=False)
+    order = sorted(range(len(candidates)), key=lambda i: (points[i, 1], candidates[i].trial))
+    return [candidates[i] for i in order if kept[i]]

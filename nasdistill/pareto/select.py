@@ -1,0 +1,185 @@
+"""Picking one trial of a front, by a rule that a person types: `knee`, `fastest`, `latency_ms<=5, map50>=0.6`, …"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from nasdistill.errors import InputError, NothingSucceededError
+from nasdistill.pareto.front import eligible, front
+from nasdistill.pareto.objectives import LATENCY_MS, OBJECTIVES, Objective, accuracy_objective, losses
+from nasdistill.records import TrialResult
+
+ALLOWED = (
+    "knee (or best), fastest, most-accurate, limits such as latency_ms<=5 or map50>=0.6, or several joined by commas; "
+    f"a limit is on {', '.join(OBJECTIVES)}"
+)
+
+_COMPARISONS: dict[str, Callable[[float, float], bool]] = {
+    "<=": operator.le,
+    ">=": operator.ge,
+    "<": operator.lt,
+    ">": operator.gt,
+}
+_LIMIT = re.compile(r"([A-Za-z][\w-]*?)\s*(<=|>=|<|>)\s*([-+.\w]+)")
+_TIE = 1e-12
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A demand on one figure, such as `latency_ms<=5`: costs have an upper limit, accuracies a lower one."""
+
+    objective: Objective
+    comparison: str
+    value: float
+
+    def __str__(self) -> str:
+        return f"{self.objective.name}{self.comparison}{self.value:g}"
+
+    def allows(self, result: TrialResult) -> bool:
+        value = getattr(result, self.objective.name)
+        return value is not None and _COMPARISONS[self.comparison](value, self.value)
+
+    def miss(self, result: TrialResult) -> float:
+        """How far `result` is from the limit, relative to it (0 when it is within; infinite when unknown)."""
+        value = getattr(result, self.objective.name)
+        if value is None:
+            return float("inf")
+        return 0.0 if self.allows(result) else abs(value - self.value) / max(abs(self.value), 1e-9)
+
+
+def select(results: Sequence[TrialResult], rule: str = "knee", accuracy: str = "map50_95") -> TrialResult:
+    """The member of the front (by `accuracy` and latency) that `rule` names.
+
+    - `knee` or `best`: see `knee`. `fastest`, `most-accurate`: the ends of the front.
+    - limits (`latency_ms<=5`, `map50>=0.6`, `params_m<=2`, …), joined by commas or spaces, all hold at once. A limit on
+      a cost says what can be paid, so the most accurate member within it is taken; when all limits are on accuracy,
+      they say what is needed, so the fastest is taken. A word beside the limits decides otherwise: `fastest,
+      params_m<=2`.
+
+    Raises InputError with what is allowed for a rule that cannot be read, InputError with the closest member when none
+    satisfies the limits, and NothingSucceededError when the front is empty.
+    """
+    pick, limits = parse_rule(rule)
+    members = front(results, accuracy=accuracy)
+    if not members:
+        raise NothingSucceededError("no trial of this run completed at full length, so there is none to choose")
+    within = [m for m in members if all(limit.allows(m) for limit in limits)]
+    if not within:
+        raise InputError(_none_within(limits, members, results))
+    if pick == "fastest":
+        return within[0]
+    if pick == "most-accurate":
+        return within[-1]
+    return knee(within, accuracy)
+
+
+def knee(members: Sequence[TrialResult], accuracy: str = "map50_95") -> TrialResult:
+    """The member furthest above the chord between the two ends of a front, both axes scaled to 0..1 over the front.
+
+    `members` are a front, cheapest first. It is the point of diminishing returns: beyond it a millisecond buys less
+    than on average. Where several are equally far, the most accurate of them is taken; so a front without a bulge, one
+    of two members included, gives its most accurate end, and a front of one gives that one. (Normal-boundary distance,
+    Das 1999.)
+    """
+    points = losses(members, (accuracy_objective(accuracy), LATENCY_MS))
+    spread = np.ptp(points, axis=0)
+    if len(members) < 3 or not (spread > 0).all():
+        return members[-1]
+    scaled = (points - points.min(axis=0)) / spread
+    # The ends are (1, 0) and (0, 1); a point below the line loss + cost = 1 is above the chord.
+    height = 1.0 - scaled.sum(axis=1)
+    return members[int(np.flatnonzero(height >= height.max() - _TIE)[-1])]
+
+
+def find_trial(results: Sequence[TrialResult], trial: int) -> TrialResult:
+    """The complete trial with this number; InputError says what there is instead when it is unknown or not complete."""
+    for result in results:
+        if result.trial == trial:
+            if result.state != "complete":
+                raise InputError(
+                    f"trial {trial} is {result.state} ({result.reason}), expected a complete one{_front_hint(results)}"
+                )
+            return result
+    if not results:
+        raise InputError(f"no trial {trial}: this run has no trials")
+    numbers = [r.trial for r in results]
+    raise InputError(f"no trial {trial}: this run has {min(numbers)} to {max(numbers)}{_front_hint(results)}")
+
+
+def choose(
+    results: Sequence[TrialResult], trial: str | int = "best", rule: str | None = None, accuracy: str = "map50_95"
+) -> TrialResult:
+    """What `--trial N|best` and `--select RULE` mean together: a number is looked up, `best` follows the rule."""
+    text = str(trial).strip().lower()
+    if text == "best":
+        return select(results, rule or "knee", accuracy)
+    if not text.isdecimal():
+        raise InputError(f"--trial {trial!r}, expected a trial's number or best")
+    if rule is not None:
+        raise InputError(f"--trial {text} and --select {rule!r} both name a trial, expected one of them")
+    return find_trial(results, int(text))
+
+
+def parse_rule(rule: str) -> tuple[str, tuple[Limit, ...]]:
+    """A rule's pick (`knee`, `fastest` or `most-accurate`) and its limits. InputError says what is allowed."""
+    limits: list[Limit] = []
+
+    def take(match: re.Match[str]) -> str:
+        name, comparison, number = match.groups()
+        limits.append(_limit(name, comparison, number, rule))
+        return " "
+
+    words = _LIMIT.sub(take, rule).replace(",", " ").lower().split()
+    picks = ["knee" if word == "best" else word.replace("_", "-") for word in words]
+    unknown = [
+        word for word, pick in zip(words, picks, strict=True) if pick not in {"knee", "fastest", "most-accurate"}
+    ]
+    if unknown:
+        raise InputError(f"rule {rule!r}: {unknown[0]!r} is not understood, expected {ALLOWED}")
+    if len(set(picks)) > 1:
+        raise InputError(f"rule {rule!r}: {' and '.join(picks)} contradict each other, expected one of them")
+    if picks:
+        return picks[0], tuple(limits)
+    if not limits:
+        raise InputError(f"rule {rule!r} is empty, expected {ALLOWED}")
+    return ("most-accurate" if any(limit.objective.minimise for limit in limits) else "fastest"), tuple(limits)
+
+
+def _limit(name: str, comparison: str, number: str, rule: str) -> Limit:
+    objective = OBJECTIVES.get(name.lower().replace("-", "_"))
+    if objective is None:
+        raise InputError(f"rule {rule!r}: unknown figure {name!r}, expected one of: {', '.join(OBJECTIVES)}")
+    try:
+        value = float(number)
+    except ValueError:
+        value = float("nan")
+    if not np.isfinite(value):
+        raise InputError(f"rule {rule!r}: {number!r} after {name}{comparison} is no finite number")
+    if objective.minimise != comparison.startswith("<"):
+        wanted = "<=" if objective.minimise else ">="
+        raise InputError(f"rule {rule!r}: {name} takes {wanted}, got {comparison}")
+    if not objective.minimise and not 0.0 <= value <= 1.0:
+        raise InputError(f"rule {rule!r}: {name}{comparison}{number}, expected a mAP from 0 to 1")
+    return Limit(objective, comparison, value)
+
+
+def _none_within(limits: Sequence[Limit], members: Sequence[TrialResult], results: Sequence[TrialResult]) -> str:
+    closest = min(members, key=lambda m: (sum(limit.miss(m) for limit in limits), m.trial))
+    figures = {"latency_ms": None, "map50": None, "map50_95": None} | {limit.objective.name: None for limit in limits}
+    values = ", ".join(f"{name} {getattr(closest, name)}" for name in figures)
+    line = f"no front member satisfies {', '.join(map(str, limits))}; the closest is trial {closest.trial} ({values})"
+    # A limit on a figure that is no axis of the front can be met by a trial off the front: better told than hidden.
+    beside = [r.trial for r in eligible(results) if all(limit.allows(r) for limit in limits)]
+    if beside:
+        line += f"; off the front, trial {beside[0]} does"
+    return line
+
+
+def _front_hint(results: Sequence[TrialResult]) -> str:
+    numbers = [str(member.trial) for member in front(results)]
+    return f"; on the front: {', '.join(numbers[:20])}" if numbers else ""

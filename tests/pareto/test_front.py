@@ -1,0 +1,79 @@
+from hypothesis import event, given
+from hypothesis import strategies as st
+
+from nasdistill.pareto.front import front
+from nasdistill.records import TrialResult
+
+
+def trial(number: int, accuracy: float, latency_ms: float, **more: object) -> TrialResult:
+    figures = {"state": "complete", "fidelity": 1.0, "map50": accuracy, "map50_95": accuracy, "latency_ms": latency_ms}
+    return TrialResult(trial=number, family="f", **(figures | more))
+
+
+def brute_force(results: list[TrialResult]) -> list[int]:
+    """The definition, pair by pair: not dominated, and the first of its equals."""
+
+    def beats(a: TrialResult, b: TrialResult) -> bool:
+        as_good = a.map50_95 >= b.map50_95 and a.latency_ms <= b.latency_ms
+        return as_good and ((a.map50_95, a.latency_ms) != (b.map50_95, b.latency_ms) or a.trial < b.trial)
+
+    full = [r for r in results if r.state == "complete" and r.fidelity == 1.0]
+    kept = [r for r in full if not any(beats(other, r) for other in full if other is not r)]
+    return [r.trial for r in sorted(kept, key=lambda r: r.latency_ms)]
+
+
+# A grid this small makes ties and exact duplicates the rule, not the exception.
+grids = st.lists(
+    st.tuples(st.integers(0, 4), st.integers(1, 5), st.sampled_from([1.0, 1.0, 1.0, 0.5])), max_size=14
+).flatmap(lambda rows: st.permutations(list(enumerate(rows))))
+
+
+@given(grids)
+def test_front_equals_brute_force(rows):
+    results = [trial(n, accuracy / 4, latency, fidelity=fidelity) for n, (accuracy, latency, fidelity) in rows]
+    points = [row[:2] for _, row in rows]
+    event("with duplicates" if len(set(points)) < len(points) else "without duplicates")
+    members = front(results)
+    assert [m.trial for m in members] == brute_force(results)
+    assert all(
+        a.latency_ms < b.latency_ms and a.map50_95 < b.map50_95 for a, b in zip(members, members[1:], strict=False)
+    )
+
+
+def test_brute_force_can_fail():
+    results = [trial(0, 0.5, 1.0), trial(1, 0.4, 2.0)]
+    assert brute_force(results) != [0, 1]
+
+
+def test_of_equal_points_the_lowest_number_stays():
+    assert [m.trial for m in front([trial(9, 0.5, 1), trial(3, 0.5, 1), trial(5, 0.5, 1)])] == [3]
+
+
+def test_only_complete_trials_at_full_length_are_eligible():
+    best = {"map50": 0.9, "map50_95": 0.9, "latency_ms": 0.1}
+    others = [
+        trial(1, 0.9, 0.1, fidelity=0.5),
+        *(trial(2 + i, 0.9, 0.1, state=s, reason="r") for i, s in enumerate(["failed", "rejected", "stopped"])),
+    ]
+    assert all(getattr(r, k) == v for r in others for k, v in best.items())
+    assert [m.trial for m in front([*others, trial(0, 0.2, 5.0)])] == [0]
+    assert front(others) == []
+
+
+def test_no_results_no_front():
+    assert front([]) == []
+
+
+def test_accuracy_and_cost_can_be_chosen():
+    a = trial(0, 0.5, 1.0, map50=0.6, params_m=3.0)
+    b = trial(1, 0.4, 2.0, map50=0.7, params_m=1.0)
+    assert front([a, b]) == [a]
+    assert front([a, b], accuracy="map50") == [a, b]
+    assert front([a, b], cost="params_m") == [b, a]
+
+
+def test_the_arguments_are_left_alone():
+    results = [trial(2, 0.5, 1.0), trial(1, 0.4, 0.5)]
+    before = list(results)
+    front(results)
+    assert results == before
