@@ -10,7 +10,7 @@ from nasdistill.space.rules import OneOf, Real, Rule, Whole
 
 @dataclass(frozen=True)
 class CommonParameter:
-    """`path`: its keys in the YAML file; `field`: its name in `TrialConfig`, whose default holds when it is left out."""
+    """`path`: its keys in the YAML file; `field`: its name in `TrialConfig`, whose default holds when left out."""
 
     path: tuple[str, ...]
     rule: Rule

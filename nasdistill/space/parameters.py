@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from nasdistill.records import Scalar
 
-# A value on a grid may come back from a sampler as 0.15000000000000002; this share of a step (or of the range) is noise.
+# A value on a grid may come back from a sampler as 0.15000000000000002; this share of a step is noise.
 _TOLERANCE = 1e-6
 
 

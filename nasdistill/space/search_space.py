@@ -34,7 +34,7 @@ class SearchSpace:
     common: Mapping[str, Parameter]
 
     def parameters(self, chosen: Mapping[str, Scalar]) -> dict[str, Parameter]:
-        """The parameters still to choose, by flat name: `family` first, then its own and the common ones; {} at the end.
+        """The parameters still to choose, by flat name: `family` first, then all others; {} at the end.
 
         Raises InputError for a family that this space does not have.
         """

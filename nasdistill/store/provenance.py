@@ -1,0 +1,99 @@
+"""Where a result came from: the machine, the versions and the exact files. Torch-free."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+PACKAGES = (
+    "nasdistill",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "optuna",
+    "ray",
+    "timm",
+    "torch",
+    "torch-pruning",
+    "torchvision",
+    "ultralytics",
+)
+# Instruction sets that change how fast, or in which precision, a student trains and runs.
+_CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimddp", "i8mm", "bf16", "sve")
+
+
+def environment() -> dict[str, Any]:
+    """Python, platform, processor, memory and the versions of the packages that shape a result; ready for JSON.
+
+    `cores` is what this process may use, `memory_gb` in 10^9 bytes; a package that is not installed is left out.
+    """
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cpu": cpu_model(),
+        "cpu_flags": cpu_flags(),
+        "cores": usable_cores(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "packages": package_versions(),
+    }
+
+
+def package_versions() -> dict[str, str]:
+    versions: dict[str, str] = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def usable_cores() -> int:
+    """Logical cores that this process may run on (a container or taskset may allow fewer than the machine has)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cpu_model() -> str:
+    """The processor's marketing name, or the architecture where the system does not tell."""
+    name = _cpuinfo("model name")
+    if not name and platform.system() == "Darwin":
+        try:
+            command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
+            name = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False).stdout.strip()
+        except (OSError, subprocess.TimeoutExpired):
+            name = ""
+    return name or platform.processor() or platform.machine()
+
+
+def cpu_flags() -> list[str]:
+    """Those of the processor's instruction sets that matter to inference and training speed; [] where unknown."""
+    present = set((_cpuinfo("flags") or _cpuinfo("Features")).split())
+    return [flag for flag in _CPU_FLAGS if flag in present]
+
+
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _cpuinfo(key: str) -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name.strip() == key:
+            return value.strip()
+    return ""

@@ -1,0 +1,178 @@
+"""The run folder `results/<run>/`: everything a search leaves behind, and the only thing that reading commands need."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from nasdistill import __version__
+from nasdistill.errors import InputError
+from nasdistill.records import TrialResult
+from nasdistill.store.atomic import write_text
+from nasdistill.store.tables import read_trials_csv, write_pareto_csv, write_trials_csv
+
+FORMAT_VERSION = 1
+
+
+class RunFolder:
+    """One run on disk. Nothing in it is an absolute path that reading needs, so it may be moved or copied.
+
+    Made by `create` or `open`. One process at a time writes `run.json` and the tables; `trials/<n>/` belongs to
+    whoever runs trial n. Every file is replaced in one step.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, path: str | Path) -> RunFolder:
+        """Start a run in a new or empty folder. Raises InputError when the folder holds anything."""
+        folder = Path(path)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            taken = next(folder.iterdir(), None)
+        except OSError as error:
+            raise InputError(f"output folder {folder}: cannot be used ({error.strerror or error})") from None
+        if taken is not None:
+            if (folder / "run.json").exists():
+                raise InputError(
+                    f"output folder {folder} already holds a run; go on with --resume or choose another --out"
+                )
+            raise InputError(f"output folder {folder} is not empty (it holds {taken.name}); choose another --out")
+        run = cls(folder)
+        run._write_run(
+            {
+                "format_version": FORMAT_VERSION,
+                "nasdistill_version": __version__,
+                "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            }
+        )
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunFolder:
+        """An existing run. Raises InputError when `path` is none, or one of a newer format."""
+        folder = Path(path)
+        if not folder.exists():
+            raise InputError(f"run folder {folder}: no such folder")
+        if not folder.is_dir():
+            raise InputError(f"run folder {folder} is a file; give the folder that holds it")
+        if not (folder / "run.json").is_file():
+            runs = sorted(file.parent.name for file in folder.glob("*/run.json"))
+            inside = f"; it holds runs, the last is {folder / runs[-1]}" if runs else ""
+            raise InputError(f"{folder} is no run folder (it has no run.json){inside}")
+        run = cls(folder)
+        version = run.read_run().get("format_version")
+        if not isinstance(version, int):
+            raise InputError(f"{run.run_file}: format_version is missing or no whole number")
+        if version > FORMAT_VERSION:
+            raise InputError(
+                f"{run.run_file}: format {version} is newer than this program reads ({FORMAT_VERSION}); update nasdistill"
+            )
+        return run
+
+    @property
+    def run_file(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def trials_file(self) -> Path:
+        return self.path / "trials.csv"
+
+    @property
+    def pareto_file(self) -> Path:
+        return self.path / "pareto.csv"
+
+    @property
+    def report_file(self) -> Path:
+        return self.path / "report.html"
+
+    def read_run(self) -> dict[str, Any]:
+        """The settings and facts of the run. Raises InputError when run.json is damaged."""
+        try:
+            content = json.loads(self.run_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise InputError(f"{self.run_file}: cannot be read ({error})") from None
+        if not isinstance(content, dict):
+            raise InputError(f"{self.run_file}: expected an object of settings")
+        return content
+
+    def update_run(self, **fields: Any) -> None:
+        """Set top-level fields of run.json, keeping the others.
+
+        Raises ValueError or TypeError for what JSON cannot hold, NaN and infinity included; the file is then as before.
+        """
+        self._write_run({**self.read_run(), **fields})
+
+    def trial_folder(self, trial: int) -> Path:
+        """The folder of one trial, `trials/0007`; made if need be."""
+        folder = self.path / "trials" / f"{trial:04d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def write_trial(self, result: TrialResult) -> None:
+        """Keep one result in its trial's folder."""
+        write_text(self.trial_folder(result.trial) / "trial.json", result.model_dump_json(indent=2) + "\n")
+
+    def trials(self, warnings: list[str] | None = None) -> list[TrialResult]:
+        """The results kept in `trials/`, by number; a damaged one is left out and described in `warnings`."""
+        results: list[TrialResult] = []
+        for file in self.path.glob("trials/*/trial.json"):
+            try:
+                result = TrialResult.model_validate_json(file.read_bytes())
+                if not file.parent.name.isdecimal() or int(file.parent.name) != result.trial:
+                    raise ValueError(f"it is about trial {result.trial}")
+            except (OSError, ValueError) as error:
+                if warnings is not None:
+                    warnings.append(f"{file} left out: {_one_line(error)}")
+                continue
+            results.append(result)
+        return sorted(results, key=lambda result: result.trial)
+
+    def results(self, warnings: list[str] | None = None) -> list[TrialResult]:
+        """Every result, by number: those of `trials/`, and from `trials.csv` those that have no readable file there.
+
+        So a run that was copied, or committed, without its trial folders reads the same.
+        """
+        results: dict[int, TrialResult] = {}
+        if self.trials_file.is_file():
+            try:
+                results = {result.trial: result for result in read_trials_csv(self.trials_file)}
+            except InputError as error:
+                if warnings is None:
+                    raise
+                warnings.append(f"{error}")
+        results.update((result.trial, result) for result in self.trials(warnings))
+        return [results[trial] for trial in sorted(results)]
+
+    def write_tables(self, results: Iterable[TrialResult], front_ids: Collection[int]) -> None:
+        """Write `trials.csv` and `pareto.csv`; `front_ids` are the trial numbers on the front."""
+        results = list(results)
+        write_trials_csv(self.trials_file, results, front_ids)
+        write_pareto_csv(self.pareto_file, results, front_ids)
+
+    def _write_run(self, content: dict[str, Any]) -> None:
+        write_text(self.run_file, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def default_run_path(root: str | Path = "results") -> Path:
+    """A folder name that is free under `root`, from the local date and time: `results/2031-05-17_14-03-09`."""
+    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    path = Path(root) / stamp
+    number = 2
+    while path.exists():
+        path = Path(root) / f"{stamp}-{number}"
+        number += 1
+    return path
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}".removeprefix(": ")
+    return " ".join(str(error).split())

@@ -1,0 +1,34 @@
+"""Where a result came from."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+from nasdistill.store.provenance import environment, file_sha256, usable_cores
+
+
+def test_environment_is_plain_json_with_the_installed_versions() -> None:
+    facts = environment()
+    assert json.loads(json.dumps(facts)) == facts
+    assert facts["packages"]["torch"] == metadata.version("torch")
+    assert facts["cores"] == usable_cores() >= 1
+    assert facts["cpu"]
+    assert facts["memory_gb"] > 0.1
+
+
+def test_file_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
+    data = bytes(range(256)) * 20_000
+    (tmp_path / "file").write_bytes(data)
+    assert file_sha256(tmp_path / "file") == hashlib.sha256(data).hexdigest()
+
+
+def test_the_store_and_the_space_load_without_torch() -> None:
+    code = (
+        "import sys, nasdistill.store.run_folder, nasdistill.store.provenance, nasdistill.space.loader, nasdistill.devices.profiler\n"
+        "nasdistill.store.provenance.environment()\n"
+        "print([name for name in ('torch', 'pandas', 'onnxruntime', 'ray', 'optuna', 'numpy') if name in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

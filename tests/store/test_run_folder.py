@@ -1,0 +1,149 @@
+"""The run folder: what is kept survives, what is damaged costs only itself, what is wrong is one clear line."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from nasdistill.errors import InputError
+from nasdistill.records import TrialResult
+from nasdistill.store.run_folder import FORMAT_VERSION, RunFolder, default_run_path
+
+
+def complete(trial: int, map50: float = 0.5, latency_ms: float = 3.25) -> TrialResult:
+    return TrialResult(
+        trial=trial,
+        state="complete",
+        family="yolov5",
+        fidelity=1.0,
+        map50=map50,
+        map50_95=map50 / 3,
+        latency_ms=latency_ms,
+        latency_p90_ms=latency_ms * 1.1,
+        epochs=7,
+        seconds=12.5,
+        params={"family": "yolov5", "yolov5.width": 0.15, "image_size": 256, "init": "teacher"},
+    )
+
+
+def failed(trial: int) -> TrialResult:
+    params = {"family": "mobilenetv3", "mobilenetv3.variant": "small_050"}
+    return TrialResult(trial=trial, state="failed", family="mobilenetv3", reason="out of memory", params=params)
+
+
+def test_a_run_reads_back_the_same_after_it_is_moved(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "results" / "first")
+    run.update_run(seed=3, data={"sha256": "ab", "classes": ["open", "kurzschluß"]})
+    run.update_run(seed=4)
+    written = [complete(0), failed(1), complete(12, 0.7, 1.5)]
+    for result in reversed(written):
+        run.write_trial(result)
+    run.write_tables(written, {0, 12})
+    assert run.trial_folder(12) == run.path / "trials" / "0012"
+
+    moved = tmp_path / "elsewhere"
+    shutil.move(run.path, moved)
+    again = RunFolder.open(moved)
+    assert again.results() == written
+    assert again.read_run()["seed"] == 4
+    assert again.read_run()["data"]["classes"] == ["open", "kurzschluß"]
+    for file in moved.rglob("*"):
+        assert not file.is_file() or str(tmp_path) not in file.read_text(encoding="utf-8")
+
+
+def test_the_tables_alone_are_enough_to_read_a_run(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run")
+    written = [complete(0), failed(1), complete(2, 0.7, 1.5)]
+    for result in written:
+        run.write_trial(result)
+    run.write_tables(written, {0, 2})
+    shutil.rmtree(run.path / "trials" / "0000")
+    shutil.rmtree(run.path / "trials" / "0001")
+    assert run.results() == written, "some trial folders left"
+    shutil.rmtree(run.path / "trials")
+    assert run.results() == written, "no trial folder left"
+    run.trials_file.unlink()
+    assert run.results() == []
+
+
+def test_a_damaged_trial_is_left_out_with_a_warning(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run")
+    for trial in range(4):
+        run.write_trial(complete(trial))
+    (run.path / "trials/0001/trial.json").write_text('{"trial": 1, "state": "comp')
+    (run.path / "trials/0002/trial.json").write_text(complete(3).model_dump_json())
+    (run.path / "trials/0007").mkdir()
+    warnings: list[str] = []
+    assert [result.trial for result in run.trials(warnings)] == [0, 3]
+    assert len(warnings) == 2
+    assert all("\n" not in warning and "trial.json left out" in warning for warning in warnings)
+    assert [result.trial for result in run.trials()] == [0, 3]
+
+
+def test_a_damaged_table_does_not_hide_the_trials(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run")
+    run.write_trial(complete(0))
+    run.trials_file.write_text("trial,state\n0,complete\n")
+    warnings: list[str] = []
+    assert run.results(warnings) == [complete(0)]
+    assert "column fidelity is missing" in warnings[0]
+    with pytest.raises(InputError, match="column fidelity is missing"):
+        run.results()
+
+
+def test_an_output_folder_with_a_run_or_files_is_refused(tmp_path: Path) -> None:
+    RunFolder.create(tmp_path / "run")
+    with pytest.raises(InputError, match=r"run already holds a run; go on with --resume or choose another --out"):
+        RunFolder.create(tmp_path / "run")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").touch()
+    with pytest.raises(InputError, match=r"other is not empty \(it holds thesis.tex\); choose another --out"):
+        RunFolder.create(tmp_path / "other")
+    with pytest.raises(InputError, match="cannot be used"):
+        RunFolder.create(tmp_path / "other" / "thesis.tex")
+    (tmp_path / "empty").mkdir()
+    RunFolder.create(tmp_path / "empty")
+
+
+def test_what_is_no_run_folder_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such folder"):
+        RunFolder.open(tmp_path / "missing")
+    run = RunFolder.create(tmp_path / "run")
+    with pytest.raises(InputError, match="is a file; give the folder"):
+        RunFolder.open(run.run_file)
+    with pytest.raises(InputError, match=r"no run.json\); it holds runs, the last is .*run$"):
+        RunFolder.open(tmp_path)
+    for content, message in (
+        ("{", "cannot be read"),
+        ("[" * 100_000, "cannot be read"),
+        ("[]", "expected an object"),
+        ("{}", "format_version is missing"),
+        (json.dumps({"format_version": FORMAT_VERSION + 1}), "newer than this program reads"),
+    ):
+        run.run_file.write_text(content)
+        with pytest.raises(InputError, match=message) as error:
+            RunFolder.open(run.path)
+        assert "\n" not in str(error.value)
+
+
+def test_what_json_cannot_hold_leaves_run_json_as_it_was(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run")
+    run.update_run(seed=1)
+    before = run.run_file.read_bytes()
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        run.update_run(hypervolume=float("nan"))
+    with pytest.raises(TypeError):
+        run.update_run(path=tmp_path)
+    assert run.run_file.read_bytes() == before
+    assert [file.name for file in run.path.iterdir()] == ["run.json"]
+
+
+def test_default_run_paths_are_free(tmp_path: Path) -> None:
+    paths = []
+    for _ in range(3):
+        path = default_run_path(tmp_path)
+        RunFolder.create(path)
+        paths.append(path)
+    assert len(set(paths)) == 3
+    assert default_run_path().parent == Path("results")
