@@ -72,7 +72,8 @@ class RunFolder:
             raise InputError(f"{run.run_file}: format_version is missing or no whole number")
         if version > FORMAT_VERSION:
             raise InputError(
-                f"{run.run_file}: format {version} is newer than this program reads ({FORMAT_VERSION}); update nasdistill"
+                f"{run.run_file}: format {version} is newer than this program reads ({FORMAT_VERSION}); "
+                "update nasdistill"
             )
         return run
 

@@ -27,7 +27,8 @@ def test_file_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
 
 def test_the_store_and_the_space_load_without_torch() -> None:
     code = (
-        "import sys, nasdistill.store.run_folder, nasdistill.store.provenance, nasdistill.space.loader, nasdistill.devices.profiler\n"
+        "import sys, nasdistill.store.run_folder, nasdistill.store.provenance\n"
+        "import nasdistill.space.loader, nasdistill.devices.profiler\n"
         "nasdistill.store.provenance.environment()\n"
         "print([name for name in ('torch', 'pandas', 'onnxruntime', 'ray', 'optuna', 'numpy') if name in sys.modules])"
     )

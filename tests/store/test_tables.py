@@ -12,11 +12,14 @@ from nasdistill.records import TrialResult
 from nasdistill.store.tables import format_trials, parse_trials, read_trials_csv, write_pareto_csv, write_trials_csv
 
 HEADER = (
-    "trial,state,fidelity,family,map50,map50_95,latency_ms,latency_p90_ms,params_m,gflops,size_mb,epochs,seconds,on_front,reason"
+    "trial,state,fidelity,family,map50,map50_95,latency_ms,latency_p90_ms,params_m,gflops,size_mb,epochs,seconds,"
+    "on_front,reason"
 )
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
-texts = st.text(st.characters(codec="utf-8"), max_size=20) | st.sampled_from(["", "12", "-1.5", "1e5", "true", '"', '"a"'])
+texts = st.text(st.characters(codec="utf-8"), max_size=20) | st.sampled_from(
+    ["", "12", "-1.5", "1e5", "true", '"', '"a"']
+)
 scalars = texts | st.integers() | finite | st.booleans()
 results = st.builds(
     TrialResult,
@@ -80,7 +83,7 @@ def test_columns_order_and_front(tmp_path: Path) -> None:
         ("complete", "finished", "line 2: state: Input should be"),
         ("0.5,0.25", "nan,0.25", "line 2: map50: Input should be a finite number"),
         ("0.5,0.25", ",0.25", "line 2: Value error, a complete trial needs a finite map50"),
-        ("0.1\n", '0.1,7\n', "line 2: the row has not as many cells"),
+        ("0.1\n", "0.1,7\n", "line 2: the row has not as many cells"),
         ("0.1\n", '"""a"\n', "line 2: "),
         ("trial,", "number,", "no table of trials, column trial is missing"),
     ],

@@ -1,0 +1,1 @@
+"""Devices: what latency is measured on, and how it is measured there."""

@@ -1,0 +1,67 @@
+"""Device files: which runtime and settings latency is measured with, read strictly from YAML."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from nasdistill.errors import InputError
+from nasdistill.strict_yaml import nearest_hint, parse_yaml, read_yaml
+
+_SHIPPED = Path(__file__).resolve().parent / "shipped"
+
+
+class DeviceProfile(BaseModel):
+    """How latency is measured: all that tells one figure from another apart from the model itself."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    runtime: str
+    """A key of `nasdistill.devices.profiler.RUNTIMES`."""
+    precision: Literal["fp32"] = "fp32"
+    threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    image_size: Annotated[int, Field(ge=32, le=4096, multiple_of=32)] | None = None
+    """Side of the square input in pixels that every model must have; None: each model's own."""
+    batch: Annotated[int, Field(ge=1, le=1024)] = 1
+    warmup_s: Annotated[float, Field(ge=0.0, le=60.0, allow_inf_nan=False)] = 0.2
+    min_samples: Annotated[int, Field(ge=4, le=100_000)] = 30
+    max_seconds: Annotated[float, Field(gt=0.0, le=600.0, allow_inf_nan=False)] = 1.0
+
+
+def load_device(name_or_path: str | Path) -> DeviceProfile:
+    """The device in a file, or the shipped one of that name.
+
+    Anything with a folder separator or ending in .yaml or .yml is a file. Raises InputError, in one line, for an
+    unknown name, an unreadable file or anything the file may not contain.
+    """
+    path = Path(name_or_path)
+    if path.suffix.lower() not in (".yaml", ".yml") and path.name == str(name_or_path):
+        shipped = {file.stem: file for file in sorted(_SHIPPED.glob("*.yaml"))}
+        name = str(name_or_path)
+        if name not in shipped:
+            hint = nearest_hint(name, shipped)
+            raise InputError(f"unknown device '{name}'; give a .yaml file or one of: {', '.join(shipped)}{hint}")
+        path = shipped[name]
+    _, text = read_yaml(path, "device file")
+    return parse_device(text, str(path))
+
+
+def parse_device(text: str, source: str) -> DeviceProfile:
+    """The device in a YAML text; `source` names the file in errors. Raises InputError with file, line and key."""
+    root = parse_yaml(text, source)
+    required = [name for name, field in DeviceProfile.model_fields.items() if field.is_required()]
+    values = root.mapping(tuple(DeviceProfile.model_fields), required=required)
+    try:
+        return DeviceProfile.model_validate({key: value.scalar_or_none() for key, value in values.items()})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0])
+        raise values[key].error(f"{first['msg']}, got {first['input']!r}") from None
+
+
+def list_devices() -> list[DeviceProfile]:
+    """The shipped devices, by name."""
+    return [load_device(path) for path in sorted(_SHIPPED.glob("*.yaml"))]

@@ -1,0 +1,94 @@
+"""Timing one callable: warm-up, samples until the median settles, and what the samples say about disturbance."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+# Half of the samples may differ from the other half by this share of the median before sampling ends early.
+_SETTLED = 0.02
+# Beyond these the machine was busy with something else.
+_DISTURBED_HALVES = 0.10
+_DISTURBED_CV = 0.25
+# Share of the slowest samples that `cv` leaves out: a single interrupt should not condemn a measurement.
+_DROPPED = 0.05
+# Taken however slow the model is: fewer say nothing about spread.
+_FEWEST_SAMPLES = 4
+
+
+@dataclass(frozen=True)
+class SampleStats:
+    """Statistics of run times, in milliseconds; `cv` is without the slowest 5 %."""
+
+    median_ms: float
+    p90_ms: float
+    min_ms: float
+    cv: float
+    samples: int
+    disturbed: bool
+
+
+def sample(run: Callable[[], object], warmup_s: float, min_samples: int, max_seconds: float) -> SampleStats:
+    """Time `run` one call after the other.
+
+    Runs for `warmup_s` seconds first (at least once), then samples until there are `min_samples` and their median has
+    settled, or `max_seconds` are over. A model so slow that this would give fewer than 4 samples takes longer.
+    """
+    # The collector would otherwise strike in the middle of a sample.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        clock = time.perf_counter
+        warm = clock() + warmup_s
+        run()
+        while clock() < warm:
+            run()
+        times_s: list[float] = []
+        started = clock()
+        next_check = min_samples
+        while True:
+            before = clock()
+            run()
+            after = clock()
+            times_s.append(after - before)
+            if len(times_s) < _FEWEST_SAMPLES:
+                continue
+            if after - started >= max_seconds:
+                break
+            if len(times_s) >= next_check:
+                if _halves_differ(times_s) <= _SETTLED:
+                    break
+                # Checking costs time of its own, so the next look comes after a quarter more samples.
+                next_check += max(1, len(times_s) // 4)
+    finally:
+        if collecting:
+            gc.enable()
+    return summarize([seconds * 1000 for seconds in times_s])
+
+
+def summarize(times_ms: list[float]) -> SampleStats:
+    """Statistics of run times in the order they were taken (at least one)."""
+    ordered = sorted(times_ms)
+    kept = ordered[: max(1, len(ordered) - int(len(ordered) * _DROPPED))]
+    cv = statistics.pstdev(kept) / statistics.fmean(kept)
+    return SampleStats(
+        median_ms=statistics.median(ordered),
+        # Nearest rank: the smallest sample that 90 % do not exceed.
+        p90_ms=ordered[-(-len(ordered) * 9 // 10) - 1],
+        min_ms=ordered[0],
+        cv=cv,
+        samples=len(ordered),
+        disturbed=_halves_differ(times_ms) > _DISTURBED_HALVES or cv > _DISTURBED_CV,
+    )
+
+
+def _halves_differ(times: list[float]) -> float:
+    """How far the median of the first half is from that of the second, as a share of the smaller."""
+    half = len(times) // 2
+    if half == 0:
+        return 0.0
+    first, second = statistics.median(times[:half]), statistics.median(times[half:])
+    return abs(first - second) / min(first, second)
