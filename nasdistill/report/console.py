@@ -1,0 +1,152 @@
+"""The front in a terminal: a table for people, a plain dictionary for programs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from nasdistill.pareto.select import knee
+from nasdistill.records import TrialResult, TrialState
+from nasdistill.report.format import factor, milliseconds, number, parameter, percent
+from nasdistill.report.teacher import Teacher
+
+STATES: tuple[TrialState, ...] = ("complete", "stopped", "rejected", "failed")
+
+
+@dataclass(frozen=True)
+class _Column:
+    """`drop` says which columns go first when the terminal is narrow: the highest; 0 stays always."""
+
+    header: str
+    cell: Callable[[TrialResult], str]
+    drop: int = 0
+    align_left: bool = False
+
+
+def front_table(
+    results: Sequence[TrialResult],
+    front: Sequence[TrialResult],
+    teacher: Teacher | None = None,
+    *,
+    accuracy: str = "map50_95",
+    width: int | None = None,
+    rows: int | None = None,
+    caption: bool = True,
+) -> Table:
+    """The front as a table, fastest first, the knee marked with `*`; below it how the run's other trials ended.
+
+    `width` is the number of characters there are (None: all columns). On a narrow terminal the less important columns
+    are left out, rather than every cell being cut. `rows` limits the members shown to about that many, evenly over the
+    front; its ends and the knee are always there.
+    """
+    best = knee(front, accuracy).trial if front else None
+    columns = [
+        _Column("trial", lambda r: f"{r.trial}*" if r.trial == best else str(r.trial)),
+        _Column("family", lambda r: r.family, drop=1, align_left=True),
+        _Column("mAP50", lambda r: number(r.map50), drop=0 if accuracy == "map50" else 2),
+        _Column("mAP50-95", lambda r: number(r.map50_95), drop=2 if accuracy == "map50" else 0),
+        _Column("ms", lambda r: milliseconds(r.latency_ms)),
+        _Column("p90 ms", lambda r: milliseconds(r.latency_p90_ms), drop=6),
+        _Column("params M", lambda r: number(r.params_m, 2), drop=5),
+        _Column("size MB", lambda r: number(r.size_mb, 1), drop=7),
+        _Column("input", lambda r: parameter(r.params.get("image_size", "-")), drop=8),
+    ]
+    if teacher is not None and getattr(teacher, accuracy) is not None:
+        columns.append(_Column("of teacher", lambda r: percent(teacher.share(r, accuracy)), drop=4))
+    if teacher is not None and teacher.latency_ms is not None:
+        columns.append(_Column("speed-up", lambda r: factor(teacher.speed_up(r)), drop=3))
+    table = Table(box=box.SIMPLE_HEAD, caption_justify="left", header_style="bold")
+    shown = [r for i, r in enumerate(front) if rows is None or i in _spread(len(front), rows) or r.trial == best]
+    columns = _fitting(columns, shown, width)
+    for column in columns:
+        table.add_column(column.header, justify="left" if column.align_left else "right", no_wrap=True, overflow="crop")
+    for result in shown:
+        style = "bold" if result.trial == best else None
+        cells = [Text(column.cell(result)) for column in columns]
+        table.add_row(*cells, style=style)
+    if caption:
+        table.caption = Text("\n".join(_notes(results, front, teacher)))
+    return table
+
+
+def front_json(
+    results: Sequence[TrialResult],
+    front: Sequence[TrialResult],
+    teacher: Teacher | None = None,
+    *,
+    accuracy: str = "map50_95",
+) -> dict[str, object]:
+    """The same for programs, plain JSON: `trials` (counts by state), `knee` (a trial or None), `teacher`, `front` (a
+    list).
+
+    Members have the columns of `trials.csv`, `of_teacher` (share 0..1), `speed_up` (or None) and `params`.
+    """
+    counts = Counter(result.state for result in results)
+    by_state: dict[str, int] = {state: counts[state] for state in STATES}
+    return {
+        "accuracy": accuracy,
+        "trials": {"total": len(results), **by_state},
+        "knee": knee(front, accuracy).trial if front else None,
+        "teacher": None if teacher is None else dict(vars(teacher)),
+        "front": [
+            result.model_dump(mode="json")
+            | {
+                "of_teacher": teacher.share(result, accuracy) if teacher else None,
+                "speed_up": teacher.speed_up(result) if teacher else None,
+            }
+            for result in front
+        ],
+    }
+
+
+def counts_line(results: Sequence[TrialResult], running: int = 0) -> str:
+    """`12 complete, 2 running, 1 failed`: states that occurred, complete always."""
+    counts = Counter(result.state for result in results)
+    parts = [f"{counts['complete']} complete"]
+    if running:
+        parts.append(f"{running} running")
+    parts += [f"{counts[state]} {state}" for state in STATES[1:] if counts[state]]
+    return ", ".join(parts)
+
+
+def _notes(results: Sequence[TrialResult], front: Sequence[TrialResult], teacher: Teacher | None) -> list[str]:
+    notes = [f"{len(front)} on the front of {len(results)} trials: {counts_line(results)}"]
+    if front:
+        notes.append("* the knee: what --trial best takes")
+    if teacher is not None:
+        known = [
+            f"{label} {shown}{unit}"
+            for label, shown, unit in (
+                ("mAP50", number(teacher.map50), ""),
+                ("mAP50-95", number(teacher.map50_95), ""),
+                ("at", milliseconds(teacher.latency_ms), " ms"),
+            )
+            if shown != "-"
+        ]
+        notes.append(f"teacher {teacher.name}: {', '.join(known) or 'not measured'}")
+    return notes
+
+
+def _spread(length: int, count: int) -> set[int]:
+    """At most `count` (>= 2) of the indices 0..length-1, evenly spread, both ends among them."""
+    if length <= count:
+        return set(range(length))
+    return {round(i * (length - 1) / (count - 1)) for i in range(count)}
+
+
+def _fitting(columns: Sequence[_Column], rows: Sequence[TrialResult], width: int | None) -> list[_Column]:
+    """The columns that fit into `width` characters, dropping the least important ones first."""
+    kept = list(columns)
+    while width is not None and _needed(kept, rows) > width and any(column.drop for column in kept):
+        kept.remove(max(kept, key=lambda column: column.drop))
+    return kept
+
+
+def _needed(columns: Sequence[_Column], rows: Sequence[TrialResult]) -> int:
+    # A column costs its widest cell, a border and its padding.
+    return 1 + sum(max([len(c.header), *(Text(c.cell(row)).cell_len for row in rows)]) + 3 for c in columns)
