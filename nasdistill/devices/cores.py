@@ -6,7 +6,8 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -14,37 +15,58 @@ import psutil
 _LOAD_SECONDS = 0.05
 
 
-def idle_cores(count: int) -> list[int]:
-    """The `count` least busy cores this process may use, [] where the system cannot tell or pin.
+@dataclass(frozen=True)
+class Core:
+    """One logical core: `load` is the share of the last moment it was busy, 0..1.
 
-    Slower kinds of core are only taken when there are not enough fast ones, and two threads of one physical core only
-    when there are not enough physical ones: otherwise the same model would be timed differently from call to call.
+    `physical` is the same text for all threads of one physical core; `max_khz` is None where the system keeps quiet.
     """
+
+    number: int
+    load: float
+    physical: str
+    max_khz: int | None = None
+
+
+def idle_cores(count: int) -> list[int]:
+    """The numbers of the `count` best cores to measure on (see `choose`), [] where threads cannot be pinned."""
     if sys.platform != "linux":
         return []
-    usable = sorted(os.sched_getaffinity(0))
     load = _load_by_core()
-    speed = {core: _cpu_fact(core, "cpufreq/cpuinfo_max_freq") for core in usable}
-    fastest = max((value for value in speed.values() if value.isdecimal()), key=int, default="")
-    chosen: list[int] = []
-    physical: dict[int, str] = {core: _cpu_fact(core, "topology/thread_siblings_list") or str(core) for core in usable}
-    busiest = {
-        name: max(load.get(core, 0.0) for core in usable if physical[core] == name) for name in physical.values()
-    }
+    cores = []
+    for number in sorted(os.sched_getaffinity(0)):
+        speed = _cpu_fact(number, "cpufreq/cpuinfo_max_freq")
+        physical = _cpu_fact(number, "topology/thread_siblings_list") or str(number)
+        cores.append(Core(number, load.get(number, 0.0), physical, int(speed) if speed.isdecimal() else None))
+    return choose(cores, count)
 
-    def preference(core: int) -> tuple[bool, bool, float, int]:
-        slow = speed[core].isdecimal() and int(speed[core]) < 0.9 * int(fastest)
-        shared = physical[core] in {physical[other] for other in chosen}
-        return (slow, shared, busiest[physical[core]], core)
 
-    while len(chosen) < min(count, len(usable)):
-        chosen.append(min((core for core in usable if core not in chosen), key=preference))
-    return sorted(chosen)
+def choose(cores: Sequence[Core], count: int) -> list[int]:
+    """The numbers of the `count` least busy of `cores` (all of them when there are fewer).
+
+    A slower kind of core is only taken when there are not enough fast ones, and a second thread of one physical core
+    only when there are not enough physical ones: otherwise one model would be timed differently from call to call.
+    """
+    fastest = max((core.max_khz or 0 for core in cores), default=0)
+    # Work on one thread of a physical core slows the other.
+    busiest: dict[str, float] = {}
+    for core in cores:
+        busiest[core.physical] = max(busiest.get(core.physical, 0.0), core.load)
+    chosen: list[Core] = []
+
+    def preference(core: Core) -> tuple[bool, bool, float, float, int]:
+        slow = core.max_khz is not None and core.max_khz < 0.9 * fastest
+        shared = any(core.physical == other.physical for other in chosen)
+        return (slow, shared, busiest[core.physical], core.load, core.number)
+
+    for _ in range(min(count, len(cores))):
+        chosen.append(min((core for core in cores if core not in chosen), key=preference))
+    return sorted(core.number for core in chosen)
 
 
 @contextlib.contextmanager
 def pinned(cores: list[int]) -> Iterator[None]:
-    """Keep this thread, and the threads it starts meanwhile, on `cores`, then let it roam as before; [] does nothing."""
+    """Keep this thread, and the threads it starts meanwhile, on `cores`, then let it roam again; [] does nothing."""
     if sys.platform != "linux" or not cores:
         yield
         return
