@@ -1,0 +1,114 @@
+"""How much a search may spend: time, trials or training epochs."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from nasdistill.errors import InputError
+from nasdistill.records import TrialResult
+
+BudgetKind = Literal["time", "trials", "epochs"]
+
+# Every accepted unit: its kind and how many seconds, trials or epochs one of it is.
+_UNITS: dict[str, tuple[BudgetKind, float]] = {
+    "s": ("time", 1.0),
+    "m": ("time", 60.0),
+    "h": ("time", 3600.0),
+    "trials": ("trials", 1.0),
+    "trial": ("trials", 1.0),
+    "epochs": ("epochs", 1.0),
+    "epoch": ("epochs", 1.0),
+}
+_PATTERN = re.compile(r"(\d+(?:\.\d+)?) ?([a-z]+)")
+_ALLOWED = "time (90s, 30m, 2h), trials (40trials) or training epochs (200epochs)"
+_LONGEST_SECONDS = 366 * 24 * 3600.0
+
+
+@dataclass(frozen=True)
+class Budget:
+    """`amount` is in seconds for `time`, else a whole number of trials or epochs; always above zero."""
+
+    kind: BudgetKind
+    amount: float
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def parse_budget(text: str) -> Budget:
+    """The budget a person wrote, such as `90s`, `30m`, `1.5h`, `40trials` or `200epochs`.
+
+    Raises InputError, naming what is allowed, for anything else, for zero and for part of a trial or epoch.
+    """
+    match = _PATTERN.fullmatch(text.strip())
+    if match is None or match[2] not in _UNITS:
+        raise InputError(f"budget '{text}' is not understood: give {_ALLOWED}")
+    kind, factor = _UNITS[match[2]]
+    amount = float(match[1]) * factor
+    if amount <= 0:
+        raise InputError(f"budget '{text}' allows nothing: give more than zero, as {_ALLOWED}")
+    if kind != "time" and "." in match[1]:
+        raise InputError(f"budget '{text}' is not a whole number of {kind}: give {_ALLOWED}")
+    if kind == "time" and amount > _LONGEST_SECONDS:
+        raise InputError(f"budget '{text}' is more than a year: give {_ALLOWED}")
+    return Budget(kind, amount, text.strip())
+
+
+class BudgetClock:
+    """Counts what has been spent. It runs from its creation, so preparation before the first trial counts as time.
+
+    `already_used` (seconds, trials or epochs) is what earlier parts of a resumed run spent. `now` is replaceable for
+    tests and returns seconds since the epoch.
+    """
+
+    def __init__(self, budget: Budget, already_used: float = 0.0, now: Callable[[], float] = time.time) -> None:
+        self.budget = budget
+        self._now = now
+        self._started = now()
+        self._spent = already_used
+
+    @classmethod
+    def resumed(cls, budget: Budget, results: Iterable[TrialResult], seconds_used: float = 0.0) -> BudgetClock:
+        """A clock that goes on from what the finished trials `results` have cost; of time, `seconds_used`."""
+        if budget.kind == "time":
+            return cls(budget, seconds_used)
+        clock = cls(budget)
+        for result in results:
+            clock.count(result)
+        return clock
+
+    def count(self, result: TrialResult) -> None:
+        """Charge a finished trial. Rejected and stopped ones are no trials done, but epochs are spent in any case."""
+        if self.budget.kind == "trials":
+            self._spent += result.state in ("complete", "failed")
+        elif self.budget.kind == "epochs":
+            self._spent += result.epochs
+
+    @property
+    def used(self) -> float:
+        """Seconds, trials or epochs, earlier parts of the run included."""
+        return self._spent + (self._now() - self._started if self.budget.kind == "time" else 0.0)
+
+    @property
+    def left(self) -> float:
+        """Seconds, trials or epochs; never below zero."""
+        return max(0.0, self.budget.amount - self.used)
+
+    @property
+    def share(self) -> float:
+        """The part used, from 0 to 1."""
+        return min(1.0, self.used / self.budget.amount)
+
+    @property
+    def exhausted(self) -> bool:
+        return self.used >= self.budget.amount
+
+    @property
+    def deadline(self) -> float | None:
+        """When the budget ends, in `time.time()` seconds; None unless it is one of time."""
+        return self._started + self.budget.amount - self._spent if self.budget.kind == "time" else None

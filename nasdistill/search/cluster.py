@@ -1,0 +1,193 @@
+"""Ray, quiet and local unless an address is given, and plain functions run on its workers."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from nasdistill.errors import InputError, InterruptedSearchError, NasdistillError
+
+T = TypeVar("T")
+Report = Callable[[str], None]
+
+_OBJECT_STORE_BYTES = 256 * 2**20
+_SMALLEST_OBJECT_STORE_BYTES = 80 * 2**20
+# Unix sockets have at most 107 characters, and Ray adds up to 75 to the folder's name.
+_LONGEST_FOLDER = 30
+# Read by Ray when it starts. No usage report leaves the machine.
+_RAY_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_DISABLE_IMPORT_WARNING": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
+}
+
+
+def worker_environment(workers: int) -> dict[str, str]:
+    """Environment of the worker processes: each gets its share of the cores, set before any numeric library loads."""
+    threads = str(max(1, len(os.sched_getaffinity(0)) // workers if hasattr(os, "sched_getaffinity") else 1))
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+    # Tune would move every worker into a folder of its own, where the relative paths of a data set lead nowhere.
+    return {**dict.fromkeys(names, threads), "RAY_CHDIR_TO_TRIAL_DIR": "0"}
+
+
+@contextlib.contextmanager
+def start_ray(
+    workers: int, address: str | None = None, gpus: int | None = None, cpus: int | None = None
+) -> Iterator[None]:
+    """Ray for the time of the context: one on this machine, or the cluster at `address`.
+
+    A local one has `cpus` (`workers` of them by default) and `gpus` to give away (None: those there are) and is gone
+    with all its processes and files afterwards. When Ray is running in this process already, it is used and left alone.
+    Raises InputError when nothing answers at `address`, NasdistillError when a local Ray doesn't start.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    folder = _short_folder() if address is None else None
+    try:
+        if folder is None:
+            _join(str(address), workers)
+        else:
+            _start(folder, cpus or workers, gpus, workers)
+        yield
+    finally:
+        with contextlib.suppress(Exception):
+            ray.shutdown()
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def run_tasks(
+    functions: Sequence[Callable[[Report], T]],
+    on_progress: Callable[[int, str], None] | None = None,
+    cpus: float = 1,
+    gpus: float = 0,
+) -> list[T]:
+    """Run picklable functions on the workers of a running Ray and return what they return, in their order.
+
+    Each is called with a `report`: what it last reported reaches `on_progress(index, text)` within a fraction of a
+    second (on the driver's machine; other nodes' reports are lost unless they share its temporary folder). An exception
+    of a function is raised as it was, after the others have been cancelled; Ctrl-C raises InterruptedSearchError.
+    """
+    if not functions:
+        return []
+    with tempfile.TemporaryDirectory(prefix="nd-tasks-") as folder:
+        task = ray.remote(_reporting)
+        progress = [Path(folder) / str(index) for index in range(len(functions))]
+        pending = [
+            task.options(num_cpus=cpus, num_gpus=gpus, max_retries=1).remote(function, path)
+            for function, path in zip(functions, progress, strict=True)
+        ]
+        order = {reference: index for index, reference in enumerate(pending)}
+        results: dict[int, Any] = {}
+        told: dict[int, str] = {}
+        try:
+            while pending:
+                ready, pending = ray.wait(pending, num_returns=1, timeout=0.2)
+                for reference in ready:
+                    results[order[reference]] = ray.get(reference)
+                _pass_on(progress, told, on_progress)
+        except RayTaskError as error:
+            raise error.cause from error
+        except RayError as error:
+            raise NasdistillError(f"a worker process died: {str(error).splitlines()[0]}") from error
+        except KeyboardInterrupt:
+            raise InterruptedSearchError("interrupted") from None
+        finally:
+            for reference in pending:
+                ray.cancel(reference, force=True)
+    return [results[index] for index in range(len(functions))]
+
+
+def _reporting(function: Callable[[Report], T], path: Path) -> T:
+    def report(text: str) -> None:
+        with contextlib.suppress(OSError):
+            beside = path.with_name(f"{path.name}.new")
+            beside.write_text(text, encoding="utf-8")
+            os.replace(beside, path)
+
+    return function(report)
+
+
+def _pass_on(progress: Sequence[Path], told: dict[int, str], on_progress: Callable[[int, str], None] | None) -> None:
+    if on_progress is None:
+        return
+    for index, path in enumerate(progress):
+        with contextlib.suppress(OSError):
+            text = path.read_text(encoding="utf-8")
+            if told.get(index) != text:
+                told[index] = text
+                on_progress(index, text)
+
+
+def _start(folder: Path, cpus: int, gpus: int | None, workers: int) -> None:
+    memory = _OBJECT_STORE_BYTES
+    options: dict[str, Any] = {}
+    free = shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else 0
+    if free < 2 * _OBJECT_STORE_BYTES:
+        memory = _SMALLEST_OBJECT_STORE_BYTES
+        if free < 2 * _SMALLEST_OBJECT_STORE_BYTES:
+            # Containers often have 64 MB there; Ray would warn about it on every start.
+            options["_plasma_directory"] = str(folder)
+    # Processes started by a local Ray inherit this environment, which is faster than a runtime environment by seconds.
+    with environment({**_RAY_ENVIRONMENT, **worker_environment(workers)}):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                num_gpus=gpus,
+                include_dashboard=False,
+                object_store_memory=memory,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _node_ip_address="127.0.0.1",
+                _temp_dir=str(folder),
+                **options,
+            )
+        except (RuntimeError, ConnectionError, TimeoutError, OSError) as error:
+            raise NasdistillError(f"Ray did not start: {error}") from error
+
+
+def _join(address: str, workers: int) -> None:
+    with environment(_RAY_ENVIRONMENT):
+        try:
+            ray.init(
+                address=address,
+                runtime_env={"env_vars": worker_environment(workers)},
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        except (RuntimeError, ConnectionError, TimeoutError, ValueError) as error:
+            raise InputError(f"--ray-address {address}: no Ray cluster answers there ({str(error).strip()})") from error
+
+
+def _short_folder() -> Path:
+    parent = tempfile.gettempdir()
+    if len(parent) > _LONGEST_FOLDER - len("/nd-12345678") and os.path.isdir("/tmp"):
+        parent = "/tmp"
+    return Path(tempfile.mkdtemp(prefix="nd-", dir=parent))
+
+
+@contextlib.contextmanager
+def environment(values: dict[str, str]) -> Iterator[None]:
+    """Environment variables for the time of the context."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

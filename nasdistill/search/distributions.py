@@ -1,0 +1,131 @@
+"""Between the parameters of a search space and Optuna's distributions, and walks through the tree they form.
+
+A space is define-by-run: it is asked for the next parameters given those chosen so far, until there are none.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
+
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from nasdistill.errors import InputError
+from nasdistill.records import Scalar
+from nasdistill.search.grid import Distribution
+from nasdistill.space.parameters import Choice, Parameter
+
+Params = dict[str, Scalar]
+Distributions = dict[str, Distribution]
+
+
+class Space(Protocol):
+    """What the search needs of a search space; `nasdistill.space.SearchSpace` is one."""
+
+    def parameters(self, chosen: Mapping[str, Scalar]) -> Mapping[str, Parameter]: ...
+
+    def anchors(self) -> Sequence[Mapping[str, Scalar]]: ...
+
+
+class Suggests(Protocol):
+    """The part of `optuna.Trial` that is needed to choose parameters."""
+
+    def suggest_categorical(self, name: str, choices: Sequence[Scalar]) -> Scalar: ...
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float: ...
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int: ...
+
+
+def distribution_of(parameter: Parameter) -> Distribution:
+    """The Optuna distribution with exactly the values of `parameter`."""
+    if isinstance(parameter, Choice):
+        return CategoricalDistribution(parameter.values)
+    if parameter.is_whole:
+        assert parameter.step is not None
+        return IntDistribution(int(parameter.low), int(parameter.high), step=int(parameter.step))
+    return FloatDistribution(float(parameter.low), float(parameter.high), step=parameter.step, log=parameter.log)
+
+
+def suggest_params(trial: Suggests, space: Space) -> Params:
+    """Let `trial` choose every parameter of one point of `space`."""
+    chosen: Params = {}
+    while following := space.parameters(chosen):
+        for name, parameter in following.items():
+            chosen[name] = parameter.nearest(_suggest(trial, name, distribution_of(parameter)))
+    return chosen
+
+
+def point_of(space: Space, values: Mapping[str, Scalar]) -> tuple[Params, Distributions] | None:
+    """The point of `space` that `values` describe, with its distributions; names the space doesn't know are left out.
+
+    None when a parameter is missing or outside the space (because the space has changed since, say).
+    """
+    params: Params = {}
+    distributions: Distributions = {}
+    try:
+        while following := space.parameters(params):
+            for name, parameter in following.items():
+                if name not in values:
+                    return None
+                params[name] = parameter.nearest(values[name])
+                distributions[name] = distribution_of(parameter)
+    except (InputError, ValueError):
+        return None
+    return params, distributions
+
+
+def key_of(params: Mapping[str, Scalar]) -> str:
+    """Equal for equal points: independent of order, of 256 against 256.0 and of noise in the 12th digit."""
+    return json.dumps({name: _plain(value) for name, value in sorted(params.items())})
+
+
+def unseen_point(space: Space, seen: set[str], rng: random.Random) -> Params | None:
+    """A random point whose key is not in `seen`, or None when every point of a space without ranges has been seen.
+
+    The walk takes branches in random order and leaves one only when all its points are seen, so it visits at most one
+    leaf more than there are seen points. A continuous range counts as a few random values.
+    """
+    return next((point for point in _points(space, {}, rng) if key_of(point) not in seen), None)
+
+
+_DRAWS_OF_A_RANGE = 3
+
+
+def _points(space: Space, chosen: Params, rng: random.Random) -> Iterator[Params]:
+    following = space.parameters(chosen)
+    if not following:
+        yield dict(chosen)
+        return
+    yield from _extended(space, chosen, list(following.items()), rng)
+
+
+def _extended(space: Space, chosen: Params, rest: list[tuple[str, Parameter]], rng: random.Random) -> Iterator[Params]:
+    if not rest:
+        yield from _points(space, chosen, rng)
+        return
+    name, parameter = rest[0]
+    grid = parameter.grid()
+    options = [parameter.sample(rng) for _ in range(_DRAWS_OF_A_RANGE)] if grid is None else list(grid)
+    rng.shuffle(options)
+    for option in options:
+        yield from _extended(space, {**chosen, name: option}, rest[1:], rng)
+
+
+def _suggest(trial: Suggests, name: str, distribution: Distribution) -> Scalar:
+    if isinstance(distribution, CategoricalDistribution):
+        return trial.suggest_categorical(name, distribution.choices)
+    if isinstance(distribution, IntDistribution):
+        return trial.suggest_int(name, distribution.low, distribution.high, step=distribution.step)
+    return trial.suggest_float(name, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
+
+
+def _plain(value: Scalar) -> Scalar:
+    if isinstance(value, bool | str):
+        return value
+    rounded = float(f"{float(value):.12g}")
+    return int(rounded) if rounded.is_integer() else rounded

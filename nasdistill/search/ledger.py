@@ -1,0 +1,119 @@
+"""Keeps account of a run's trials: what has begun, and every outcome, on disk before anything else hears of it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Protocol
+
+from nasdistill.records import TrialResult, TrialState
+from nasdistill.search.budget import BudgetClock
+from nasdistill.search.distributions import Params
+from nasdistill.search.events import EventHandler, SearchEvent, TrialFinished, TrialStarted
+from nasdistill.search.proposals import Draft, Proposals
+from nasdistill.search.stop import StopControl
+
+
+class Run(Protocol):
+    """What the search needs of a run folder; `nasdistill.store.RunFolder` is one."""
+
+    @property
+    def path(self) -> Path: ...
+
+    def trial_folder(self, trial: int) -> Path: ...
+
+    def write_trial(self, result: TrialResult) -> None: ...
+
+    def results(self) -> list[TrialResult]: ...
+
+
+class Ledger:
+    """The one place where a trial's outcome goes through, whoever reports it; later reports of the same are ignored.
+
+    Ray Tune swallows or wraps exceptions raised while it handles a result. A failure to write (a full disk, say) or of
+    the event handler is therefore kept in `error`, and the search is asked to stop.
+    """
+
+    def __init__(
+        self, run: Run, proposals: Proposals, clock: BudgetClock, stop: StopControl, on_event: EventHandler | None
+    ) -> None:
+        self._run = run
+        self._proposals = proposals
+        self._clock = clock
+        self._stop = stop
+        self._on_event = on_event
+        self._begun: dict[int, float] = {}
+        self.finished: list[TrialResult] = []
+        self.error: Exception | None = None
+
+    def start(self, draft: Draft) -> tuple[int, Path]:
+        """A trial number and folder for a point about to run."""
+        number = self._proposals.start(draft)
+        return number, self._run.trial_folder(number)
+
+    def began(self, number: int) -> None:
+        """A worker has taken the trial; a second worker after a crash changes nothing."""
+        if number in self._proposals.running and number not in self._begun:
+            self._begun[number] = time.time()
+            self._tell(TrialStarted(number, self._proposals.running[number]))
+
+    def finish(self, result: TrialResult) -> None:
+        if result.trial not in self._proposals.running:
+            return
+        self._begun.pop(result.trial, None)
+        try:
+            self._run.write_trial(result)
+            self._proposals.finish(result)
+        except Exception as error:
+            self._fail(error)
+            return
+        self._clock.count(result)
+        self.finished.append(result)
+        self._tell(TrialFinished(result))
+
+    def end(self, number: int, state: TrialState, reason: str) -> None:
+        """End a running trial that has no result of its own."""
+        params = self._proposals.running.get(number)
+        if params is not None:
+            seconds = max(0.0, time.time() - self._begun.get(number, time.time()))
+            self.finish(_without_scores(number, state, reason, params, seconds))
+
+    def refuse(self, draft: Draft, state: TrialState, reason: str) -> None:
+        """Record a point that is turned down before any worker sees it."""
+        number = self._proposals.start(draft)
+        self.finish(_without_scores(number, state, reason, draft.params, 0.0))
+
+    def close(self, reason: str) -> None:
+        """End what still runs as `stopped`, and forget what no worker had begun."""
+        for number in list(self._proposals.running):
+            if number in self._begun:
+                self.end(number, "stopped", reason)
+            else:
+                self._proposals.abandon(number)
+
+    @property
+    def running(self) -> dict[int, Params]:
+        return self._proposals.running
+
+    def _tell(self, event: SearchEvent) -> None:
+        if self._on_event is None:
+            return
+        try:
+            self._on_event(event)
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        self.error = self.error or error
+        self._stop.request(f"search stopped: {error}")
+
+
+def _without_scores(number: int, state: TrialState, reason: str, params: Params, seconds: float) -> TrialResult:
+    return TrialResult(
+        trial=number,
+        state=state,
+        family=str(params.get("family", "")),
+        reason=reason,
+        seconds=seconds,
+        params=dict(params),
+    )

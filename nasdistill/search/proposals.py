@@ -1,0 +1,260 @@
+"""Which point to try next, and what the sampler learns from its outcome. Optuna without Ray.
+
+Every point is proposed once: first those an interrupted run had begun, then the space's anchors, then the sampler's.
+Only a complete trial with finite objectives is ever told as complete; all else is a failure to Optuna, so that a
+partial score can neither steer the sampler nor join a front.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import warnings
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+import optuna
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from nasdistill.pareto.objectives import Objective
+from nasdistill.records import Scalar, TrialResult
+from nasdistill.search.distributions import (
+    Distributions,
+    Params,
+    Space,
+    key_of,
+    point_of,
+    suggest_params,
+    unseen_point,
+)
+from nasdistill.search.journal import ORIGIN, REASON, TRIAL, StudyJournal
+
+Origin = Literal["interrupted", "anchor", "sampler", "fill"]
+
+# Reasons of a stopped trial that only ran out of time: it is worth another go when the run goes on.
+INTERRUPTED = "interrupted"
+BUDGET_USED_UP = "budget used up"
+_WORTH_REPEATING = (INTERRUPTED, BUDGET_USED_UP)
+
+_DRAWS_BEFORE_FILL = 12
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A point chosen but not begun: `Proposals.start` begins it, `withdraw` forgets it."""
+
+    params: Params
+    origin: Origin
+    asked: optuna.Trial = field(repr=False, compare=False)
+
+
+@dataclass
+class _Running:
+    draft: Draft
+    journal_id: int
+
+
+def directions_of(objectives: Sequence[Objective]) -> list[StudyDirection]:
+    return [StudyDirection.MINIMIZE if o.minimise else StudyDirection.MAXIMIZE for o in objectives]
+
+
+def values_of(result: TrialResult, objectives: Sequence[Objective]) -> list[float] | None:
+    """What Optuna is told of a trial: its objectives, or None (a failure) unless it is complete and they are finite."""
+    if result.state != "complete":
+        return None
+    values = [getattr(result, objective.name) for objective in objectives]
+    if any(value is None or not math.isfinite(value) for value in values):
+        return None
+    return [float(value) for value in values]
+
+
+class Proposals:
+    """The points of one run.
+
+    `results` are those the run folder holds already; they are the truth, and the journal is made to agree with them.
+    `next_trial` is the number that the next started trial gets.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        sampler: BaseSampler,
+        journal: StudyJournal,
+        objectives: Sequence[Objective],
+        results: Sequence[TrialResult] = (),
+        seed: int = 0,
+    ) -> None:
+        self._space = space
+        self._journal = journal
+        self._objectives = tuple(objectives)
+        self._running: dict[int, _Running] = {}
+        self._seen: set[str] = set()
+        # A resumed run must not replay the random numbers of its first part.
+        self._rng = random.Random(f"{seed}/{len(results)}")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            self._mind = optuna.create_study(directions=directions_of(objectives), sampler=sampler)
+        self.next_trial = 0
+        unfinished = self._take_over(results)
+        self._queue: deque[tuple[Params, Origin]] = deque()
+        self._enqueue(unfinished, "interrupted")
+        self._enqueue([dict(anchor) for anchor in space.anchors()], "anchor")
+
+    def ask(self) -> Draft | None:
+        """The next point, different from all before it; None when the space holds no other."""
+        while self._queue:
+            params, origin = self._queue.popleft()
+            if key_of(params) not in self._seen:
+                return self._draft_of(params, origin)
+        for _ in range(_DRAWS_BEFORE_FILL):
+            trial = self._ask_mind()
+            params = suggest_params(trial, self._space)
+            if key_of(params) not in self._seen:
+                return self._noted(Draft(params, "sampler", trial))
+            self._forget(trial)
+        point = unseen_point(self._space, self._seen, self._rng)
+        return None if point is None else self._draft_of(point, "fill")
+
+    def start(self, draft: Draft) -> int:
+        """Give the draft its trial number and put it on disk as running."""
+        number = self.next_trial
+        frozen = draft.asked._get_latest_trial()
+        journal_id = self._journal.start(
+            frozen.params, frozen.distributions, {TRIAL: number, ORIGIN: draft.origin}, _lasting(frozen)
+        )
+        self.next_trial += 1
+        self._running[number] = _Running(draft, journal_id)
+        return number
+
+    def withdraw(self, draft: Draft) -> None:
+        """Forget a draft that is not going to run; it may be proposed again."""
+        self._seen.discard(key_of(draft.params))
+        self._forget(draft.asked)
+
+    def finish(self, result: TrialResult) -> None:
+        """Tell the outcome of a started trial; one that is not running (any more) is ignored."""
+        running = self._running.pop(result.trial, None)
+        if running is None:
+            return
+        values = values_of(result, self._objectives)
+        if values is None:
+            self._forget(running.draft.asked)
+            self._journal.finish(running.journal_id, None, f"{result.state}: {result.reason or 'objective missing'}")
+        else:
+            self._mind.tell(running.draft.asked, values)
+            self._journal.finish(running.journal_id, values)
+
+    def abandon(self, number: int) -> None:
+        """End a started trial that no worker has begun: it leaves no result, and a resumed run begins with it."""
+        running = self._running.pop(number)
+        self._forget(running.draft.asked)
+        self._journal.finish(running.journal_id, None, INTERRUPTED)
+
+    @property
+    def running(self) -> dict[int, Params]:
+        return {number: running.draft.params for number, running in self._running.items()}
+
+    def _ask_mind(self) -> optuna.Trial:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            return self._mind.ask()
+
+    def _draft_of(self, params: Params, origin: Origin) -> Draft:
+        self._mind.enqueue_trial(params)
+        trial = self._ask_mind()
+        return self._noted(Draft(suggest_params(trial, self._space), origin, trial))
+
+    def _noted(self, draft: Draft) -> Draft:
+        self._seen.add(key_of(draft.params))
+        return draft
+
+    def _forget(self, trial: optuna.Trial) -> None:
+        self._mind.tell(trial, state=TrialState.FAIL)
+
+    def _enqueue(self, points: Sequence[Mapping[str, Scalar]], origin: Origin) -> None:
+        """Queue those points that lie in the space (an anchor written by hand may not)."""
+        for point in points:
+            found = point_of(self._space, point)
+            if found is not None:
+                self._queue.append((found[0], origin))
+
+    def _take_over(self, results: Sequence[TrialResult]) -> list[Params]:
+        """Bring journal, memory and results to the same state; the answer is the points that were begun and not ended."""
+        by_number = {result.trial: result for result in results}
+        journalled: set[int] = set()
+        unfinished: list[Params] = []
+        for frozen in self._journal.trials():
+            number = frozen.user_attrs.get(TRIAL)
+            result = by_number.get(number) if isinstance(number, int) else None
+            if isinstance(number, int):
+                journalled.add(number)
+            was_running = not frozen.state.is_finished()
+            if was_running:
+                # Its worker died with the driver, so whether the result reached the disk decides.
+                values = None if result is None else values_of(result, self._objectives)
+                reason = INTERRUPTED if result is None else f"{result.state}: {result.reason}"
+                self._journal.finish(frozen._trial_id, values, reason)
+            if result is None and (was_running or frozen.user_attrs.get(REASON) == INTERRUPTED):
+                unfinished.append(dict(frozen.params))
+        for result in results:
+            if result.trial not in journalled:
+                self._restore(result)
+        self._remember([frozen for frozen in self._journal.trials() if frozen.user_attrs.get(TRIAL) in by_number])
+
+        stopped: list[Params] = []
+        for result in results:
+            found = point_of(self._space, result.params)
+            if found is None:
+                continue
+            if result.state == "stopped" and result.reason.startswith(_WORTH_REPEATING):
+                stopped.append(found[0])
+            else:
+                self._seen.add(key_of(found[0]))
+        self.next_trial = 1 + max([-1, *by_number, *journalled])
+        return stopped + unfinished
+
+    def _restore(self, result: TrialResult) -> None:
+        """Put a result that the journal has lost back into it."""
+        found = point_of(self._space, result.params)
+        if found is None:
+            return
+        values = values_of(result, self._objectives)
+        self._journal.add(_ended(*found, values, {TRIAL: result.trial}))
+
+    def _remember(self, trials: Sequence[FrozenTrial]) -> None:
+        for frozen in trials:
+            # Parameters of an older version of the space would be incompatible with those to come.
+            found = point_of(self._space, frozen.params)
+            if found is not None:
+                complete = frozen.state == TrialState.COMPLETE
+                self._mind.add_trial(_ended(*found, frozen.values if complete else None, {}, frozen.system_attrs))
+
+
+def _ended(
+    params: Params,
+    distributions: Distributions,
+    values: Sequence[float] | None,
+    user_attributes: dict[str, Scalar],
+    system_attributes: dict[str, Scalar] | None = None,
+) -> FrozenTrial:
+    trial = create_trial(
+        state=TrialState.FAIL if values is None else TrialState.COMPLETE,
+        values=values,
+        params=params,
+        distributions=distributions,
+        user_attrs=user_attributes,
+        system_attrs=system_attributes or {},
+    )
+    trial.datetime_start = trial.datetime_complete = datetime.now()
+    return trial
+
+
+def _lasting(frozen: FrozenTrial) -> dict[str, Scalar]:
+    """What the sampler noted about a trial (its generation, say), less what only served to fix its parameters."""
+    return {name: value for name, value in frozen.system_attrs.items() if name != "fixed_params"}

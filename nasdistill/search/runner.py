@@ -1,0 +1,161 @@
+"""Runs a search: Optuna's proposals on Ray's warm workers, within a budget, with nothing lost."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+
+import optuna
+from ray import tune
+from ray.exceptions import RayError
+from ray.tune.error import TuneError
+
+from nasdistill.errors import InterruptedSearchError, NasdistillError
+from nasdistill.pareto.objectives import LATENCY_MS, MAP50_95, Objective
+from nasdistill.records import TrialResult
+from nasdistill.search.budget import Budget, BudgetClock
+from nasdistill.search.callback import LedgerCallback, StopWhenAsked
+from nasdistill.search.cluster import environment, start_ray
+from nasdistill.search.distributions import Space
+from nasdistill.search.events import EventHandler
+from nasdistill.search.journal import StudyJournal
+from nasdistill.search.ledger import Ledger, Run
+from nasdistill.search.proposals import BUDGET_USED_UP, INTERRUPTED, Proposals, directions_of
+from nasdistill.search.samplers import DEFAULT_SAMPLER, make_sampler
+from nasdistill.search.searcher import Admit, Estimate, StudySearcher
+from nasdistill.search.stop import Patience, StopControl, stopping_on_signals
+from nasdistill.search.trainable import TrialActor
+from nasdistill.search.worker import WorkerFactory
+
+JOURNAL_NAME = "study.journal"
+STOP_FILE_NAME = ".stop"
+DEFAULT_OBJECTIVES = (MAP50_95, LATENCY_MS)
+
+
+def run_search(
+    space: Space,
+    make_worker: WorkerFactory,
+    run: Run,
+    budget: Budget | BudgetClock,
+    *,
+    sampler: str = DEFAULT_SAMPLER,
+    workers: int = 1,
+    seed: int = 0,
+    objectives: Sequence[Objective] = DEFAULT_OBJECTIVES,
+    resources_per_trial: Mapping[str, float] | None = None,
+    ray_address: str | None = None,
+    on_event: EventHandler | None = None,
+    admit: Admit | None = None,
+    estimate: Estimate | None = None,
+    patience: Patience | None = None,
+) -> list[TrialResult]:
+    """Search `space` until the budget is used up and return all results of the run, earlier parts included.
+
+    `make_worker` is pickled, sent to `workers` processes and called once in each. `resources_per_trial` are Ray's
+    (`{"cpu": 1, "gpu": 0.5}`; one CPU by default). A `BudgetClock` already running counts what came before the search;
+    a plain `Budget` starts now, with the trials and epochs of a resumed run charged to it. When `run` holds trials, the
+    search goes on after them, beginning with the points that were interrupted. A Ray that this process has started is
+    used; otherwise one is started (or `ray_address` joined) and shut down again. For `admit` and `estimate` see
+    `StudySearcher`.
+
+    Raises InputError for an unknown sampler or address, InterruptedSearchError after Ctrl-C (everything finished is
+    kept), and whatever writing a result or `on_event` raised.
+    """
+    results = run.results()
+    clock = budget if isinstance(budget, BudgetClock) else BudgetClock.resumed(budget, results)
+    patience = patience or Patience()
+    chosen_sampler = make_sampler(sampler, seed, len(results))
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    stop = StopControl(run.path / STOP_FILE_NAME, clock, patience)
+    stop.clear()
+    journal = StudyJournal(run.path / JOURNAL_NAME, directions_of(objectives))
+    proposals = Proposals(space, chosen_sampler, journal, objectives, results, seed)
+    ledger = Ledger(run, proposals, clock, stop, on_event)
+    searcher = StudySearcher(proposals, ledger, clock, stop, workers, results, admit, estimate)
+    resources = dict(resources_per_trial or {"cpu": 1})
+    try:
+        with start_ray(workers, ray_address, cpus=_cpus(workers, resources)), stopping_on_signals(stop):
+            _tune(searcher, ledger, stop, make_worker, workers, resources)
+    finally:
+        ledger.close(stop.reason or BUDGET_USED_UP)
+        stop.clear()
+    if ledger.error is not None:
+        raise ledger.error
+    if stop.interrupted:
+        raise InterruptedSearchError("interrupted; everything finished is kept, and --resume goes on")
+    return run.results()
+
+
+def _tune(
+    searcher: StudySearcher,
+    ledger: Ledger,
+    stop: StopControl,
+    make_worker: WorkerFactory,
+    workers: int,
+    resources: dict[str, float],
+) -> None:
+    """Ray Tune's loop, with everything off that costs time per trial or prints."""
+    stopper = StopWhenAsked()
+    callback = LedgerCallback(ledger, stop, stopper)
+    settings = {
+        "RAY_AIR_NEW_OUTPUT": "0",
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",
+        "TUNE_DISABLE_AUTO_INIT": "1",
+        "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+        "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
+        "TUNE_MAX_PENDING_TRIALS_PG": str(workers),
+        "TUNE_RESULT_BUFFER_LENGTH": "1",
+    }
+    with tempfile.TemporaryDirectory(prefix="nd-tune-", ignore_cleanup_errors=True) as folder, environment(settings):
+        try:
+            with _quiet("ray.tune", "ray.air", "ray.train"):
+                tune.run(
+                    tune.with_parameters(TrialActor, make_worker=make_worker),
+                    name="search",
+                    search_alg=searcher,
+                    num_samples=-1,
+                    resources_per_trial=resources,
+                    stop=stopper,
+                    callbacks=[callback],
+                    reuse_actors=True,
+                    max_failures=1,
+                    raise_on_failed_trial=False,
+                    storage_path=folder,
+                    trial_dirname_creator=lambda trial: trial.trial_id,
+                    verbose=0,
+                )
+        except KeyboardInterrupt:
+            # The second Ctrl-C: no more waiting. Shutting Ray down kills what runs.
+            stop.request(INTERRUPTED)
+        except (TuneError, RayError) as error:
+            # After a request to stop, whatever Tune trips over no longer matters.
+            if stop.reason is None:
+                raise NasdistillError(f"Ray stopped working: {_last_line(error)}") from error
+
+
+def _cpus(workers: int, resources: Mapping[str, float]) -> int:
+    """CPUs that a local Ray has to offer for `workers` trials to run at the same time."""
+    needed = workers * resources.get("cpu", 1)
+    return max(1, int(needed) + (needed > int(needed)))
+
+
+@contextlib.contextmanager
+def _quiet(*names: str) -> Iterator[None]:
+    """Only let critical messages of these loggers through."""
+    loggers = [logging.getLogger(name) for name in names]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+def _last_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,146 @@
+"""The Ray Tune searcher: asks for the next point, within the budget.
+
+It replaces Ray's OptunaSearch, which leaves a trial without a finite metric RUNNING for ever and stores a stopped one
+as complete with its partial score. Outcomes don't come through here at all: the callback hands them to the ledger.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from nasdistill.records import Scalar, TrialResult
+from nasdistill.search.budget import BudgetClock
+from nasdistill.search.ledger import Ledger
+from nasdistill.search.proposals import Draft, Proposals
+from nasdistill.search.stop import StopControl
+from nasdistill.search.trainable import reason_of
+from nasdistill.search.worker import TrialJob
+
+Admit = Callable[[Mapping[str, Scalar]], str | None]
+Estimate = Callable[[Mapping[str, Scalar]], float | None]
+
+# A trial takes a little longer than the median of those before it every second time.
+_ESTIMATE_MARGIN = 1.1
+# How many points in a row may be turned down (rejected, or too long for what is left) before the search gives up.
+_MOST_REFUSALS = 1000
+_MOST_TOO_LONG = 10
+# So many failures in a row, with nothing complete in the run, mean that something is wrong with all trials.
+_MOST_FAILURES = 30
+
+
+class StudySearcher(Searcher):  # type: ignore[misc]  # ray has no types
+    """Suggests points for at most `workers` trials at a time until the budget, or the space, is used up.
+
+    `admit` may turn a point down before any training by returning the reason (the trial is `rejected`; when it raises,
+    `failed`). `estimate` may tell how many seconds a point will take; None, or no hook, means the median of the
+    complete trials. Neither hook is called on a worker, so both must be quick.
+    """
+
+    def __init__(
+        self,
+        proposals: Proposals,
+        ledger: Ledger,
+        clock: BudgetClock,
+        stop: StopControl,
+        workers: int,
+        results: Sequence[TrialResult] = (),
+        admit: Admit | None = None,
+        estimate: Estimate | None = None,
+    ) -> None:
+        super().__init__(metric=None, mode=None)
+        self._proposals = proposals
+        self._ledger = ledger
+        self._clock = clock
+        self._stop = stop
+        self._workers = workers
+        self._earlier = list(results)
+        self._admit = admit
+        self._estimate = estimate
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """A config for `TrialActor`, None for "ask again later" (only while something runs), or FINISHED."""
+        running = len(self._ledger.running)
+        if running >= self._workers:
+            return None
+        if not self._may_start(running):
+            # What runs may still end as stopped, which leaves room for another one.
+            return None if running and self._clock.budget.kind == "trials" else self.FINISHED
+        refusals = too_long = 0
+        while refusals < _MOST_REFUSALS and too_long < _MOST_TOO_LONG and self._stop.reason is None:
+            draft = self._proposals.ask()
+            if draft is None:
+                return self.FINISHED
+            if not self._fits(draft):
+                self._proposals.withdraw(draft)
+                too_long += 1
+                # Without the hook every point is expected to take as long.
+                if self._estimate is None:
+                    break
+            elif self._refused(draft):
+                refusals += 1
+            else:
+                return self._job(draft)
+            if self._clock.exhausted:
+                break
+        return self.FINISHED
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Nothing to do: `LedgerCallback` has recorded the outcome, or does so next."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Tune insists on a file; everything that matters is in the run folder already."""
+        Path(checkpoint_path).touch()
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise NotImplementedError("a run is resumed from its folder, not from Ray Tune's state")
+
+    def _may_start(self, running: int) -> bool:
+        if self._stop.reason is not None or self._clock.exhausted or self._hopeless():
+            return False
+        if self._clock.budget.kind == "trials":
+            return running < self._clock.left
+        if self._clock.budget.kind == "epochs":
+            epochs = [result.epochs for result in self._complete() if result.epochs]
+            # The first trials have to be started without knowing.
+            return not epochs or (running + 1) * statistics.median(epochs) <= self._clock.left
+        return True
+
+    def _fits(self, draft: Draft) -> bool:
+        """Whether the trial can finish in what is left of a time budget."""
+        if self._clock.budget.kind != "time":
+            return True
+        seconds = None if self._estimate is None else self._estimate(draft.params)
+        if seconds is None:
+            known = [result.seconds for result in self._complete()]
+            seconds = statistics.median(known) if known else 0.0
+        return seconds * _ESTIMATE_MARGIN <= self._clock.left
+
+    def _refused(self, draft: Draft) -> bool:
+        if self._admit is None:
+            return False
+        try:
+            reason = self._admit(draft.params)
+        except Exception as error:
+            self._ledger.refuse(draft, "failed", reason_of(error))
+            return True
+        if reason is not None:
+            self._ledger.refuse(draft, "rejected", reason or "not admitted")
+        return reason is not None
+
+    def _job(self, draft: Draft) -> dict[str, Any]:
+        number, folder = self._ledger.start(draft)
+        job = TrialJob(number, draft.params, folder, self._stop.trial_deadline, self._stop.stop_file)
+        # As text, Tune neither searches it for things to resolve nor flattens it.
+        return {"job": job.to_json(), "attempt": 0}
+
+    def _complete(self) -> list[TrialResult]:
+        return [result for result in (*self._earlier, *self._ledger.finished) if result.state == "complete"]
+
+    def _hopeless(self) -> bool:
+        ended = [result.state for result in self._ledger.finished if result.state in ("complete", "failed")]
+        return len(ended) >= _MOST_FAILURES and set(ended) == {"failed"} and not self._complete()

@@ -1,0 +1,150 @@
+"""The warm worker process: one Ray Tune Trainable that runs trial after trial and never raises to Ray."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import gc
+import math
+import time
+import traceback
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+from pydantic import ValidationError
+from ray import tune
+
+from nasdistill.errors import DeadlineReachedError, NasdistillError
+from nasdistill.records import TrialResult
+from nasdistill.search.proposals import BUDGET_USED_UP, INTERRUPTED
+from nasdistill.search.worker import TrialJob, Worker, WorkerFactory
+
+WORKER_FAILED = "the worker could not start: "
+_LONGEST_REASON = 300
+
+
+class TrialActor(tune.Trainable):
+    """Runs one job per `step`. Its config is `{"job": TrialJob as JSON, "attempt": 0 or 1}`.
+
+    The worker is built in the first step rather than in `setup`: building it takes long and may fail, and here that is
+    one failed trial with its reason and log, while Ray would only see an actor that cannot be created.
+    """
+
+    def setup(self, config: dict[str, Any], make_worker: WorkerFactory) -> None:
+        self._make_worker = make_worker
+        self._worker: Worker | None = None
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Ray Tune has set `self.config` already: the actor stays, and the next `step` runs the new job."""
+        return True
+
+    def step(self) -> dict[str, Any]:
+        job = TrialJob.from_json(self.config["job"])
+        # The dataclass is frozen, and the attempt is what changes when Tune retries the same config.
+        job = TrialJob(**{**vars(job), "attempt": int(self.config["attempt"])})
+        result = self._run(job)
+        return {"result": result.model_dump_json(), "state": result.state, "done": True}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+        return {}
+
+    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
+        """A job runs as a whole: there is nothing to go on from."""
+
+    def cleanup(self) -> None:
+        close = getattr(self._worker, "close", None)
+        if close is not None:
+            close()
+
+    def _run(self, job: TrialJob) -> TrialResult:
+        job.folder.mkdir(parents=True, exist_ok=True)
+        started = time.monotonic()
+        with open(job.folder / "log.txt", "a", encoding="utf-8", errors="replace", buffering=1) as log:
+            try:
+                with _output_to(log):
+                    result = self._attempt(job, log)
+            except BaseException as error:
+                # SystemExit from some library and SIGINT sent to the whole process group end here as well.
+                log.write(traceback.format_exc())
+                result = _without_result(job, error)
+                if isinstance(error, MemoryError):
+                    self._worker = None
+                    gc.collect()
+        if not result.seconds:
+            result = result.model_copy(update={"seconds": time.monotonic() - started})
+        return result
+
+    def _attempt(self, job: TrialJob, log: TextIO) -> TrialResult:
+        def report(line: str) -> None:
+            log.write(f"{time.strftime('%H:%M:%S')} {line}\n")
+
+        if job.attempt:
+            report(f"attempt {job.attempt + 1}: the first worker died")
+        if self._worker is None:
+            try:
+                self._worker = self._make_worker()
+            except Exception as error:
+                raise _WorkerFailedError(WORKER_FAILED + _first_line(error)) from error
+        return _checked(job, self._worker.run(job, report))
+
+
+class _WorkerFailedError(NasdistillError):
+    """The factory raised: no trial can run in this process."""
+
+
+def _checked(job: TrialJob, result: object) -> TrialResult:
+    """The worker's result with this job's number and parameters, validated again (NaN may have been smuggled in)."""
+    if not isinstance(result, TrialResult):
+        raise TypeError(f"the worker returned {type(result).__name__}, not a TrialResult")
+    fields = result.model_dump()
+    return TrialResult.model_validate({**fields, "trial": job.trial, "params": {**job.params, **result.params}})
+
+
+def _without_result(job: TrialJob, error: BaseException) -> TrialResult:
+    stopped = isinstance(error, DeadlineReachedError | KeyboardInterrupt)
+    reason = (INTERRUPTED if job.stop_file.exists() else BUDGET_USED_UP) if stopped else reason_of(error)
+    if isinstance(error, KeyboardInterrupt):
+        reason = INTERRUPTED
+    return TrialResult(
+        trial=job.trial,
+        state="stopped" if stopped else "failed",
+        family=str(job.params.get("family", "")),
+        reason=reason,
+        params=dict(job.params),
+    )
+
+
+def reason_of(error: BaseException) -> str:
+    """One line for the trials table; the whole traceback is in the trial's log."""
+    if isinstance(error, MemoryError):
+        return "out of memory"
+    # torch tells by a class of its own on a GPU and by the message on a CPU; the search knows it by name only.
+    if type(error).__name__ == "OutOfMemoryError":
+        return "out of memory on the GPU"
+    if "DefaultCPUAllocator" in str(error):
+        return "out of memory"
+    if isinstance(error, ValidationError) and error.title == TrialResult.__name__:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        got = first["input"]
+        shown = f" (got {got})" if isinstance(got, float) and not math.isfinite(got) else ""
+        return f"invalid result: {where + ': ' if where else ''}{first['msg']}{shown}"
+    if isinstance(error, NasdistillError):
+        return _first_line(error)
+    return f"{type(error).__name__}: {_first_line(error)}"
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return (text.splitlines()[0] if text else type(error).__name__)[:_LONGEST_REASON]
+
+
+@contextlib.contextmanager
+def _output_to(log: TextIO) -> Iterator[None]:
+    """Send prints, and the stack of a crash in native code, to the trial's log."""
+    faulthandler.enable(file=log)
+    try:
+        with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+            yield
+    finally:
+        faulthandler.disable()

@@ -1,0 +1,51 @@
+"""The seam between the search and what a trial does: the search needs no more than this from its worker."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+from nasdistill.records import Scalar, TrialResult
+
+
+@dataclass(frozen=True)
+class TrialJob:
+    """One trial to run.
+
+    `params` are the flat parameters of the search space. Everything the trial leaves behind goes to `folder`.
+    `deadline` is in `time.time()` seconds, None without one. A worker looks at the deadline and for the existence of
+    `stop_file` at least every second or so and raises `DeadlineReachedError`; one that doesn't is killed a little later.
+    `attempt` is 1 when the trial's first worker died and this is the second one.
+    """
+
+    trial: int
+    params: dict[str, Scalar]
+    folder: Path
+    deadline: float | None
+    stop_file: Path
+    attempt: int = 0
+
+    def to_json(self) -> str:
+        return json.dumps({**asdict(self), "folder": str(self.folder), "stop_file": str(self.stop_file)})
+
+    @classmethod
+    def from_json(cls, text: str) -> TrialJob:
+        fields = json.loads(text)
+        return cls(**{**fields, "folder": Path(fields["folder"]), "stop_file": Path(fields["stop_file"])})
+
+
+class Worker(Protocol):
+    """Runs trials one after the other in one process that stays warm between them.
+
+    `run` returns a `complete` or `rejected` result. Any exception makes the trial `failed` with the message's first
+    line as its reason, except `DeadlineReachedError`, which makes it `stopped`. `report` takes a line for the log.
+    """
+
+    def run(self, job: TrialJob, report: Callable[[str], None]) -> TrialResult: ...
+
+
+WorkerFactory = Callable[[], Worker]
+"""Picklable; called once per worker process, in that process."""
