@@ -1,0 +1,90 @@
+// Draws the figures in the page's data: theme by the reader's system, accuracy and latency scale by the buttons.
+(() => {
+  "use strict";
+  const data = JSON.parse(document.getElementById("report-data").textContent);
+  const dark = window.matchMedia("(prefers-color-scheme: dark)");
+  const drawn = new Map();
+  const chosen = { accuracy: data.accuracy, scale: data.front[data.accuracy].layout.xaxis.type };
+
+  // Figures come in the light colours; each of those has one dark counterpart.
+  const themed = (node) => {
+    if (typeof node === "string") return dark.matches && data.dark[node] || node;
+    if (Array.isArray(node)) return node.map(themed);
+    if (node !== null && typeof node === "object") {
+      return Object.fromEntries(Object.entries(node).map(([key, value]) => [key, themed(value)]));
+    }
+    return node;
+  };
+
+  const labelled = (figure) => ({
+    ...figure,
+    data: figure.data.map((trace) =>
+      trace.customdata ? { ...trace, text: trace.customdata.map((trial) => data.hover[trial]) } : trace),
+  });
+
+  const draw = (id, figure) => {
+    const place = document.getElementById(id);
+    if (!place) return;
+    drawn.set(id, figure);
+    const { data: traces, layout } = labelled(themed(figure));
+    const narrow = place.clientWidth < 520;
+    if (id === "plot-front" && narrow) {
+      layout.height = 600;
+      layout.margin = { ...layout.margin, l: 48, r: 4 };
+      layout.legend = { ...layout.legend, font: { size: 11 }, itemwidth: 30 };
+    }
+    Plotly.react(place, traces, { ...layout, autosize: true }, {
+      responsive: true, displaylogo: false, displayModeBar: id === "plot-front" && !narrow,
+      modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+      toImageButtonOptions: { filename: "nasdistill-front", scale: 2 },
+    });
+  };
+
+  const drawFront = () => {
+    const figure = data.front[chosen.accuracy];
+    const xaxis = { ...figure.layout.xaxis, ...data.axes[chosen.scale], anchor: figure.layout.xaxis.anchor };
+    draw("plot-front", { ...figure, layout: { ...figure.layout, xaxis } });
+    for (const button of document.querySelectorAll("[data-accuracy], [data-scale]")) {
+      const { accuracy, scale } = button.dataset;
+      button.setAttribute("aria-pressed", String(accuracy ? accuracy === chosen.accuracy : scale === chosen.scale));
+    }
+  };
+
+  for (const button of document.querySelectorAll("[data-accuracy], [data-scale]")) {
+    button.addEventListener("click", () => { Object.assign(chosen, button.dataset); drawFront(); });
+  }
+
+  for (const button of document.querySelectorAll(".copy")) {
+    button.addEventListener("click", async () => {
+      const code = button.parentElement.querySelector("code");
+      try {
+        await navigator.clipboard.writeText(code.textContent);
+        button.textContent = "copied";
+        setTimeout(() => { button.textContent = "copy"; }, 1500);
+      } catch {
+        // Without access to the clipboard the command is at least marked.
+        getSelection().selectAllChildren(code);
+      }
+    });
+  }
+
+  drawFront();
+  draw("plot-hypervolume", data.hypervolume);
+
+  // The small plots are drawn when they come near the screen: there may be dozens.
+  const seen = new IntersectionObserver((entries) => {
+    for (const entry of entries) {
+      if (!entry.isIntersecting) continue;
+      seen.unobserve(entry.target);
+      draw(entry.target.id, data.parameters[Number(entry.target.id.split("-").pop())]);
+    }
+  }, { rootMargin: "600px" });
+  data.parameters.forEach((_, index) => {
+    const place = document.getElementById(`plot-parameter-${index}`);
+    if (place) seen.observe(place);
+  });
+
+  dark.addEventListener("change", () => {
+    for (const [id, figure] of [...drawn]) draw(id, figure);
+  });
+})();

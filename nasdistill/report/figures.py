@@ -1,0 +1,274 @@
+"""The report's Plotly figures, drawn from `series`. Each stands on its own; the page only adds theme and buttons.
+
+Points carry the trial's number as `customdata` and their hover text as `text`.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+
+import plotly.graph_objects as go  # type: ignore[import-untyped]
+
+from nasdistill.pareto.objectives import OBJECTIVES
+from nasdistill.records import TrialResult
+from nasdistill.report.format import factor, milliseconds, number, parameter, percent
+from nasdistill.report.palette import LIGHT as C
+from nasdistill.report.series import FrontSeries, HypervolumeSeries, ParameterSeries, thinned
+from nasdistill.report.teacher import Teacher
+
+MARKERS = {"stopped": "square-open", "rejected": "triangle-up-open", "failed": "x-thin-open"}
+CLOUD_LIMIT = 4000
+"""SVG points that a browser still moves smoothly; beyond that the dominated trials are thinned."""
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+_HOVER = "%{text}<extra></extra>"
+_TICKS = [m * 10**e for e in range(-3, 6) for m in (1, 2, 5)]
+
+
+def front_figure(series: FrontSeries, scale: str | None = None) -> go.Figure:
+    """mAP against latency: the front as a step line, the other scored trials, the teacher; unscored trials in a strip below.
+
+    `scale` is `log` or `linear`; None takes log when the latencies span more than a factor 8.
+    """
+    label = OBJECTIVES[series.accuracy].label
+    hover = {"teacher": series.teacher, "accuracy": series.accuracy}
+    cloud = thinned(series.dominated, CLOUD_LIMIT)
+    members = [m for m in series.front if m is not series.knee]
+    rows = [state for state, trials in series.unscored.items() if _timed(trials)]
+    figure = go.Figure()
+    figure.add_scatter(
+        x=[x for x, _ in series.step],
+        y=[y for _, y in series.step],
+        mode="lines",
+        line={"shape": "hv", "color": C["front"], "width": 2},
+        name="best within this latency",
+        hoverinfo="skip",
+    )
+    figure.add_trace(_points(cloud, series.accuracy, "dominated", C["cloud"], "circle-open", 7, **hover))
+    if series.shorter:
+        figure.add_trace(
+            _points(series.shorter, series.accuracy, "shorter training", C["cloud"], "diamond-open", 7, **hover)
+        )
+    figure.add_trace(_points(members, series.accuracy, "front", C["front"], "circle", 10, **hover))
+    if series.knee is not None:
+        figure.add_trace(_points([series.knee], series.accuracy, "knee", C["knee"], "diamond", 13, **hover))
+    _add_teacher(figure, series)
+    for state in rows:
+        timed = _timed(series.unscored[state])
+        figure.add_scatter(
+            x=[r.latency_ms for r in timed],
+            y=[state] * len(timed),
+            yaxis="y2",
+            mode="markers",
+            marker={"symbol": MARKERS[state], "color": C[state], "size": 8, "line": {"color": C[state], "width": 1.6}},
+            name=state,
+            customdata=[r.trial for r in timed],
+            text=[hover_text(r, **hover) for r in timed],
+            hovertemplate=_HOVER,
+        )
+    strip = 0.055 * len(rows)
+    figure.update_layout(_layout(height=540))
+    figure.update_layout(
+        xaxis=latency_axis(series, scale) | {"anchor": "y2" if rows else "y"},
+        yaxis=_axis(label) | {"domain": [strip + 0.05 if rows else 0, 1], "rangemode": "tozero"},
+        hovermode="closest",
+        legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom", "font": {"size": 13}},
+    )
+    if rows:
+        figure.update_layout(
+            yaxis2=_axis("")
+            | {
+                "domain": [0, strip],
+                "type": "category",
+                "showgrid": False,
+                "fixedrange": True,
+                "ticks": "",
+                "zeroline": False,
+            }
+        )
+    return figure
+
+
+def latency_axis(series: FrontSeries, scale: str | None = None) -> dict[str, object]:
+    """The latency axis of the front's figure, in `log` or `linear` scale (None: as `front_figure`)."""
+    low, high = series.latency_range_ms
+    scale = scale or ("log" if high / low > 8 * 1.21 else "linear")
+    axis = _axis("latency of the exported model, ms (median)")
+    if scale == "log":
+        ticks = [tick for tick in _TICKS if low * 0.9 <= tick <= high * 1.1]
+        return axis | {
+            "type": "log",
+            "range": [math.log10(low), math.log10(high)],
+            "tickmode": "array",
+            "tickvals": ticks,
+            "ticktext": [f"{tick:g}" for tick in ticks],
+        }
+    return axis | {"type": "linear", "range": [0, high], "tickmode": "auto"}
+
+
+def hypervolume_figure(series: HypervolumeSeries) -> go.Figure:
+    """The hypervolume after each trial, as a step line."""
+    figure = go.Figure()
+    figure.add_scatter(
+        x=list(series.finished),
+        y=[round(share, 5) for share in series.share],
+        mode="lines",
+        line={"shape": "hv", "color": C["front"], "width": 2},
+        fill="tozeroy",
+        fillcolor="rgba(0, 114, 178, 0.10)",
+        hovertemplate="after %{x} trials: %{y:.3f}<extra></extra>",
+        showlegend=False,
+    )
+    figure.update_layout(_layout(height=260))
+    figure.update_layout(xaxis=_axis("trials"), yaxis=_axis("hypervolume") | {"rangemode": "tozero"})
+    return figure
+
+
+def parameter_figure(
+    series: ParameterSeries, accuracy: str, on_front: set[int], teacher: Teacher | None = None, most: int = 400
+) -> go.Figure:
+    """One parameter against accuracy, front members in the front's colour; at most `most` other trials."""
+    value_of = {r.trial: v for r, v in zip(series.results, series.values, strict=True)}
+    members = [r for r in series.results if r.trial in on_front]
+    others = thinned([r for r in series.results if r.trial not in on_front], most)
+    figure = go.Figure()
+    for name, trials, color, size in (("other", others, C["cloud"], 6), ("front", members, C["front"], 8)):
+        trace = _points(
+            trials, accuracy, name, color, "circle-open" if name == "other" else "circle", size, teacher, accuracy
+        )
+        trace.x = [value_of[r.trial] for r in trials]
+        figure.add_trace(trace)
+    figure.update_layout(_layout(height=210), showlegend=False, hovermode="closest")
+    axis = _axis("")
+    if not series.numeric:
+        names = sorted({str(value) for value in series.values})
+        # Long names side by side would overlap in a small figure.
+        short = [name if len(name) <= 14 else name[:13] + "\u2026" for name in names]
+        axis |= {"type": "category", "categoryorder": "array", "categoryarray": names}
+        axis |= {"tickmode": "array", "tickvals": names, "ticktext": [html.escape(name) for name in short], "nticks": 8}
+    elif series.log:
+        ticks = [tick for tick in _TICKS if min(map(float, series.values)) <= tick <= max(map(float, series.values))]
+        axis |= {"type": "log", "tickmode": "array", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
+    else:
+        axis |= {"type": "linear", "nticks": 6}
+    figure.update_layout(xaxis=axis, yaxis=_axis("") | {"nticks": 5}, margin={"l": 40, "r": 8, "t": 6, "b": 28})
+    return figure
+
+
+def hover_text(result: TrialResult, teacher: Teacher | None = None, accuracy: str = "map50_95") -> str:
+    """Everything about one trial, for a Plotly label: lines joined by <br>, all text from outside escaped."""
+    lines = [f"<b>trial {result.trial}</b>  {html.escape(result.family)}  {result.state}"]
+    if result.state == "complete":
+        lines.append(f"mAP50-95 <b>{number(result.map50_95)}</b>  mAP50 <b>{number(result.map50)}</b>")
+        if teacher is not None and teacher.share(result, accuracy) is not None:
+            lines.append(f"{percent(teacher.share(result, accuracy))} of the teacher's {OBJECTIVES[accuracy].label}")
+    elif result.reason:
+        lines.append(html.escape(_cut(result.reason, 90)))
+    if result.latency_ms is not None:
+        speed = (
+            ""
+            if teacher is None or teacher.speed_up(result) is None
+            else f"  {factor(teacher.speed_up(result))} faster"
+        )
+        lines.append(
+            f"<b>{milliseconds(result.latency_ms)} ms</b>  p90 {milliseconds(result.latency_p90_ms)} ms{speed}"
+        )
+    size = [
+        ("params", number(result.params_m, 2), "M"),
+        ("GFLOPs", number(result.gflops, 2), ""),
+        ("file", number(result.size_mb, 1), "MB"),
+    ]
+    shown = [f"{name} {value} {unit}".strip() for name, value, unit in size if value != "-"]
+    if shown:
+        lines.append("  ".join(shown))
+    lines += [f"{html.escape(name)}: {html.escape(_cut(parameter(v), 40))}" for name, v in result.params.items()]
+    return "<br>".join(lines)
+
+
+def _points(
+    trials: Sequence[TrialResult],
+    axis: str,
+    name: str,
+    color: str,
+    symbol: str,
+    size: int,
+    teacher: Teacher | None = None,
+    accuracy: str = "map50_95",
+) -> go.Scatter:
+    return go.Scatter(
+        x=[r.latency_ms for r in trials],
+        y=[getattr(r, axis) for r in trials],
+        mode="markers",
+        marker={"symbol": symbol, "color": color, "size": size, "line": {"color": color, "width": 1.4}},
+        name=name,
+        customdata=[r.trial for r in trials],
+        text=[hover_text(r, teacher, accuracy) for r in trials],
+        hovertemplate=_HOVER,
+    )
+
+
+def _add_teacher(figure: go.Figure, series: FrontSeries) -> None:
+    """The teacher's accuracy as a dotted line over the whole width, and a star at its latency when that is known."""
+    teacher = series.teacher
+    height = getattr(teacher, series.accuracy) if teacher is not None else None
+    if teacher is None or height is None:
+        return
+    text = f"<b>teacher</b> {html.escape(teacher.name)}<br>{OBJECTIVES[series.accuracy].label} {number(height)}"
+    low, high = series.latency_range_ms
+    figure.add_scatter(
+        x=[low / 10, high * 10],
+        y=[height, height],
+        mode="lines",
+        line={"dash": "dot", "color": C["teacher"], "width": 1.5},
+        name="teacher's accuracy",
+        hoverinfo="skip",
+        showlegend=teacher.latency_ms is None,
+    )
+    if teacher.latency_ms is not None:
+        figure.add_scatter(
+            x=[teacher.latency_ms],
+            y=[height],
+            mode="markers",
+            marker={"symbol": "star", "color": C["teacher"], "size": 16},
+            name="teacher",
+            text=[f"{text}<br>{milliseconds(teacher.latency_ms)} ms"],
+            hovertemplate=_HOVER,
+        )
+
+
+def _timed(trials: Sequence[TrialResult]) -> list[TrialResult]:
+    return [r for r in trials if r.latency_ms is not None and r.latency_ms > 0]
+
+
+def _layout(height: int) -> dict[str, object]:
+    return {
+        "template": None,
+        "height": height,
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"family": FONT, "size": 13, "color": C["ink"]},
+        "margin": {"l": 62, "r": 16, "t": 16, "b": 52},
+        "hoverlabel": {
+            "align": "left",
+            "bgcolor": C["surface"],
+            "bordercolor": C["muted"],
+            "font": {"family": FONT, "size": 12, "color": C["ink"]},
+        },
+        "dragmode": "zoom",
+    }
+
+
+def _axis(title: str) -> dict[str, object]:
+    return {
+        "title": {"text": title, "font": {"size": 13, "color": C["muted"]}, "standoff": 8},
+        "gridcolor": C["line"],
+        "linecolor": C["line"],
+        "zerolinecolor": C["line"],
+        "tickfont": {"size": 12, "color": C["muted"]},
+        "automargin": True,
+    }
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "\u2026"

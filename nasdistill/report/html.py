@@ -1,0 +1,159 @@
+"""The report: one HTML file that needs nothing else, no network, and lets nothing from a run's files act as markup.
+
+Every text goes through `html.escape`, every figure through `script_json`; a content security policy then allows only the
+page's own scripts, named by their hash, and no request at all. Sections are drawn in `sections`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Protocol
+
+from nasdistill import __version__
+from nasdistill.pareto.hypervolume import Reference
+from nasdistill.pareto.objectives import ACCURACY
+from nasdistill.records import TrialResult
+from nasdistill.report import sections
+from nasdistill.report.figures import front_figure, hover_text, hypervolume_figure, latency_axis, parameter_figure
+from nasdistill.report.palette import DARK, LIGHT
+from nasdistill.report.series import front_series, hypervolume_series, parameter_series
+from nasdistill.report.teacher import teacher_of
+from nasdistill.store.atomic import write_text
+
+
+class Run(Protocol):
+    """What the report needs of a run folder (`nasdistill.store.run_folder.RunFolder`)."""
+
+    path: Path
+
+    def read_run(self) -> dict[str, Any]: ...
+
+    def results(self) -> list[TrialResult]: ...
+
+
+def write_report(run: Run, path: str | Path) -> Path:
+    """Write the report of `run` to `path` in one step and return it. About 1.3 MB, most of it plotly.js."""
+    target = Path(path)
+    write_text(target, report_html(run.read_run(), run.results(), run_argument(run.path)))
+    return target
+
+
+def run_argument(path: Path) -> str:
+    """How a command names the run folder, without the part of the path that differs between machines."""
+    folder = path.resolve()
+    return f"results/{folder.name}" if folder.parent.name == "results" else folder.name
+
+
+def report_html(run: Mapping[str, Any], results: Sequence[TrialResult], run_name: str) -> str:
+    """The page as text. `run` is the content of `run.json` (any key may be absent), `run_name` what commands call it."""
+    accuracy = _accuracy(run)
+    teacher = teacher_of(run)
+    series = {name: front_series(results, name, teacher) for name in ACCURACY}
+    chosen = series[accuracy]
+    volume = hypervolume_series(results, _reference(run), accuracy, teacher)
+    parameters = parameter_series(results, accuracy)
+    on_front = {member.trial for member in chosen.front}
+    data = {
+        "accuracy": accuracy,
+        "dark": {LIGHT[name]: DARK[name] for name in LIGHT},
+        "hover": {str(r.trial): hover_text(r, teacher, accuracy) for r in results},
+        "front": {name: _plain(front_figure(s)) for name, s in series.items()},
+        "axes": {scale: latency_axis(chosen, scale) for scale in ("log", "linear")},
+        "hypervolume": _plain(hypervolume_figure(volume)),
+        "parameters": [_plain(parameter_figure(p, accuracy, on_front)) for p in parameters],
+    }
+    name = str(run.get("name") or Path(run_name).name)
+    body = "\n".join(
+        (
+            sections.heading(name, run, chosen, results, volume),
+            sections.front_plot(chosen, results),
+            sections.front_members(chosen, run_name),
+            sections.hypervolume(volume),
+            sections.parameters(parameters, results, accuracy),
+            sections.unscored(chosen),
+            sections.details(run),
+        )
+    )
+    return _page(f"{name} \u2013 nasdistill", body, script_json(data))
+
+
+def script_json(data: object) -> str:
+    """JSON that is safe inside a <script> element: no character that could end it or open another is left as it is.
+
+    Raises ValueError for NaN and infinity.
+    """
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"), ensure_ascii=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _page(title: str, body: str, data: str) -> str:
+    plotly, script, style = (_asset(name) for name in ("plotly-basic.min.js", "page.js", "page.css"))
+    policy = (
+        f"default-src 'none'; script-src {_source(plotly)} {_source(script)}; style-src 'unsafe-inline'; img-src data: blob:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta name="generator" content="nasdistill {html.escape(__version__)}">
+<title>{html.escape(title)}</title>
+<style>{style}</style>
+</head>
+<body>
+<main>
+{body}
+</main>
+<footer>Written by nasdistill {html.escape(__version__)}. Plots: plotly.js (MIT licence), included in this file.</footer>
+<script type="application/json" id="report-data">{data}</script>
+<script>{plotly}</script>
+<script>{script}</script>
+</body>
+</html>
+"""
+
+
+def _plain(figure: Any) -> dict[str, Any]:
+    """A figure as JSON data. Hover texts are left out where the page finds them by trial: each would be there many times."""
+    plain: dict[str, Any] = figure.to_plotly_json()
+    for trace in plain["data"]:
+        if trace.get("customdata") is not None:
+            trace.pop("text", None)
+    return plain
+
+
+def _accuracy(run: Mapping[str, Any]) -> str:
+    objective = run.get("objective")
+    found = objective.get("accuracy") if isinstance(objective, Mapping) else None
+    return found if found in ACCURACY else "map50_95"
+
+
+def _reference(run: Mapping[str, Any]) -> Reference | None:
+    found = run.get("reference")
+    latency_ms = found.get("latency_ms") if isinstance(found, Mapping) else None
+    if isinstance(latency_ms, bool) or not isinstance(latency_ms, int | float):
+        return None
+    try:
+        return Reference(latency_ms=float(latency_ms))
+    except ValueError:
+        return None
+
+
+def _source(script: str) -> str:
+    digest = hashlib.sha256(script.encode("utf-8")).digest()
+    return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
+
+
+def _asset(name: str) -> str:
+    return (resources.files("nasdistill.report") / "assets" / name).read_text(encoding="utf-8")

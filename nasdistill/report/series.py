@@ -1,0 +1,160 @@
+"""What the figures show, as plain data: nothing here draws, so that a test compares numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from nasdistill.pareto.front import eligible, front
+from nasdistill.pareto.hypervolume import Reference, default_reference, hypervolume_history
+from nasdistill.pareto.select import knee
+from nasdistill.records import Scalar, TrialResult, TrialState
+from nasdistill.report.teacher import Teacher
+
+UNSCORED: tuple[TrialState, ...] = ("stopped", "rejected", "failed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrontSeries:
+    """Accuracy against latency. `step` are (ms, mAP) corners of the line "what can be had within this latency": it rises
+    at each member and goes on level to the right end of the plot. Every trial is in exactly one of the groups.
+
+    `shorter` are complete trials below full fidelity, which are not compared; `unscored` the rest, by state. They have no
+    accuracy and get none: those with a latency are drawn beside the plot, the others only listed.
+    """
+
+    accuracy: str
+    front: tuple[TrialResult, ...]
+    dominated: tuple[TrialResult, ...]
+    shorter: tuple[TrialResult, ...]
+    unscored: dict[TrialState, tuple[TrialResult, ...]]
+    step: tuple[tuple[float, float], ...]
+    knee: TrialResult | None
+    teacher: Teacher | None
+    latency_range_ms: tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HypervolumeSeries:
+    """`share[i]` of the reference box is covered after `finished[i]` trials, by trial number."""
+
+    finished: tuple[int, ...]
+    share: tuple[float, ...]
+    reference: Reference | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParameterSeries:
+    """One parameter against accuracy, over the eligible trials that have it.
+
+    `numeric` values are int or float, others text. `log`: they span more than a factor 20, all above 0. `correlation` is
+    Spearman's rank correlation with the accuracy, None below 8 trials, for text and where either side does not vary.
+    """
+
+    name: str
+    numeric: bool
+    log: bool
+    values: tuple[Scalar, ...]
+    results: tuple[TrialResult, ...]
+    correlation: float | None
+
+
+def front_series(
+    results: Sequence[TrialResult], accuracy: str = "map50_95", teacher: Teacher | None = None
+) -> FrontSeries:
+    """Sorts `results` into the groups of the front's figure."""
+    members = front(results, accuracy)
+    compared = eligible(results)
+    on_front = {member.trial for member in members}
+    full = {result.trial for result in compared}
+    latencies = [r.latency_ms for r in results if r.latency_ms is not None and r.latency_ms > 0]
+    if teacher is not None and teacher.latency_ms is not None:
+        latencies.append(teacher.latency_ms)
+    low, high = (min(latencies), max(latencies)) if latencies else (1.0, 10.0)
+    step = [(float(m.latency_ms or 0.0), float(getattr(m, accuracy))) for m in members]
+    if step:
+        step.append((high * 1.1, step[-1][1]))
+    return FrontSeries(
+        accuracy=accuracy,
+        front=tuple(members),
+        dominated=tuple(r for r in compared if r.trial not in on_front),
+        shorter=tuple(r for r in results if r.state == "complete" and r.trial not in full),
+        unscored={state: tuple(r for r in results if r.state == state) for state in UNSCORED},
+        step=tuple(step),
+        knee=knee(members, accuracy) if members else None,
+        teacher=teacher,
+        latency_range_ms=(low / 1.1, high * 1.1),
+    )
+
+
+def hypervolume_series(
+    results: Sequence[TrialResult],
+    reference: Reference | None = None,
+    accuracy: str = "map50_95",
+    teacher: Teacher | None = None,
+) -> HypervolumeSeries:
+    """The hypervolume as the trials came, by number; `reference` None means the default one of all results."""
+    ordered = sorted(results, key=lambda r: r.trial)
+    corner = reference or default_reference(ordered, teacher.latency_ms if teacher else None)
+    shares = hypervolume_history(ordered, corner, accuracy)
+    return HypervolumeSeries(finished=tuple(range(1, len(ordered) + 1)), share=tuple(shares), reference=corner)
+
+
+def parameter_series(results: Sequence[TrialResult], accuracy: str = "map50_95") -> list[ParameterSeries]:
+    """Every parameter that varies over the eligible trials, in the order in which trials name them."""
+    compared = eligible(results)
+    names = list(dict.fromkeys(name for result in compared for name in result.params))
+    found = [_parameter(name, compared, accuracy) for name in names]
+    return [series for series in found if len(set(series.values)) > 1]
+
+
+def fixed_parameters(results: Sequence[TrialResult]) -> dict[str, Scalar]:
+    """The parameters that all eligible trials have, with one value."""
+    compared = eligible(results)
+    first = compared[0].params if compared else {}
+    return {
+        name: value
+        for name, value in first.items()
+        if all(name in r.params and r.params[name] == value for r in compared)
+    }
+
+
+def thinned(results: Sequence[TrialResult], most: int, keep: Sequence[TrialResult] = ()) -> list[TrialResult]:
+    """At most `most` of `results`, evenly over their order, and all of `keep`: enough to see the shape of a cloud."""
+    if len(results) <= most:
+        return list(results)
+    step = len(results) / most
+    kept = {int(i * step) for i in range(most)}
+    always = {result.trial for result in keep}
+    return [result for i, result in enumerate(results) if i in kept or result.trial in always]
+
+
+def _parameter(name: str, compared: Sequence[TrialResult], accuracy: str) -> ParameterSeries:
+    having = [result for result in compared if name in result.params]
+    values = [result.params[name] for result in having]
+    numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v)]
+    numeric = len(numbers) == len(values)
+    return ParameterSeries(
+        name=name,
+        numeric=numeric,
+        log=numeric and min(numbers) > 0 and max(numbers) / min(numbers) > 20,
+        values=tuple(values) if numeric else tuple(str(value) for value in values),
+        results=tuple(having),
+        correlation=_spearman(numbers, [getattr(r, accuracy) for r in having]) if numeric else None,
+    )
+
+
+def _spearman(a: Sequence[float], b: Sequence[float]) -> float | None:
+    if len(a) < 8 or len(set(a)) < 2 or len(set(b)) < 2:
+        return None
+    return float(np.corrcoef(_ranks(a), _ranks(b))[0, 1])
+
+
+def _ranks(values: Sequence[float]) -> np.ndarray:
+    """Ranks from 0, ties sharing their mean rank."""
+    _, inverse, counts = np.unique(np.asarray(values, dtype=float), return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    return np.asarray((ends - (counts + 1) / 2)[inverse])
