@@ -27,12 +27,15 @@ _TICKS = [m * 10**e for e in range(-3, 6) for m in (1, 2, 5)]
 
 
 def front_figure(series: FrontSeries, scale: str | None = None) -> go.Figure:
-    """mAP against latency: the front as a step line, the other scored trials, the teacher; unscored trials in a strip below.
+    """mAP against latency: the front as a step line, other scored trials, the teacher; unscored ones in a strip below.
 
     `scale` is `log` or `linear`; None takes log when the latencies span more than a factor 8.
     """
     label = OBJECTIVES[series.accuracy].label
-    hover = {"teacher": series.teacher, "accuracy": series.accuracy}
+
+    def points(trials: Sequence[TrialResult], name: str, color: str, symbol: str, size: int) -> go.Scatter:
+        return _points(trials, series, name, color, symbol, size)
+
     cloud = thinned(series.dominated, CLOUD_LIMIT)
     members = [m for m in series.front if m is not series.knee]
     rows = [state for state, trials in series.unscored.items() if _timed(trials)]
@@ -44,15 +47,14 @@ def front_figure(series: FrontSeries, scale: str | None = None) -> go.Figure:
         line={"shape": "hv", "color": C["front"], "width": 2},
         name="best within this latency",
         hoverinfo="skip",
+        showlegend=False,
     )
-    figure.add_trace(_points(cloud, series.accuracy, "dominated", C["cloud"], "circle-open", 7, **hover))
+    figure.add_trace(points(cloud, "dominated", C["cloud"], "circle-open", 7))
     if series.shorter:
-        figure.add_trace(
-            _points(series.shorter, series.accuracy, "shorter training", C["cloud"], "diamond-open", 7, **hover)
-        )
-    figure.add_trace(_points(members, series.accuracy, "front", C["front"], "circle", 10, **hover))
+        figure.add_trace(points(series.shorter, "shorter training", C["cloud"], "diamond-open", 7))
+    figure.add_trace(points(members, "front", C["front"], "circle", 10))
     if series.knee is not None:
-        figure.add_trace(_points([series.knee], series.accuracy, "knee", C["knee"], "diamond", 13, **hover))
+        figure.add_trace(points([series.knee], "knee", C["knee"], "diamond", 13))
     _add_teacher(figure, series)
     for state in rows:
         timed = _timed(series.unscored[state])
@@ -64,7 +66,7 @@ def front_figure(series: FrontSeries, scale: str | None = None) -> go.Figure:
             marker={"symbol": MARKERS[state], "color": C[state], "size": 8, "line": {"color": C[state], "width": 1.6}},
             name=state,
             customdata=[r.trial for r in timed],
-            text=[hover_text(r, **hover) for r in timed],
+            text=[hover_text(r, series.teacher, series.accuracy) for r in timed],
             hovertemplate=_HOVER,
         )
     strip = 0.055 * len(rows)
@@ -126,33 +128,30 @@ def hypervolume_figure(series: HypervolumeSeries) -> go.Figure:
 
 
 def parameter_figure(
-    series: ParameterSeries, accuracy: str, on_front: set[int], teacher: Teacher | None = None, most: int = 400
+    parameter: ParameterSeries, series: FrontSeries, accuracy_range: tuple[float, float], most: int = 400
 ) -> go.Figure:
-    """One parameter against accuracy, front members in the front's colour; at most `most` other trials."""
-    value_of = {r.trial: v for r, v in zip(series.results, series.values, strict=True)}
-    members = [r for r in series.results if r.trial in on_front]
-    others = thinned([r for r in series.results if r.trial not in on_front], most)
+    """One parameter against accuracy, members of the front of `series` filled; at most `most` other trials.
+
+    `accuracy_range` is the accuracy axis, the same for all parameters of a run, so that their plots can be compared.
+    """
+    value_of = {r.trial: v for r, v in zip(parameter.results, parameter.values, strict=True)}
+    on_front = {member.trial for member in series.front}
+    members = [r for r in parameter.results if r.trial in on_front]
+    others = thinned([r for r in parameter.results if r.trial not in on_front], most)
     figure = go.Figure()
-    for name, trials, color, size in (("other", others, C["cloud"], 6), ("front", members, C["front"], 8)):
-        trace = _points(
-            trials, accuracy, name, color, "circle-open" if name == "other" else "circle", size, teacher, accuracy
-        )
+    for trials, look in (
+        (others, ("other", C["cloud"], "circle-open", 6)),
+        (members, ("front", C["front"], "circle", 8)),
+    ):
+        trace = _points(trials, series, *look)
         trace.x = [value_of[r.trial] for r in trials]
         figure.add_trace(trace)
     figure.update_layout(_layout(height=210), showlegend=False, hovermode="closest")
-    axis = _axis("")
-    if not series.numeric:
-        names = sorted({str(value) for value in series.values})
-        # Long names side by side would overlap in a small figure.
-        short = [name if len(name) <= 14 else name[:13] + "\u2026" for name in names]
-        axis |= {"type": "category", "categoryorder": "array", "categoryarray": names}
-        axis |= {"tickmode": "array", "tickvals": names, "ticktext": [html.escape(name) for name in short], "nticks": 8}
-    elif series.log:
-        ticks = [tick for tick in _TICKS if min(map(float, series.values)) <= tick <= max(map(float, series.values))]
-        axis |= {"type": "log", "tickmode": "array", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
-    else:
-        axis |= {"type": "linear", "nticks": 6}
-    figure.update_layout(xaxis=axis, yaxis=_axis("") | {"nticks": 5}, margin={"l": 40, "r": 8, "t": 6, "b": 28})
+    figure.update_layout(
+        xaxis=_parameter_axis(parameter),
+        yaxis=_axis("") | {"nticks": 5, "range": list(accuracy_range)},
+        margin={"l": 40, "r": 8, "t": 6, "b": 28},
+    )
     return figure
 
 
@@ -187,25 +186,43 @@ def hover_text(result: TrialResult, teacher: Teacher | None = None, accuracy: st
 
 
 def _points(
-    trials: Sequence[TrialResult],
-    axis: str,
-    name: str,
-    color: str,
-    symbol: str,
-    size: int,
-    teacher: Teacher | None = None,
-    accuracy: str = "map50_95",
+    trials: Sequence[TrialResult], series: FrontSeries, name: str, color: str, symbol: str, size: int
 ) -> go.Scatter:
     return go.Scatter(
         x=[r.latency_ms for r in trials],
-        y=[getattr(r, axis) for r in trials],
+        y=[getattr(r, series.accuracy) for r in trials],
         mode="markers",
         marker={"symbol": symbol, "color": color, "size": size, "line": {"color": color, "width": 1.4}},
         name=name,
         customdata=[r.trial for r in trials],
-        text=[hover_text(r, teacher, accuracy) for r in trials],
+        text=[hover_text(r, series.teacher, series.accuracy) for r in trials],
         hovertemplate=_HOVER,
     )
+
+
+def _parameter_axis(parameter: ParameterSeries) -> dict[str, object]:
+    axis = _axis("")
+    if not parameter.numeric:
+        names = sorted({str(value) for value in parameter.values})
+        return axis | {
+            "type": "category",
+            "categoryorder": "array",
+            "categoryarray": names,
+            "tickmode": "array",
+            "tickvals": names,
+            # Long names side by side would overlap in a small figure.
+            "ticktext": [html.escape(_cut(name, 14)) for name in names],
+        }
+    if not parameter.log:
+        return axis | {"type": "linear", "nticks": 6}
+    low, high = min(map(float, parameter.values)), max(map(float, parameter.values))
+    ticks = [tick for tick in _TICKS if low <= tick <= high]
+    return axis | {
+        "type": "log",
+        "tickmode": "array",
+        "tickvals": ticks,
+        "ticktext": [f"{tick:g}" for tick in ticks],
+    }
 
 
 def _add_teacher(figure: go.Figure, series: FrontSeries) -> None:
@@ -255,6 +272,7 @@ def _layout(height: int) -> dict[str, object]:
             "bordercolor": C["muted"],
             "font": {"family": FONT, "size": 12, "color": C["ink"]},
         },
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": C["cloud"], "activecolor": C["ink"]},
         "dragmode": "zoom",
     }
 

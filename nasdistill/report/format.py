@@ -3,35 +3,31 @@
 from __future__ import annotations
 
 import math
-from datetime import timedelta
+from typing import TypeGuard
 
 MISSING = "-"
 
 
 def number(value: object, digits: int = 3) -> str:
     """A fixed number of decimals; `MISSING` for None, NaN, infinity and anything that is no number."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return MISSING
-    return f"{value:.{digits}f}"
+    return f"{value:.{digits}f}" if _finite(value) else MISSING
 
 
 def milliseconds(value: object) -> str:
     """Three significant digits, without unit: `0.84`, `4.71`, `38.9`, `1240`."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if not _finite(value):
         return MISSING
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
 def percent(share: object) -> str:
     """A share 0..1 as whole per cent: `94 %`."""
-    text = number(share if not isinstance(share, int | float) else share * 100, 0)
-    return text if text == MISSING else f"{text} %"
+    return f"{share * 100:.0f} %" if _finite(share) else MISSING
 
 
 def factor(value: object) -> str:
     """A ratio such as a speed-up: `4.1x`."""
-    text = number(value, 1)
-    return text if text == MISSING else f"{text}x"
+    return f"{value:.1f}x" if _finite(value) else MISSING
 
 
 def parameter(value: object) -> str:
@@ -41,11 +37,14 @@ def parameter(value: object) -> str:
 
 def duration(seconds: object) -> str:
     """`45 s`, `4 min 05 s`, `2 h 03 min`; `MISSING` for what is no finite number of seconds >= 0."""
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not math.isfinite(seconds) or seconds < 0:
+    if not _finite(seconds) or seconds < 0:
         return MISSING
-    whole = timedelta(seconds=round(seconds))
-    hours, rest = divmod(int(whole.total_seconds()), 3600)
+    hours, rest = divmod(round(seconds), 3600)
     minutes, left = divmod(rest, 60)
     if hours:
         return f"{hours} h {minutes:02d} min"
     return f"{minutes} min {left:02d} s" if minutes else f"{left} s"
+
+
+def _finite(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

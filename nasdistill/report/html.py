@@ -1,7 +1,10 @@
 """The report: one HTML file that needs nothing else, no network, and lets nothing from a run's files act as markup.
 
-Every text goes through `html.escape`, every figure through `script_json`; a content security policy then allows only the
-page's own scripts, named by their hash, and no request at all. Sections are drawn in `sections`.
+Every text goes through `html.escape`, every figure through `script_json`; a content security policy then allows only
+the page's own scripts, named by their hash, and no request at all. Its parts are written in `sections`.
+
+`assets/plotly-basic.min.js` is the npm package plotly.js-basic-dist-min, unchanged, of the version that the pinned
+plotly speaks: a quarter of the bundle that plotly itself ships, and enough for scatter plots.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from nasdistill.records import TrialResult
 from nasdistill.report import sections
 from nasdistill.report.figures import front_figure, hover_text, hypervolume_figure, latency_axis, parameter_figure
 from nasdistill.report.palette import DARK, LIGHT
-from nasdistill.report.series import front_series, hypervolume_series, parameter_series
+from nasdistill.report.series import accuracy_span, front_series, hypervolume_series, parameter_series
 from nasdistill.report.teacher import teacher_of
 from nasdistill.store.atomic import write_text
 
@@ -51,14 +54,14 @@ def run_argument(path: Path) -> str:
 
 
 def report_html(run: Mapping[str, Any], results: Sequence[TrialResult], run_name: str) -> str:
-    """The page as text. `run` is the content of `run.json` (any key may be absent), `run_name` what commands call it."""
+    """The page as text. `run` is the content of `run.json`, any key may be absent; commands call the run `run_name`."""
     accuracy = _accuracy(run)
     teacher = teacher_of(run)
     series = {name: front_series(results, name, teacher) for name in ACCURACY}
     chosen = series[accuracy]
     volume = hypervolume_series(results, _reference(run), accuracy, teacher)
     parameters = parameter_series(results, accuracy)
-    on_front = {member.trial for member in chosen.front}
+    accuracy_range = accuracy_span(results, accuracy)
     data = {
         "accuracy": accuracy,
         "dark": {LIGHT[name]: DARK[name] for name in LIGHT},
@@ -66,7 +69,7 @@ def report_html(run: Mapping[str, Any], results: Sequence[TrialResult], run_name
         "front": {name: _plain(front_figure(s)) for name, s in series.items()},
         "axes": {scale: latency_axis(chosen, scale) for scale in ("log", "linear")},
         "hypervolume": _plain(hypervolume_figure(volume)),
-        "parameters": [_plain(parameter_figure(p, accuracy, on_front)) for p in parameters],
+        "parameters": [_plain(parameter_figure(p, chosen, accuracy_range)) for p in parameters],
     }
     name = str(run.get("name") or Path(run_name).name)
     body = "\n".join(
@@ -97,8 +100,8 @@ def script_json(data: object) -> str:
 def _page(title: str, body: str, data: str) -> str:
     plotly, script, style = (_asset(name) for name in ("plotly-basic.min.js", "page.js", "page.css"))
     policy = (
-        f"default-src 'none'; script-src {_source(plotly)} {_source(script)}; style-src 'unsafe-inline'; img-src data: blob:; "
-        "base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; script-src {_source(plotly)} {_source(script)}; style-src 'unsafe-inline'; "
+        "img-src data: blob:; base-uri 'none'; form-action 'none'"
     )
     return f"""<!doctype html>
 <html lang="en">
@@ -115,7 +118,7 @@ def _page(title: str, body: str, data: str) -> str:
 <main>
 {body}
 </main>
-<footer>Written by nasdistill {html.escape(__version__)}. Plots: plotly.js (MIT licence), included in this file.</footer>
+<footer>Written by nasdistill {html.escape(__version__)}. Plots: plotly.js (MIT licence), included here.</footer>
 <script type="application/json" id="report-data">{data}</script>
 <script>{plotly}</script>
 <script>{script}</script>
@@ -125,7 +128,7 @@ def _page(title: str, body: str, data: str) -> str:
 
 
 def _plain(figure: Any) -> dict[str, Any]:
-    """A figure as JSON data. Hover texts are left out where the page finds them by trial: each would be there many times."""
+    """A figure as JSON data, without the hover texts that the page finds by trial: each would be there many times."""
     plain: dict[str, Any] = figure.to_plotly_json()
     for trace in plain["data"]:
         if trace.get("customdata") is not None:

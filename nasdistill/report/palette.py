@@ -1,7 +1,7 @@
-"""The report's colours, light and dark: Okabe and Ito's set, which most colour-blind people can tell apart, plus greys.
+"""The report's colours, light and dark: Okabe and Ito's set, which most colour-blind people can tell apart, and greys.
 
-Figures are built in the light ones; the page swaps them by exact value when the reader's system is dark. So no two names
-may share a light colour.
+Figures are built in the light ones; the page swaps them by exact value when the reader's system is dark. So no two
+names may share a light colour.
 """
 
 from __future__ import annotations

@@ -52,7 +52,10 @@ def heading(
 def front_plot(series: FrontSeries, results: Sequence[TrialResult]) -> str:
     """The place of the interactive front, its buttons, and what is to be seen in it."""
     hidden = sum(r.latency_ms is None for trials in series.unscored.values() for r in trials)
-    notes = ["Every point is one trial; its label lists all parameters."]
+    notes = [
+        "Every point is one trial; its label lists all parameters. The line is the best accuracy to be had within a "
+        "latency. Each of the two accuracies has its own front and knee."
+    ]
     if any(series.unscored.values()):
         notes.append("Trials without a score are marked below the plot at their latency, never at mAP 0.")
     if hidden:
@@ -121,8 +124,8 @@ def hypervolume(series: HypervolumeSeries) -> str:
         return ""
     return f"""<section aria-labelledby="volume-title">
 <h2 id="volume-title">Progress of the search</h2>
-<p>Hypervolume: the mean accuracy to be had over all latencies up to {milliseconds(series.reference.latency_ms)} ms, as the
-trials came. Level for long, the search had little more to find; still rising, a larger budget would pay.</p>
+<p>Hypervolume: the mean accuracy to be had over all latencies up to {milliseconds(series.reference.latency_ms)} ms, as
+the trials came. Level for long: the search found little more. Still rising at the end: a larger budget would pay.</p>
 <div class="plot" id="plot-hypervolume" role="img" aria-label="Hypervolume over the trials, now \
 {number(series.share[-1] if series.share else 0.0)}"></div>
 </section>"""
@@ -163,9 +166,7 @@ def unscored(series: FrontSeries) -> str:
             f" and {len(trials) - 12} more" if len(trials) > 12 else ""
         )
         latencies = sorted(r.latency_ms for r in trials if r.latency_ms is not None)
-        span = "-" if not latencies else milliseconds(latencies[0])
-        if len(latencies) > 1:
-            span += f" to {milliseconds(latencies[-1])}"
+        span = " to ".join(dict.fromkeys(milliseconds(ms) for ms in (*latencies[:1], *latencies[-1:]))) or "-"
         rows.append(
             f'<tr><td><span class="state {state}">{state}</span></td><td class="numbers">{numbers}</td>'
             f'<td>{escape(family)}</td><td class="right">{span}</td><td class="reason">{escape(reason)}</td></tr>'

@@ -19,11 +19,11 @@ UNSCORED: tuple[TrialState, ...] = ("stopped", "rejected", "failed")
 
 @dataclass(frozen=True, kw_only=True)
 class FrontSeries:
-    """Accuracy against latency. `step` are (ms, mAP) corners of the line "what can be had within this latency": it rises
-    at each member and goes on level to the right end of the plot. Every trial is in exactly one of the groups.
+    """Accuracy against latency. `step` are (ms, mAP) corners of the line "what can be had within this latency": it
+    rises at each member and goes on level to the right end of the plot. Every trial is in exactly one of the groups.
 
-    `shorter` are complete trials below full fidelity, which are not compared; `unscored` the rest, by state. They have no
-    accuracy and get none: those with a latency are drawn beside the plot, the others only listed.
+    `shorter` are complete trials below full fidelity, which are not compared; `unscored` the rest, by state. They have
+    no accuracy and get none: those with a latency are drawn beside the plot, the others only listed.
     """
 
     accuracy: str
@@ -50,8 +50,8 @@ class HypervolumeSeries:
 class ParameterSeries:
     """One parameter against accuracy, over the eligible trials that have it.
 
-    `numeric` values are int or float, others text. `log`: they span more than a factor 20, all above 0. `correlation` is
-    Spearman's rank correlation with the accuracy, None below 8 trials, for text and where either side does not vary.
+    `numeric` values are int or float, others text. `log`: they span more than a factor 20, all above 0. `correlation`
+    is Spearman's rank correlation with the accuracy; None below 8 trials, for text and where a side does not vary.
     """
 
     name: str
@@ -109,6 +109,13 @@ def parameter_series(results: Sequence[TrialResult], accuracy: str = "map50_95")
     names = list(dict.fromkeys(name for result in compared for name in result.params))
     found = [_parameter(name, compared, accuracy) for name in names]
     return [series for series in found if len(set(series.values)) > 1]
+
+
+def accuracy_span(results: Sequence[TrialResult], accuracy: str = "map50_95") -> tuple[float, float]:
+    """The eligible trials' lowest and highest accuracy with a margin of 8 % on both sides, for an axis."""
+    scores = [getattr(result, accuracy) for result in eligible(results)] or [0.0, 1.0]
+    margin = 0.08 * (max(scores) - min(scores)) or 0.05
+    return min(scores) - margin, max(scores) + margin
 
 
 def fixed_parameters(results: Sequence[TrialResult]) -> dict[str, Scalar]:

@@ -31,10 +31,10 @@
     if (id === "plot-front" && narrow) {
       layout.height = 600;
       layout.margin = { ...layout.margin, l: 48, r: 4 };
-      layout.legend = { ...layout.legend, font: { size: 11 }, itemwidth: 30 };
+      layout.legend = { ...layout.legend, font: { size: 12 }, entrywidth: 72 };
     }
     Plotly.react(place, traces, { ...layout, autosize: true }, {
-      responsive: true, displaylogo: false, displayModeBar: id === "plot-front" && !narrow,
+      responsive: true, displaylogo: false, displayModeBar: id === "plot-front" && !narrow ? "hover" : false,
       modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
       toImageButtonOptions: { filename: "nasdistill-front", scale: 2 },
     });
