@@ -21,6 +21,8 @@ from nasdistill.report.teacher import Teacher
 MARKERS = {"stopped": "square-open", "rejected": "triangle-up-open", "failed": "x-thin-open"}
 CLOUD_LIMIT = 4000
 """SVG points that a browser still moves smoothly; beyond that the dominated trials are thinned."""
+PARAMETER_LIMIT = 400
+"""Trials off the front in each of the small figures, of which there may be dozens."""
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 _HOVER = "%{text}<extra></extra>"
 _TICKS = [m * 10**e for e in range(-3, 6) for m in (1, 2, 5)]
@@ -128,7 +130,7 @@ def hypervolume_figure(series: HypervolumeSeries) -> go.Figure:
 
 
 def parameter_figure(
-    parameter: ParameterSeries, series: FrontSeries, accuracy_range: tuple[float, float], most: int = 400
+    parameter: ParameterSeries, series: FrontSeries, accuracy_range: tuple[float, float], most: int = PARAMETER_LIMIT
 ) -> go.Figure:
     """One parameter against accuracy, members of the front of `series` filled; at most `most` other trials.
 

@@ -10,6 +10,7 @@ from typing import Any
 from nasdistill.pareto.objectives import OBJECTIVES
 from nasdistill.records import TrialResult
 from nasdistill.report.console import counts_line
+from nasdistill.report.figures import PARAMETER_LIMIT
 from nasdistill.report.format import duration, factor, milliseconds, number, parameter, percent
 from nasdistill.report.series import FrontSeries, HypervolumeSeries, ParameterSeries, fixed_parameters
 from nasdistill.report.teacher import Teacher
@@ -142,11 +143,13 @@ def parameters(series: Sequence[ParameterSeries], results: Sequence[TrialResult]
             f"<figure><figcaption><b>{escape(one.name)}</b><span>{strength}</span></figcaption>"
             f'<div class="plot" id="plot-parameter-{index}"></div></figure>'
         )
+    many = max(len(one.results) for one in series) > PARAMETER_LIMIT
+    drawn = f"A sample of up to {PARAMETER_LIMIT} trials" if many else "All trials"
     fixed = fixed_parameters(results)
     same = ", ".join(f"{escape(name)} {escape(parameter(value))}" for name, value in fixed.items())
     return f"""<section aria-labelledby="parameters-title">
 <h2 id="parameters-title">Parameters against {OBJECTIVES[accuracy].label}</h2>
-<p>All trials of full length; filled points are on the front. A correlation over a search is a hint, not an effect: the
+<p>{drawn} of full length; filled points are on the front. A correlation over a search is a hint, not an effect: the
 sampler chose where to look.{f" The same in all trials: {same}." if same else ""}</p>
 <div class="small-multiples">{"".join(plots)}</div>
 </section>"""

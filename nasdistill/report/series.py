@@ -104,9 +104,11 @@ def hypervolume_series(
 
 
 def parameter_series(results: Sequence[TrialResult], accuracy: str = "map50_95") -> list[ParameterSeries]:
-    """Every parameter that varies over the eligible trials, in the order in which trials name them."""
+    """Every parameter that varies over the eligible trials: the family, what belongs to one, then the order of trials."""
     compared = eligible(results)
+    families = {result.family for result in compared}
     names = list(dict.fromkeys(name for result in compared for name in result.params))
+    names.sort(key=lambda name: (name != "family", name.split(".")[0] not in families))
     found = [_parameter(name, compared, accuracy) for name in names]
     return [series for series in found if len(set(series.values)) > 1]
 

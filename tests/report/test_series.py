@@ -82,6 +82,8 @@ def test_hypervolume_series_ends_at_the_hypervolume_and_goes_by_number():
 
 def test_parameters_that_vary_and_those_that_do_not():
     series = {s.name: s for s in parameter_series(RESULTS)}
+    order = list(series)
+    assert order[0] == "family" and order.index("yolov5.width") < order.index("image_size") < order.index("prune.ratio")
     assert "temperature.end" not in series and fixed_parameters(RESULTS)["temperature.end"] == 1.0
     assert not series["family"].numeric and series["family"].correlation is None
     assert series["weight.feature"].numeric and series["weight.feature"].log
