@@ -104,7 +104,7 @@ def hypervolume_series(
 
 
 def parameter_series(results: Sequence[TrialResult], accuracy: str = "map50_95") -> list[ParameterSeries]:
-    """Every parameter that varies over the eligible trials: the family, what belongs to one, then the order of trials."""
+    """Every parameter that varies over the eligible trials: the family, what belongs to one, then the others."""
     compared = eligible(results)
     families = {result.family for result in compared}
     names = list(dict.fromkeys(name for result in compared for name in result.params))
