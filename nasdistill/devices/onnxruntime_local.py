@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,8 @@ class OnnxRuntimeLocal:
     def measure(self, artifact: Path, image_size: int | None = None) -> LatencyStats:
         """Median and 90th percentile of single-stream runs, input copy and output allocation included.
 
-        Waits while another process of this user measures on this machine. A disturbed measurement is repeated once.
+        Waits while another process of this user measures on this machine. With one thread, runs that lost the core to
+        another program are left out (see `sampling.sample`). A disturbed measurement is repeated once.
         Raises InputError when ONNX Runtime cannot load or run the file, or its input is not the device's batch and
         size; TrialError when the other measurements never end.
         """
@@ -83,7 +85,7 @@ class OnnxRuntimeLocal:
             **self.profile.model_dump(),
             "runtime_version": ort.__version__,
             "provider": _PROVIDER,
-            "execution": "sequential, threads spin while they wait",
+            "execution": "sequential; threads spin while they wait; one thread: interrupted runs are left out",
             "pinned": bool(idle_cores(1)),
             "cpu": cpu_model(),
             "cpu_flags": cpu_flags(),
@@ -101,6 +103,8 @@ class OnnxRuntimeLocal:
                     self.profile.warmup_s,
                     self.profile.min_samples,
                     self.profile.max_seconds,
+                    # A single thread computes in the calling one, so its processor time shows who else had the core.
+                    time.thread_time if self.profile.threads == 1 else None,
                 )
             except Exception as error:
                 # ONNX Runtime's exceptions have no common base of their own.

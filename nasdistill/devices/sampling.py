@@ -6,7 +6,7 @@ import gc
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 # Half of the samples may differ from the other half by this share of the median before sampling ends early.
 _SETTLED = 0.02
@@ -15,6 +15,8 @@ _DISTURBED_HALVES = 0.10
 _DISTURBED_CV = 0.25
 # Share of the slowest samples that `cv` leaves out: a single interrupt should not condemn a measurement.
 _DROPPED = 0.05
+# A run that had the processor for less than this share of its time was interrupted by another program.
+_UNDIVIDED = 0.95
 # Taken however slow the model is: fewer say nothing about spread.
 _FEWEST_SAMPLES = 4
 
@@ -31,11 +33,21 @@ class SampleStats:
     disturbed: bool
 
 
-def sample(run: Callable[[], object], warmup_s: float, min_samples: int, max_seconds: float) -> SampleStats:
+def sample(
+    run: Callable[[], object],
+    warmup_s: float,
+    min_samples: int,
+    max_seconds: float,
+    busy_clock: Callable[[], float] | None = None,
+) -> SampleStats:
     """Time `run` one call after the other.
 
     Runs for `warmup_s` seconds first (at least once), then samples until there are `min_samples` and their median has
     settled, or `max_seconds` are over. A model so slow that this would give fewer than 4 samples takes longer.
+
+    `busy_clock` gives the seconds for which `run` has had the processor (`time.thread_time` for work in one thread).
+    With it, runs during which another program had the processor are left out. When fewer than 4 are left, the times
+    that `run` itself had the processor are taken instead, which is near the truth, and the result is `disturbed`.
     """
     # The collector would otherwise strike in the middle of a sample.
     collecting = gc.isenabled()
@@ -47,14 +59,18 @@ def sample(run: Callable[[], object], warmup_s: float, min_samples: int, max_sec
         while clock() < warm:
             run()
         times_s: list[float] = []
+        busy_s: list[float] = []
         started = clock()
         next_check = min_samples
         while True:
+            busy_before = busy_clock() if busy_clock else 0.0
             before = clock()
             run()
             after = clock()
-            times_s.append(after - before)
-            if len(times_s) < _FEWEST_SAMPLES:
+            busy_s.append(min(busy_clock() - busy_before, after - before) if busy_clock else after - before)
+            if busy_s[-1] >= _UNDIVIDED * (after - before):
+                times_s.append(after - before)
+            if len(busy_s) < _FEWEST_SAMPLES:
                 continue
             if after - started >= max_seconds:
                 break
@@ -66,6 +82,8 @@ def sample(run: Callable[[], object], warmup_s: float, min_samples: int, max_sec
     finally:
         if collecting:
             gc.enable()
+    if len(times_s) < _FEWEST_SAMPLES:
+        return replace(summarize([seconds * 1000 for seconds in busy_s]), disturbed=True)
     return summarize([seconds * 1000 for seconds in times_s])
 
 
