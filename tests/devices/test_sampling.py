@@ -75,7 +75,7 @@ def test_when_all_runs_lost_the_processor_their_own_time_counts_and_is_doubted(m
     stats = sample(processor.run, 0.0, min_samples=6, max_seconds=0.1, busy_clock=lambda: processor.busy_s)
     assert stats.disturbed
     assert stats.median_ms == pytest.approx(2.0)
-    assert stats.samples == 25, "until the time is over, as no run was undivided"
+    assert 24 <= stats.samples <= 26, "until the time is over, as no run was undivided"
 
 
 def test_the_processor_time_of_this_thread_is_near_its_wall_time_when_it_computes() -> None:
