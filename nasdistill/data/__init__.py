@@ -1,0 +1,1 @@
+"""Data sets, images, the pool of augmented views, and the embedded demo set."""

@@ -1,0 +1,97 @@
+"""Reading images, and bringing them to the square input of a detector and detections back."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps
+
+from nasdistill.errors import InputError
+
+PAD_GREY = 114  # the padding that Ultralytics' models were trained with
+SUFFIXES = frozenset(("avif", "bmp", "dng", "jp2", "jpeg", "jpg", "jpeg2000", "mpo", "png", "tif", "tiff", "webp"))
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Read an image as RGB uint8 (height, width, 3).
+
+    Grey images get three equal channels, alpha is dropped, 16-bit keeps its high byte, and a rotation in the EXIF data
+    is applied, all as Ultralytics does when it trains and validates.
+
+    Raises:
+        InputError: the file is missing, or is no complete image.
+    """
+    try:
+        content = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise InputError(f"{path}: the image cannot be read ({error.strerror})") from error
+    image = None
+    if content.size and _is_whole(content.tobytes()):
+        try:
+            image = cv2.imdecode(content, cv2.IMREAD_COLOR)
+        except cv2.error:
+            image = None
+    if image is not None:
+        return np.ascontiguousarray(image[..., ::-1])
+    try:  # Pillow is strict about truncated files, and knows formats that this build of OpenCV does not
+        with Image.open(path) as opened:
+            return np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path}: not a readable image, or a truncated one") from error
+
+
+def _is_whole(content: bytes) -> bool:
+    """False when a JPEG or PNG lacks its end: OpenCV would fill the missing rows with grey and say nothing."""
+    if content.startswith(b"\xff\xd8"):
+        # an end-of-image marker behind the last start of scan; embedded thumbnails come before it
+        return content.rfind(b"\xff\xd9") > content.rfind(b"\xff\xda")
+    if content.startswith(b"\x89PNG"):
+        return b"IEND" in content[-4096:]
+    return True
+
+
+def fit(width: int, height: int, size: int) -> tuple[float, int, int, int, int]:
+    """Where a `width` x `height` image lies in a square of `size`: scale, inner width, inner height, left, top.
+
+    As Ultralytics' `LetterBox(auto=False, scaleup=True)`: centred, the odd pixel of padding to the right and below.
+    """
+    scale = min(size / height, size / width)
+    inner_width, inner_height = max(1, round(width * scale)), max(1, round(height * scale))
+    left, top = round((size - inner_width) / 2 - 0.1), round((size - inner_height) / 2 - 0.1)
+    return scale, inner_width, inner_height, left, top
+
+
+def letterbox(image: np.ndarray, size: int) -> tuple[np.ndarray, float, int, int]:
+    """Resize an image (h, w, 3), up or down, to fit a square of `size` pixels, centred on grey.
+
+    Returns the square uint8 (size, size, 3), the scale, and the padding on the left and at the top in pixels.
+    """
+    height, width = image.shape[:2]
+    scale, inner_width, inner_height, left, top = fit(width, height, size)
+    if (inner_width, inner_height) != (width, height):
+        image = cv2.resize(image, (inner_width, inner_height), interpolation=cv2.INTER_LINEAR)
+    if (inner_width, inner_height) == (size, size):
+        return np.ascontiguousarray(image), scale, 0, 0
+    square = np.full((size, size, 3), PAD_GREY, np.uint8)
+    square[top : top + inner_height, left : left + inner_width] = image
+    return square, scale, left, top
+
+
+def letterbox_boxes(boxes_xywhn: np.ndarray, width: int, height: int, size: int) -> np.ndarray:
+    """Bring boxes (n, 4), centre and size in 0..1 of a `width` x `height` image, to 0..1 of its letterboxed square."""
+    _, inner_width, inner_height, left, top = fit(width, height, size)
+    inner = np.array([inner_width, inner_height, inner_width, inner_height], dtype=np.float64)
+    moved = boxes_xywhn * inner + np.array([left, top, 0, 0], dtype=np.float64)
+    return np.asarray(moved / size, dtype=boxes_xywhn.dtype)
+
+
+def unletterbox_boxes(
+    boxes_xyxy: np.ndarray, scale: float, pad_left: int, pad_top: int, width: int, height: int
+) -> np.ndarray:
+    """Bring boxes (n, 4), corners in pixels of the square, to pixels of the `width` x `height` image, clipped to it."""
+    # the image was resized to whole pixels: use the ratio that was really applied, not the one aimed at
+    ratio_x, ratio_y = max(1, round(width * scale)) / width, max(1, round(height * scale)) / height
+    offset = np.array([pad_left, pad_top, pad_left, pad_top], dtype=np.float64)
+    boxes = (boxes_xyxy - offset) / np.array([ratio_x, ratio_y, ratio_x, ratio_y])
+    limits = np.array([width, height, width, height], dtype=np.float64)
+    return np.asarray(np.clip(boxes, 0, limits), dtype=boxes_xyxy.dtype)
