@@ -1,7 +1,7 @@
 """One augmented view from letterboxed source images: Mosaic, MixUp, scale and shift, colour, flips, erasing.
 
-Boxes travel as rows (n, 6) float64: class, x1, y1, x2, y2 in pixels, and the area that the whole object would have. What is
-cut away shows in the ratio of the box's area to that number.
+Boxes travel as rows (n, 6) float64: class, x1, y1, x2, y2 in pixels, and the area that the whole object would have.
+What is cut away shows in the ratio of the box's area to that number.
 """
 
 from collections.abc import Callable

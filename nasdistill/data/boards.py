@@ -94,7 +94,8 @@ class _Router:
         self.cells = int(size / pitch) + 3
         self.origin = rng.uniform(-pitch, 0, 2)
         fine = size * FINE
-        self.layout = Layout(size, pitch, *(np.zeros((fine, fine), np.uint8) for _ in range(4)))
+        copper, finish, drills, silk = (np.zeros((fine, fine), np.uint8) for _ in range(4))
+        self.layout = Layout(size, pitch, copper, finish, drills, silk)
         self.owner = np.full((self.cells, self.cells), -1, np.int64)
         self.width_at = np.zeros((self.cells, self.cells))
         self.on_trace = np.zeros((self.cells, self.cells), bool)
@@ -229,16 +230,16 @@ class _Router:
             path.append(following)
         if len(path) < (2 if starts_at_pad else 3):
             return
-        points = [self.at(step) for step in path]
+        points = [self.at(passed) for passed in path]
         for k, (a, b) in enumerate(zip(path, path[1:], strict=False)):
             if a[0] != b[0] and a[1] != b[1]:
                 self.diagonals.add((a[0] + b[0], a[1] + b[1]))
             inner = 0 < k < len(path) - 2
             self.layout.traces.append(Trace(points[k], points[k + 1], width, net, inner))
-        for step in path:
-            self.owner[step], self.width_at[step] = net, width
-        for step in path[1:-1]:
-            self.on_trace[step] = True
+        for passed in path:
+            self.owner[passed], self.width_at[passed] = net, width
+        for passed in path[1:-1]:
+            self.on_trace[passed] = True
         scale = FINE * (1 << _SHIFT)
         line = np.round(np.array(points) * scale).astype(np.int32)
         cv2.polylines(self.layout.copper, [line], False, 255, max(1, round(width * FINE)), cv2.LINE_8, _SHIFT)
@@ -258,7 +259,7 @@ class _Router:
         """A via, a round or a square pad at the end of a trace; a small round one where a diagonal trace passes by."""
         kind, centre = self.rng.random(), self.at(node)
         radius = max(width * 0.5, self.pitch * self.rng.uniform(0.33, 0.41))
-        if any((2 * node[0] + dx, 2 * node[1] + dy) in self.diagonals for dx, dy in ((1, 1), (1, -1), (-1, 1), (-1, -1))):
+        if any((2 * node[0] + dx, 2 * node[1] + dy) in self.diagonals for dx, dy in _DIRECTIONS[1::2]):
             kind, radius = 0.7, max(width * 0.5, self.pitch * 0.31)
         if kind < 0.55:
             if self.square_vias:
@@ -286,9 +287,7 @@ class _Router:
         for _ in range(self.rng.integers(0, 4)):
             text = f"{'RCLUDQ'[self.rng.integers(6)]}{self.rng.integers(1, 99)}"
             x, y = self.rng.integers(0, self.layout.copper.shape[0], 2)
-            cv2.putText(
-                self.layout.silk, text, (int(x), int(y)), cv2.FONT_HERSHEY_SIMPLEX, self.pitch / 26, 255, FINE
-            )
+            cv2.putText(self.layout.silk, text, (int(x), int(y)), cv2.FONT_HERSHEY_SIMPLEX, self.pitch / 26, 255, FINE)
 
     def finish(self) -> Layout:
         """Note where two nets run side by side, and take the drilled holes out of the copper."""
@@ -316,7 +315,9 @@ def photograph(layout: Layout, copper: np.ndarray, rng: np.random.Generator) -> 
     """
     size = layout.size
     theme = THEMES[rng.integers(len(THEMES))]
-    base, trace, finish, ink = (np.clip(np.array(c) * rng.uniform(0.85, 1.15) + rng.normal(0, 5, 3), 0, 255) for c in theme)
+    base, trace, finish, ink = (
+        np.clip(np.array(colour) * rng.uniform(0.85, 1.15) + rng.normal(0, 5, 3), 0, 255) for colour in theme
+    )
     ink = ink * (weight := rng.uniform(0.6, 0.9)) + base * (1 - weight)
     amount, exposed = _share(copper), _share(cv2.bitwise_and(copper, layout.finish))
     holes, silk = _share(layout.drills), _share(layout.silk)

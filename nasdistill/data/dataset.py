@@ -1,6 +1,6 @@
 """Data sets as Ultralytics describes them: a `data.yaml`, image folders or lists, and a label file beside each image.
 
-Every relative path is resolved against the YAML file's folder (Ultralytics takes `path: .` relative to the current one).
+Every relative path is resolved against the YAML file's folder (Ultralytics takes `path: .` against the current one).
 """
 
 import hashlib
@@ -47,10 +47,11 @@ class Dataset:
 def load_dataset(path: str | Path, on_progress: Progress | None = None) -> Dataset:
     """Load and check a data set from its `data.yaml`.
 
-    `train`, `val` and `test` are each a folder, a .txt list of images, or a list of those; `val` is required. `names` is a
-    list or a mapping from 0, 1, …; `nc` must agree with it. Further keys are ignored (`download` is never run). Labels are
-    found by Ultralytics' rule: the last `images` folder becomes `labels`; an image without a label file is background.
-    Bad images and label lines are skipped and reported in `problems`. `on_progress(done, total)` counts images.
+    `train`, `val` and `test` are each a folder, a .txt list of images, or a list of those; `val` is required. `names`
+    is a list or a mapping from 0, 1, …; `nc` must agree with it. Further keys are ignored (`download` is never run).
+    Labels are found by Ultralytics' rule: the last `images` folder becomes `labels`; an image without a label file is
+    background. Bad images and label lines are skipped and reported in `problems`. `on_progress(done, total)` counts
+    images.
 
     Raises:
         InputError: a file is missing or malformed, a split is empty, or more than 5 % of it is bad.
@@ -75,7 +76,7 @@ def load_dataset(path: str | Path, on_progress: Progress | None = None) -> Datas
 
 
 def dataset_hash(dataset: Dataset, splits: Sequence[str] = ("train", "val")) -> str:
-    """sha256 (hex) over the names, and the image bytes and boxes of the named splits, in order; file names don't count."""
+    """sha256 (hex) over class names, and image bytes and boxes of the named splits in order; file names don't count."""
     total = hashlib.sha256(repr(dataset.names).encode())
     for key in splits:
         split = dataset.splits.get(key)
@@ -127,7 +128,8 @@ def _read_names(settings: Mapping[str, Any], path: Path) -> tuple[str, ...]:
             raise InputError(f"{path}: keys of 'names' must be 0, 1, 2, …, got {keys}")
         by_index = {int(key): value for key, value in found.items()}
         if sorted(by_index) != list(range(len(keys))):
-            raise InputError(f"{path}: keys of 'names' must be 0..{len(keys) - 1} without a gap, got {sorted(by_index)}")
+            allowed = f"0..{len(keys) - 1} without a gap"
+            raise InputError(f"{path}: keys of 'names' must be {allowed}, got {sorted(by_index)}")
         found = [by_index[index] for index in range(len(keys))]
     if not isinstance(found, list) or not found:
         raise InputError(f"{path}: key 'names' must be a list or a mapping of class names, got {found!r}")
@@ -175,7 +177,8 @@ def _read_list(source: Path) -> list[Path]:
         if line.strip():
             image = Path(os.path.normpath(source.parent / line.strip()))
             if not _is_image(image):
-                raise InputError(f"{source}, line {number}: {line.strip()!r} is no image (known: {', '.join(sorted(SUFFIXES))})")
+                known = ", ".join(sorted(SUFFIXES))
+                raise InputError(f"{source}, line {number}: {line.strip()!r} is no image (known: {known})")
             found.append(image)
     return found
 
@@ -224,6 +227,7 @@ def _check_split(
                 on_progress(before + done, total)
     for found, count, what in ((image_problems, len(images), "images"), (line_problems, lines, "label lines")):
         if len(found) > MOST_BAD * count:
-            raise InputError(f"{where}: {len(found)} of {count} {what} are bad (at most {MOST_BAD:.0%}), first: {found[0]}")
+            share = f"{len(found)} of {count} {what} are bad (at most {MOST_BAD:.0%} may be)"
+            raise InputError(f"{where}: {share}, first: {found[0]}")
     split = Split(tuple(image for image, _ in kept), tuple(boxes for _, boxes in kept))
     return split, image_problems + line_problems

@@ -81,7 +81,8 @@ def _blob(rng: np.random.Generator, centre: np.ndarray, along: float, across: fl
     phases = rng.uniform(0, 2 * np.pi, 3)
     wobble = 1 + sum(a * np.sin(k * turn + p) for a, k, p in zip((0.12, 0.09, 0.06), (2, 3, 5), phases, strict=True))
     x, y = along * wobble * np.cos(turn), across * wobble * np.sin(turn)
-    return centre + np.stack([x * np.cos(angle) - y * np.sin(angle), x * np.sin(angle) + y * np.cos(angle)], axis=1)
+    turned = np.stack([x * np.cos(angle) - y * np.sin(angle), x * np.sin(angle) + y * np.cos(angle)], axis=1)
+    return np.asarray(centre + turned)
 
 
 def _on_trace(layout: Layout, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, float] | None:
@@ -165,9 +166,9 @@ def _spur(layout: Layout, _inside: np.ndarray, outside: np.ndarray, rng: np.rand
     edge, base = point + side * (width / 2), point + side * (width / 2 - 1.5)
     tip = edge + side * height + along * lean
     bend = rng.uniform(0.45, 0.8)
-    ring = [base + along * foot * 1.3, edge + along * foot + side * 0.5, edge + (tip - edge) * 0.6 + along * foot * bend]
-    ring += [tip + along * foot * 0.35, tip - along * foot * 0.35]
-    ring += [edge + (tip - edge) * 0.6 - along * foot * bend, edge - along * foot + side * 0.5, base - along * foot * 1.3]
+    waist, swell = edge + (tip - edge) * 0.6, along * foot * bend
+    ring = [base + along * foot * 1.3, edge + along * foot + side * 0.5, waist + swell, tip + along * foot * 0.35]
+    ring += [tip - along * foot * 0.35, waist - swell, edge - along * foot + side * 0.5, base - along * foot * 1.3]
     return np.array(ring), 255
 
 

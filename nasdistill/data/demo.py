@@ -18,13 +18,15 @@ VERSION = 1  # raise it when the same seed would give other boards: the demo tea
 STREAMS = {"train": 0, "val": 1, "teacher": 2}  # seeds of different streams never give the same board
 
 README = """# Synthetic circuit boards
-These images are synthetic: a seeded program drew them, no board was photographed. They show traces, pads and vias with six
-kinds of defects ({names}). Made by nasdistill's demo generator, version {version}, with
+These images are synthetic: a seeded program drew them, no board was photographed. They show traces, pads and vias
+with six kinds of defects ({names}). Made by nasdistill's demo generator, version {version}, with
 {arguments}. They are for trying nasdistill out; results on them say little about real boards.
 """
 
 
-def draw_board(seed: int, stream: str, index: int, size: int = 256, defects: bool = True) -> tuple[np.ndarray, np.ndarray]:
+def draw_board(
+    seed: int, stream: str, index: int, size: int = 256, defects: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
     """Draw one board: RGB uint8 (size, size, 3) and boxes (n, 5) float64 class, x1, y1, x2, y2 in pixels.
 
     With `defects=False` it is the same board, in the same light, without them.
@@ -52,7 +54,8 @@ def make_demo(
     """
     folder = Path(folder)
     if seed < 0 or train < 1 or val < 1 or not 64 <= size <= 2048:
-        raise InputError(f"demo: seed {seed}, train {train}, val {val} or size {size} is out of range (size: 64 to 2048)")
+        given = f"seed {seed}, train {train}, val {val}, size {size}"
+        raise InputError(f"demo: out of range: {given} (seed from 0, train and val from 1, size 64 to 2048)")
     arguments = {"seed": seed, "train": train, "val": val, "size": size, "train_stream": train_stream}
     facts = {"version": VERSION, **arguments}
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -4,12 +4,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
 
 from nasdistill.errors import InputError
 
 PAD_GREY = 114  # the padding that Ultralytics' models were trained with
-SUFFIXES = frozenset(("avif", "bmp", "dng", "jp2", "jpeg", "jpg", "jpeg2000", "mpo", "png", "tif", "tiff", "webp"))
+SUFFIXES = frozenset(("avif", "bmp", "jp2", "jpeg", "jpg", "jpeg2000", "mpo", "png", "tif", "tiff", "webp"))
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -29,24 +28,24 @@ def read_image(path: str | Path) -> np.ndarray:
     if content.size and _is_whole(content.tobytes()):
         try:
             image = cv2.imdecode(content, cv2.IMREAD_COLOR)
-        except cv2.error:
-            image = None
+        except cv2.error as error:  # a size that no memory holds, for example
+            raise InputError(f"{path}: not a readable image ({error.err})") from error
     if image is not None:
         return np.ascontiguousarray(image[..., ::-1])
-    try:  # Pillow is strict about truncated files, and knows formats that this build of OpenCV does not
-        with Image.open(path) as opened:
-            return np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: not a readable image, or a truncated one") from error
+    raise InputError(f"{path}: not a readable image, or a truncated one")
 
 
 def _is_whole(content: bytes) -> bool:
-    """False when a JPEG or PNG lacks its end: OpenCV would fill the missing rows with grey and say nothing."""
+    """False when a file lacks its end: OpenCV would fill the missing rows with grey and say nothing."""
     if content.startswith(b"\xff\xd8"):
         # an end-of-image marker behind the last start of scan; embedded thumbnails come before it
         return content.rfind(b"\xff\xd9") > content.rfind(b"\xff\xda")
     if content.startswith(b"\x89PNG"):
         return b"IEND" in content[-4096:]
+    if content.startswith(b"RIFF"):  # WebP says its own length
+        return len(content) >= 8 + int.from_bytes(content[4:8], "little")
+    if content.startswith(b"BM"):
+        return len(content) >= int.from_bytes(content[2:6], "little")
     return True
 
 

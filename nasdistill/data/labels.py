@@ -10,8 +10,8 @@ TOLERANCE = 0.01  # boxes that rounding has pushed out of the image by this much
 def read_labels(path: Path, classes: int) -> tuple[np.ndarray, int, list[str]]:
     """Read one label file.
 
-    Returns the boxes (n, 5) float32 class, x, y, w, h in 0..1, the number of label lines, and what was wrong with the ones
-    that were skipped. A missing file means background: no boxes, no lines. A line that is there twice counts once.
+    Returns the boxes (n, 5) float32 class, x, y, w, h in 0..1, the number of label lines, and what was wrong with the
+    ones that were skipped. A missing file means background: no boxes, no lines. A line that is there twice counts once.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -50,7 +50,7 @@ def parse_label(line: str, classes: int) -> tuple[float, float, float, float, fl
     if label != int(label) or not 0 <= label < classes:
         raise ValueError(f"class {words[0]} is not one of 0..{classes - 1}")
     if len(values) != 5 and (len(values) < 7 or len(values) % 2 == 0):
-        raise ValueError(f"expected a class and 4 numbers (or an outline of 3 points or more), got {len(values)} values")
+        raise ValueError(f"expected a class and 4 numbers, or an outline of 3 points or more; got {len(values)} values")
     low, high = min(values[1:]), max(values[1:])
     if low < -TOLERANCE or high > 1 + TOLERANCE:
         raise ValueError(f"box value {low if low < -TOLERANCE else high:g} outside 0..1")

@@ -1,8 +1,8 @@
 """The fixed pool of views that all trials of a run share, on disk and memory-mapped.
 
-A folder holds `images.npy` (n, 3, s, s) uint8 RGB, `labels.npz` (box rows, offsets, and what else belongs to a view) and,
-written last, `views.json`: without it the pool is not complete and is built anew. Pools are built in a hidden folder
-beside and renamed, under a file lock, so several processes may ask for the same one.
+A folder holds `images.npy` (n, 3, s, s) uint8 RGB, `labels.npz` (box rows, offsets, and what else belongs to a view)
+and, written last, `views.json`: without it the pool is not complete and is built anew. Pools are built in a hidden
+folder beside and renamed, under a file lock, so several processes may ask for the same one.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -36,9 +37,9 @@ _DISK_RESERVE = 64 << 20  # bytes that stay free
 class Views:
     """An opened pool. `images` (n, 3, s, s) uint8 stays on disk; pages are shared between processes.
 
-    `cls_boxes` (m, 5) float32 holds class, x, y, w, h in 0..1 of all views, those of view i in rows offsets[i]:offsets[i + 1].
-    `closing` (n,) bool: drawn without Mosaic and MixUp. `geometry` (n, 5) float64: scale, left and top padding, width and
-    height of the source image, for plainly letterboxed views (nan in augmented ones).
+    `cls_boxes` (m, 5) float32 holds class, x, y, w, h in 0..1 of all views; view i has rows offsets[i]:offsets[i + 1].
+    `closing` (n,) bool: drawn without Mosaic and MixUp. `geometry` (n, 5) float64: scale, left and top padding, width
+    and height of the source image, for plainly letterboxed views (nan in augmented ones).
     """
 
     folder: Path
@@ -62,7 +63,7 @@ class Views:
         return np.asarray(self.cls_boxes[self.offsets[index] : self.offsets[index + 1]])
 
     def batch_labels(self, indices: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
-        """Labels of a batch as Ultralytics' loss wants them: float32 `batch_idx` (m,), `cls` (m, 1), `bboxes` (m, 4)."""
+        """Labels of a batch for Ultralytics' loss, all float32: `batch_idx` (m,), `cls` (m, 1), `bboxes` (m, 4)."""
         parts = [self.boxes(int(index)) for index in indices]
         rows = np.concatenate(parts) if parts else np.zeros((0, 5), np.float32)
         batch_index = np.repeat(np.arange(len(parts)), [len(part) for part in parts]).astype(np.float32)
@@ -143,7 +144,7 @@ def open_views(folder: Path) -> Views:
         with np.load(folder / "labels.npz", allow_pickle=False) as file:
             labels = {name: file[name] for name in ("cls_boxes", "offsets", "closing", "geometry")}
         names = tuple(facts["names"])
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise FileNotFoundError(f"{folder}: holds no complete pool of views") from error
     count = len(images)
     if images.shape[1:] != (3, facts["size"], facts["size"]) or labels["offsets"].shape != (count + 1,):
@@ -271,7 +272,7 @@ def _letterboxed_sources(split: Split, size: int, path: Path) -> Iterator[Callab
         path.unlink(missing_ok=True)
 
 
-def _new_array(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+def _new_array(path: Path, shape: tuple[int, ...]) -> np.memmap:
     """A new memory-mapped uint8 array. Space is checked first: a full disk kills a process that writes to a mapping."""
     needed, free = int(np.prod(shape)), shutil.disk_usage(path.parent).free
     if needed + _DISK_RESERVE > free:

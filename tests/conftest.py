@@ -1,0 +1,24 @@
+"""Fixtures that several test folders use."""
+
+from pathlib import Path
+
+import pytest
+
+from nasdistill.data.demo import make_demo
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """The folder of shared data sets and weights beside the checkout; tests that need it are skipped without it."""
+    folder = ROOT.parent / "shared"
+    if not (folder / "data").is_dir():
+        pytest.skip("needs ../shared (data sets and weights), which is absent")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def demo_yaml(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data.yaml of a small demo set (24 training and 12 validation boards of 256 px); do not write to it."""
+    return make_demo(tmp_path_factory.mktemp("demo") / "boards", train=24, val=12)
