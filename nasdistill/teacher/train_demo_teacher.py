@@ -44,8 +44,9 @@ POLICY = ViewPolicy(
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 
 
-def main() -> None:
-    """Train, measure and write; prints one line every 50 steps."""
+def main(words: list[str] | None = None) -> None:
+    """Train, measure and write as the command line (or `words`) says; prints one line every 50 steps."""
+    words = sys.argv[1:] if words is None else words
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="the safetensors file to write; a .md goes beside it")
     parser.add_argument(
@@ -61,15 +62,15 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256, help="input size in pixels")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--work", type=Path, help="folder for the boards and views (default: a temporary one)")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as temporary:
-        _run(arguments, arguments.work or Path(temporary))
+        _run(arguments, words, arguments.work or Path(temporary))
 
 
-def _run(arguments: argparse.Namespace, work: Path) -> None:
+def _run(arguments: argparse.Namespace, words: list[str], work: Path) -> None:
     boards = load_dataset(make_demo(work / "boards", train=arguments.boards, train_stream="teacher"))
-    demo = load_dataset(make_demo(work / "demo"))
+    demo = load_dataset(make_demo(work / "demo", train=1))  # its val is that of every demo set of this seed
     size, threads = arguments.size, arguments.threads
     views = build_views(
         boards.splits["train"], boards.names, size, arguments.views, POLICY, 0, work / "views", workers=threads
@@ -90,7 +91,8 @@ def _run(arguments: argparse.Namespace, work: Path) -> None:
         "parameters": parameters,
         "started_from": "COCO weights" if taken else "random weights",
     }
-    write_teacher(ema, val, arguments, facts)
+    command = "python -m nasdistill.teacher.train_demo_teacher " + " ".join(_without_paths(words))
+    write_teacher(ema, val, arguments, command, facts)
 
 
 def build_model(scale: str) -> nn.Module:
@@ -218,12 +220,13 @@ def match(found: torch.Tensor, truth: torch.Tensor, size: int) -> np.ndarray:
     return correct
 
 
-def write_teacher(model: nn.Module, val: Views, arguments: argparse.Namespace, facts: dict[str, object]) -> None:
+def write_teacher(
+    model: nn.Module, val: Views, arguments: argparse.Namespace, command: str, facts: dict[str, object]
+) -> None:
     """Write the weights in float16 with their description, and a page that tells how they were made and their score."""
     tensors = {name: value.half() if value.is_floating_point() else value for name, value in model.state_dict().items()}
     model.load_state_dict(tensors)  # what is measured is what is written
     map50, map50_95 = measure(model, val)
-    command = "python -m nasdistill.teacher.train_demo_teacher " + " ".join(_without_paths(sys.argv[1:]))
     versions = {"python": platform.python_version(), "torch": torch.__version__, "ultralytics": ultralytics.__version__}
     metadata = {
         "model_yaml": json.dumps(model_yaml(arguments.scale)),
