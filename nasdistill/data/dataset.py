@@ -62,11 +62,16 @@ def load_dataset(path: str | Path, on_progress: Progress | None = None) -> Datas
     root = yaml_path.absolute().parent / _as_text(settings.get("path") or ".", "path", yaml_path)
     if not isinstance(settings.get("val"), str | list):
         raise InputError(f"{yaml_path}: key 'val' must name the validation images, got {settings.get('val')!r}")
+    problems: list[str] = []
+    if isinstance(settings.get("test"), str) and not _resolve(settings["test"], root).exists():
+        # nothing is trained or chosen on it, and files that name a test set nobody downloaded are common
+        problems.append(f"{yaml_path}: test: {root / settings['test']} does not exist; the split is left out")
+        settings = {**settings, "test": None}
     listed = {
         key: _list_images(settings[key], root, f"{yaml_path}: {key}") for key in SPLITS if settings.get(key) is not None
     }
     total, done = sum(map(len, listed.values())), 0
-    splits, problems = {}, []
+    splits = {}
     for key, images in listed.items():
         split, found = _check_split(images, len(names), f"{yaml_path}: {key}", done, total, on_progress)
         splits[key] = split
@@ -150,7 +155,7 @@ def _list_images(entry: Any, root: Path, where: str) -> list[Path]:
     for item in entries:
         if not isinstance(item, str):
             raise InputError(f"{where}: expected a folder or a .txt list of images, got {item!r}")
-        source = root / item
+        source = _resolve(item, root)
         if source.is_dir():
             found = [Path(folder) / name for folder, _, files in os.walk(source, followlinks=True) for name in files]
             images.update(dict.fromkeys(sorted(file for file in found if _is_image(file))))
@@ -162,8 +167,17 @@ def _list_images(entry: Any, root: Path, where: str) -> list[Path]:
             reason = "neither a folder nor a .txt list" if source.exists() else "no such folder or .txt list of images"
             raise InputError(f"{where}: {source}: {reason}")
     if not images:
-        raise InputError(f"{where}: no images found in {', '.join(str(root / item) for item in entries)}")
+        searched = ", ".join(str(root / item) for item in entries)
+        raise InputError(f"{where}: no images found in {searched} (known: {', '.join(sorted(SUFFIXES))})")
     return sorted(images)
+
+
+def _resolve(item: str, root: Path) -> Path:
+    """Where an entry points to. As in Ultralytics, a wrong leading ../ (Roboflow writes it) is left out."""
+    source = root / item
+    if not source.exists() and item.startswith("../") and (root / item[3:]).exists():
+        return root / item[3:]
+    return source
 
 
 def _read_list(source: Path) -> list[Path]:

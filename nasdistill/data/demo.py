@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 from filelock import FileLock
 
-from nasdistill.data.boards import draw_layout, photograph
+from nasdistill.data.boards import draw_layout
 from nasdistill.data.defects import CLASS_NAMES, add_defects
+from nasdistill.data.photograph import photograph
 from nasdistill.errors import InputError
 from nasdistill.store.atomic import write_text
 

@@ -1,5 +1,6 @@
 """Label files: a line an object, `class x y w h` in 0..1, or `class x1 y1 x2 y2 x3 y3 …` for an outline."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,7 @@ def parse_label(line: str, classes: int) -> tuple[float, float, float, float, fl
         values = [float(word) for word in words]
     except ValueError:
         raise ValueError(f"not all numbers: {line.strip()[:60]!r}") from None
-    if not all(np.isfinite(values)):
+    if not all(map(math.isfinite, values)):
         raise ValueError(f"a value is not finite: {line.strip()[:60]!r}")
     label = values[0]
     if label != int(label) or not 0 <= label < classes:

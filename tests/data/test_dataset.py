@@ -81,6 +81,21 @@ def test_lists_of_images_and_mixed_lists(tmp_path: Path) -> None:
     assert len(dataset.splits["val"].boxes[0]) == 1
 
 
+def test_a_test_split_that_is_not_there_is_left_out(tmp_path: Path) -> None:
+    path = write_set(tmp_path)
+    path.write_text("val: images/val\ntest: images/test\nnames: [cat, dog]\n")
+    dataset = load_dataset(path)
+    assert set(dataset.splits) == {"val"}
+    assert dataset.problems == (f"{path}: test: {tmp_path}/images/test does not exist; the split is left out",)
+
+
+def test_a_wrong_leading_dot_dot_is_forgiven(tmp_path: Path) -> None:
+    path = write_set(tmp_path / "set")
+    path.write_text("train: ../images/train\nval: ../images/val\nnames: [cat, dog]\n")
+    dataset = load_dataset(path)
+    assert len(dataset.splits["train"]) == 2 and len(dataset.splits["val"].boxes[0]) == 1
+
+
 def test_label_path_follows_the_last_images_folder() -> None:
     assert label_path(Path("/a/images/b/images/c/d.jpeg")) == Path("/a/images/b/labels/c/d.txt")
     assert label_path(Path("/a/images.jpg")) == Path("/a/images.txt")
