@@ -58,6 +58,8 @@ class Feed:
         if self.targets is not None:
             read = self.targets.batch(indices)
             targets = TargetBatch(
-                read.logits_bac.to(device), read.distances_ba4.to(device), [level.to(device) for level in read.attention]
+                read.logits_bac.to(device),
+                read.distances_ba4.to(device),
+                [level.to(device) for level in read.attention],
             )
         return Batch(images.contiguous(memory_format=torch.channels_last), labels, targets)

@@ -79,4 +79,6 @@ def giou_of_distances(first_n4: Tensor, second_n4: Tensor, eps: float = 1e-7) ->
 
 
 def _area(distances_n4: Tensor) -> Tensor:
-    return (distances_n4[:, 0] + distances_n4[:, 2]).clamp(min=0) * (distances_n4[:, 1] + distances_n4[:, 3]).clamp(min=0)
+    return (distances_n4[:, 0] + distances_n4[:, 2]).clamp(min=0) * (distances_n4[:, 1] + distances_n4[:, 3]).clamp(
+        min=0
+    )

@@ -72,6 +72,7 @@ def run_stage(
     parameters = [p for p in (*model.parameters(), *connectors.parameters()) if p.requires_grad]
     optimizer = torch.optim.AdamW(parameter_groups((model, connectors)), lr=stage.learning_rate, foreach=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_share(step, stage.steps))
+    scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.autocast is torch.float16)
     recent: list[dict[str, float]] = []
     started = time.perf_counter()
     for step, indices in enumerate(feed.indices(stage.steps, stage.batch_size, seed)):
@@ -85,9 +86,11 @@ def run_stage(
         if not torch.isfinite(parts["total"]):
             raise TrialError(f"the loss became {parts['total'].item()} in {stage.name} at step {step}")
         optimizer.zero_grad(set_to_none=True)
-        parts["total"].backward()
+        scaler.scale(parts["total"]).backward()
+        scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_(parameters, GRADIENT_CLIP)
-        optimizer.step()
+        scaler.step(optimizer)
+        scaler.update()
         schedule.step()
         if step >= stage.steps * 0.9:
             recent.append({name: part.item() for name, part in parts.items()})

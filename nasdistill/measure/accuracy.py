@@ -42,9 +42,7 @@ def score(detector: OnnxDetector, views: LabelledViews) -> Accuracy:
     return mean_average_precision(detections, labels, views.images.shape[-1])
 
 
-def mean_average_precision(
-    detections: Sequence[Detections], labels: Sequence[np.ndarray], image_size: int
-) -> Accuracy:
+def mean_average_precision(detections: Sequence[Detections], labels: Sequence[np.ndarray], image_size: int) -> Accuracy:
     """mAP of detections (pixels of the square input) against labels (m, 5) class, x, y, w, h in 0..1, an entry an image.
 
     Without any label, or without any detection, it is 0.

@@ -27,7 +27,9 @@ def write_onnx(model: nn.Module, image_size: int, path: Path, batch: int = 1) ->
     head.export, head.format, head.dynamic, head.shape = True, "onnx", False, None
     images = torch.zeros(batch, 3, image_size, image_size)
     with replacing(path) as temporary, warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # the tracing exporter's deprecation and tracer notes; 0.7 s against 10 s and more
+        warnings.simplefilter(
+            "ignore"
+        )  # the tracing exporter's deprecation and tracer notes; 0.7 s against 10 s and more
         exported(images)  # anchors are made outside the trace
         torch.onnx.export(
             exported,

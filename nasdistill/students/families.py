@@ -1,6 +1,7 @@
 """The families a search space may name, each with its builder."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from nasdistill.records import Scalar
 from nasdistill.students.student import Student, parameters_m, seeded
@@ -26,6 +27,34 @@ def build_student(family: str, arch: Mapping[str, Scalar], names: Sequence[str],
         return FAMILIES[family](arch, names)
 
 
-def largest(family: str, archs: Sequence[Mapping[str, Scalar]], names: Sequence[str]) -> Mapping[str, Scalar]:
-    """The architecture among `archs` with the most parameters: the family's supernet."""
-    return max(archs, key=lambda arch: parameters_m(build_student(family, arch, names).model))
+def lineage(family: str, arch: Mapping[str, Scalar]) -> str:
+    """The group of architectures that can be cut out of one another: a family, or one of its lines of backbones."""
+    if family == "mobilenetv3":
+        return f"mobilenetv3-{str(arch['variant']).split('_')[0]}"
+    return family
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """The architectures of one lineage in a search space, smallest first; the last one is the supernet."""
+
+    name: str
+    family: str
+    archs: tuple[Mapping[str, Scalar], ...]
+
+    @property
+    def largest(self) -> Mapping[str, Scalar]:
+        """The supernet's architecture."""
+        return self.archs[-1]
+
+
+def group_by_lineage(family: str, archs: Sequence[Mapping[str, Scalar]], names: Sequence[str]) -> list[Lineage]:
+    """Group architectures of a family and sort each group by parameters."""
+    groups: dict[str, list[Mapping[str, Scalar]]] = {}
+    for arch in archs:
+        groups.setdefault(lineage(family, arch), []).append(arch)
+
+    def size(arch: Mapping[str, Scalar]) -> float:
+        return parameters_m(build_student(family, arch, names).model)
+
+    return [Lineage(name, family, tuple(sorted(group, key=size))) for name, group in groups.items()]

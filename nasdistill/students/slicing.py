@@ -33,9 +33,7 @@ def input_segments(model: DetectionModel) -> dict[str, Segments]:
     return found
 
 
-def _layer_segments(
-    name: str, layer: nn.Module, inputs: list, found: dict[str, Segments]
-) -> Segments | list[Segments]:
+def _layer_segments(name: str, layer: nn.Module, inputs: list, found: dict[str, Segments]) -> Segments | list[Segments]:
     """Note the concatenations inside `layer` in `found`; return the segments of its output (a list for pyramids)."""
     if isinstance(layer, Detect):
         return ()
@@ -117,3 +115,38 @@ def load_slice(large_state: Mapping[str, torch.Tensor], large: DetectionModel, s
     """Copy into `small` what it inherits from `large_state`, the state of a network shaped like `large`."""
     cut = plan_slices(large, small).cut(large_state)
     small.load_state_dict({name: tensor.detach().clone() for name, tensor in cut.items()})
+
+
+@torch.no_grad()
+def transplant(source: DetectionModel, target: DetectionModel) -> float:
+    """Copy into `target` the channels that both networks have, layer by layer (the first of each part of a concatenation).
+
+    Unlike `load_slice`, either network may be wider or deeper; what `source` lacks keeps its value. Changes `target`.
+
+    Returns:
+        The share of `target`'s parameters that were copied, 0..1.
+    """
+    source_segments, target_segments = input_segments(source), input_segments(target)
+    source_state, copied, total = source.state_dict(), 0, 0
+    for name, tensor in target.state_dict().items():
+        total += tensor.numel()
+        other = source_state.get(name)
+        if other is None or other.ndim != tensor.ndim or other.shape[2:] != tensor.shape[2:]:
+            continue
+        if tensor.ndim == 0:
+            tensor.copy_(other)
+            continue
+        rows = min(len(tensor), len(other))
+        if tensor.ndim == 1:
+            tensor[:rows] = other[:rows]
+            copied += rows
+            continue
+        to_parts = target_segments.get(name, (tensor.shape[1],))
+        from_parts = source_segments.get(name, (other.shape[1],))
+        if len(to_parts) != len(from_parts):
+            continue
+        for part, (wanted, offered) in enumerate(zip(to_parts, from_parts, strict=True)):
+            to_start, from_start, length = sum(to_parts[:part]), sum(from_parts[:part]), min(wanted, offered)
+            tensor[:rows, to_start : to_start + length] = other[:rows, from_start : from_start + length]
+            copied += tensor[:rows, :length].numel()
+    return copied / total

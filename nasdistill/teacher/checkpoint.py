@@ -96,7 +96,9 @@ def _read_safetensors(path: Path, model_yaml: Path | None) -> Checkpoint:
     elif "model_yaml" in metadata:
         description = json.loads(metadata["model_yaml"])
     else:
-        raise InputError(f"{path}: carries no model description; name it with --teacher-yaml (for example yolo11n.yaml)")
+        raise InputError(
+            f"{path}: carries no model description; name it with --teacher-yaml (for example yolo11n.yaml)"
+        )
     names = json.loads(metadata["names"]) if "names" in metadata else description.get("names")
     size = int(metadata["image_size"]) if "image_size" in metadata else None
     return Checkpoint(_fill(description, tensors, path), _names_of(names, path), size, metadata)
@@ -107,7 +109,9 @@ def _fill(description: dict[str, Any], tensors: Mapping[str, torch.Tensor], path
     tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     classes = _classes_of(tensors) or description.get("nc")
     model = DetectionModel(description, nc=classes, verbose=False)
-    missing, unexpected = model.load_state_dict(dict(tensors), strict=False) if _shapes_fit(model, tensors) else ([], [])
+    missing, unexpected = (
+        model.load_state_dict(dict(tensors), strict=False) if _shapes_fit(model, tensors) else ([], [])
+    )
     if missing or unexpected or not _shapes_fit(model, tensors):
         fitting = sum(1 for name, t in model.state_dict().items() if name in tensors and tensors[name].shape == t.shape)
         raise InputError(

@@ -80,9 +80,7 @@ def create_targets(folder: Path, teacher: Teacher, views: Views, classes: int) -
                 array = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype=np.dtype(dtype), shape=shape)
                 array.flush()
         done = np.load(folder / "done.npy")
-    return [
-        (chunk * CHUNK, min(count, (chunk + 1) * CHUNK)) for chunk, flag in enumerate(done) if not flag
-    ]
+    return [(chunk * CHUNK, min(count, (chunk + 1) * CHUNK)) for chunk, flag in enumerate(done) if not flag]
 
 
 def fill_targets(

@@ -74,11 +74,12 @@ class Teacher:
         self._model.eval()
         output: Any = self._model(images)[1]
         output = output.get("one2many", output)
-        return raw_output(output, self._head.reg_max, class_order)
+        with torch.autocast(images.device.type, enabled=False):
+            return raw_output(output, self._head.reg_max, class_order)
 
 
 def raw_output(output: dict[str, Any], reg_max: int, class_order: Sequence[int] | None = None) -> RawOutput:
-    """Bring a Detect head's raw dict to the common form. Computes in float32: box decoding needs the mantissa."""
+    """Bring a Detect head's raw dict to the common form. Call it outside autocast: box decoding needs float32's mantissa."""
     logits = output["scores"].float().permute(0, 2, 1)
     if class_order is not None and list(class_order) != list(range(logits.shape[2])):
         logits = logits[..., list(class_order)]

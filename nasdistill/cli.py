@@ -1,0 +1,276 @@
+"""The command line: parse, call, print. Heavy imports happen inside the commands, so that `--help` is instant."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nasdistill import __version__
+from nasdistill.errors import InputError, NasdistillError
+
+app = typer.Typer(
+    name="nasdistill",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Search student detectors and distillation recipes for your device: a teacher, images and a budget in, a Pareto "
+    "front of distilled detectors out.",
+)
+
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as `search` printed it.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"nasdistill {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def search(
+    budget: Annotated[str, typer.Option(help="Time (90s, 30m, 2h), trials (40trials) or training work (200epochs).")],
+    data: Annotated[
+        str | None, typer.Option(help="An Ultralytics-style data.yaml. Without data and teacher: the embedded demo.")
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="An Ultralytics detection checkpoint (.pt), or bare tensors (.safetensors, .pt).")
+    ] = None,
+    teacher_yaml: Annotated[
+        str | None, typer.Option(help="Model YAML of a teacher that is a file of bare tensors, e.g. yolo11n.yaml.")
+    ] = None,
+    trust_teacher: Annotated[
+        bool,
+        typer.Option("--trust-teacher", help="Unpickle a teacher that holds unknown classes. It can run any code."),
+    ] = False,
+    space: Annotated[str | None, typer.Option(help="A search space: a file, or the name of a shipped one.")] = None,
+    device: Annotated[str | None, typer.Option(help="Where latency is measured: a file, or a shipped name.")] = None,
+    sampler: Annotated[str, typer.Option(help="How points are proposed: tpe, random, nsga2, qmc.")] = "tpe",
+    workers: Annotated[int | None, typer.Option(min=1, help="Trials at the same time [default: one a core].")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of views, weights and proposals [default: 0].")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Length of a trial [default: fitted to a time budget, else 8].")
+    ] = None,
+    recipe: Annotated[str | None, typer.Option(help="Distillation recipe: short or classic [default: short].")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="auto, float32 or bfloat16 [default: auto: bfloat16 where the hardware has it].")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder [default: results/<date and time>].")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out (or the latest one); --budget is its total.")
+    ] = False,
+    ray_address: Annotated[str | None, typer.Option(help="Join a running Ray cluster.")] = None,
+    gpus_per_trial: Annotated[float | None, typer.Option(help="Share of a GPU for each trial, e.g. 0.5.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Search within a budget; ends in a run folder with the front, the models and a report."""
+    if precision not in (None, "auto", "float32", "bfloat16"):
+        raise InputError(f"--precision {precision}: allowed are auto, float32, bfloat16")
+    from rich.console import Console
+
+    console = Console(stderr=as_json)
+    with console.status("starting", spinner="line") if console.is_terminal else _nothing():
+        from nasdistill.progress import Progress
+        from nasdistill.report.live import LiveDisplay
+        from nasdistill.search.budget import parse_budget
+        from nasdistill.session import SearchRequest
+        from nasdistill.session import search as run_search
+    request = SearchRequest(
+        budget=parse_budget(budget),
+        data=data,
+        teacher_file=teacher,
+        teacher_yaml=teacher_yaml,
+        trust_teacher=trust_teacher,
+        space_file=space,
+        device_file=device,
+        sampler=sampler,
+        workers=workers,
+        seed=seed,
+        epochs=epochs,
+        recipe=recipe,
+        precision=precision,
+        out=out,
+        resume=resume,
+        ray_address=ray_address,
+        gpus_per_trial=gpus_per_trial,
+    )
+    with Progress(LiveDisplay(console)).showing() as progress:
+        run = run_search(request, progress)
+    _print_front(run, as_json)
+    if not as_json:
+        name = os.path.relpath(run.path)
+        print(f"report: {name}/report.html\nexport: nasdistill export {name} --trial best --format onnx")
+
+
+@app.command()
+def pareto(run: RunArgument, as_json: JsonOption = False) -> None:
+    """Print the front of a run as a table."""
+    from nasdistill.store.run_folder import RunFolder
+
+    _print_front(RunFolder.open(run), as_json)
+
+
+@app.command()
+def report(
+    run: RunArgument, out: Annotated[Path | None, typer.Option(help="The file [default: RUN/report.html].")] = None
+) -> None:
+    """Write one self-contained HTML page about a run."""
+    from nasdistill.report.html import write_report
+    from nasdistill.store.run_folder import RunFolder
+
+    folder = RunFolder.open(run)
+    print(write_report(folder, out or folder.report_file))
+
+
+@app.command()
+def export(
+    run: RunArgument,
+    trial: Annotated[
+        str, typer.Option(help="A trial's number, or 'best': the front's knee, or what --select says.")
+    ] = "best",
+    select: Annotated[
+        str | None,
+        typer.Option(help="Which is best: knee, fastest, most-accurate, 'latency_ms<=20', 'map50>=0.8', and so on."),
+    ] = None,
+    formats: Annotated[str, typer.Option("--format", help="Formats, comma-separated: onnx, safetensors.")] = "onnx",
+    out: Annotated[Path | None, typer.Option(help="The folder for the files [default: RUN/export].")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a student's model in deployable formats, with a model card."""
+    from nasdistill.export import export as write_export
+    from nasdistill.pareto.select import choose
+    from nasdistill.store.run_folder import RunFolder
+
+    folder = RunFolder.open(run)
+    number: str | int = int(trial) if trial.isdecimal() else trial
+    chosen = choose(folder.results(), number, select)
+    if chosen.state != "complete":
+        raise InputError(
+            f"trial {chosen.trial} is {chosen.state} ({chosen.reason}); only a complete one can be exported"
+        )
+    names = [name.strip() for name in formats.split(",") if name.strip()]
+    exported = write_export(folder, chosen, names, out or folder.path / "export")
+    files = [os.path.relpath(path) for path in (*exported.files.values(), exported.card)]
+    if as_json:
+        print(json.dumps({"trial": chosen.model_dump(), "files": files}))
+        return
+    print(
+        f"trial {chosen.trial}: mAP50 {chosen.map50:.4f}, mAP50-95 {chosen.map50_95:.4f}, {chosen.latency_ms:.2f} ms, "
+        f"{chosen.params_m:.3f} M parameters"
+    )
+    print("\n".join(files))
+
+
+@app.command()
+def profile(
+    model: Annotated[Path, typer.Argument(help="An ONNX file.")],
+    device: Annotated[str, typer.Option(help="Where: a file, or a shipped name.")] = "local",
+    as_json: JsonOption = False,
+) -> None:
+    """Measure the latency of one model on a device."""
+    from nasdistill.devices.profile import load_device
+    from nasdistill.devices.profiler import open_profiler
+
+    profiler = open_profiler(load_device(device))
+    stats = profiler.measure(model)
+    if as_json:
+        print(json.dumps({"model": str(model), **stats.model_dump(), "measured_with": profiler.describe()}))
+        return
+    disturbed = "; the machine was busy, do not trust it" if stats.disturbed else ""
+    print(
+        f"{model} on {stats.device}: median {stats.median_ms:.2f} ms, p90 {stats.p90_ms:.2f} ms "
+        f"({stats.samples} samples, variation {stats.cv:.1%}{disturbed})"
+    )
+
+
+@app.command()
+def devices(as_json: JsonOption = False) -> None:
+    """List the shipped devices."""
+    from nasdistill.devices.profile import list_devices
+
+    found = list_devices()
+    if as_json:
+        print(json.dumps([device.model_dump() for device in found]))
+        return
+    for device in found:
+        size = "any size" if device.image_size is None else f"{device.image_size} px"
+        print(
+            f"{device.name}: {device.runtime}, {device.precision}, {device.threads} thread(s), batch {device.batch}, {size}"
+        )
+
+
+@app.command()
+def spaces(as_json: JsonOption = False) -> None:
+    """List the shipped search spaces."""
+    from nasdistill.space.loader import list_spaces
+
+    found = list_spaces()
+    if as_json:
+        print(json.dumps([{"name": space.name, "description": space.description} for space in found]))
+        return
+    for space in found:
+        print(f"{space.name}: {space.description}")
+
+
+def main() -> None:
+    """Entry point: one line and an exit code for every error a person can meet."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    # read by ultralytics when it is imported: no network, no messages
+    os.environ.setdefault("YOLO_OFFLINE", "true")
+    os.environ.setdefault("YOLO_VERBOSE", "false")
+    try:
+        app(sys.argv[1:] or ["--help"], standalone_mode=False)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except NasdistillError as error:
+        _fail(str(error), error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted", 130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+    except Exception as error:
+        if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # click's own usage errors
+            _fail(error.format_message(), 2)
+        raise
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"nasdistill: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _nothing() -> Any:
+    import contextlib
+
+    return contextlib.nullcontext()
+
+
+def _print_front(run: Any, as_json: bool) -> None:
+    from rich.console import Console
+
+    from nasdistill.pareto.front import front
+    from nasdistill.report.console import front_json, front_table
+    from nasdistill.report.teacher import teacher_of
+
+    results = run.results()
+    members, teacher = front(results), teacher_of(run.read_run())
+    if as_json:
+        print(json.dumps({"run": str(run.path), **front_json(results, members, teacher)}))
+        return
+    console = Console()
+    console.print(front_table(results, members, teacher, width=console.width))

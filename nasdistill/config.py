@@ -1,0 +1,64 @@
+"""Settings of a run that are not searched: the recipe's lengths and rates, the pool of views, precision.
+
+Frozen; an unknown key is an error. Their resolved values are written to `run.json`.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from nasdistill.errors import InputError
+from nasdistill.records import Record
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Rate = Annotated[float, Field(gt=0.0, le=1.0)]
+Weight = Annotated[float, Field(ge=0.0, le=1000.0)]
+
+
+class Recipe(Record):
+    """How the two stages divide a trial. Shares are of the trial's steps, so that any length has the same shape."""
+
+    name: str
+    stage1_share: Share
+    """Stage 1: backbone frozen; head, neck and connectors learn from the teacher."""
+    stage1_learning_rate: Rate
+    stage1_label_weight: Weight = 0.0
+    stage2_learning_rate: Rate
+    """Stage 2, after pruning: everything is free, ground truth is mixed in."""
+    stage2_label_weight: Weight
+    batch_size: Annotated[int, Field(ge=1, le=1024)] = 16
+
+
+# The published values, for full-length training (150 + 50 epochs).
+CLASSIC = Recipe(
+    name="classic", stage1_share=0.75, stage1_learning_rate=3e-4, stage2_learning_rate=1e-5, stage2_label_weight=0.3
+)
+# For trials of minutes from inherited weights; the measurements behind it are in docs/decisions.md.
+SHORT = Recipe(
+    name="short", stage1_share=0.1, stage1_learning_rate=1e-3, stage2_learning_rate=2e-3, stage2_label_weight=1.0
+)
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (SHORT, CLASSIC)}
+
+
+def load_recipe(name: str) -> Recipe:
+    """The recipe of that name.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name not in RECIPES:
+        raise InputError(f"unknown recipe '{name}'; allowed: {', '.join(RECIPES)}")
+    return RECIPES[name]
+
+
+class TrainingSettings(Record):
+    """What all trials of a run share. Changing any of it makes scores incomparable, so it is fixed per run."""
+
+    recipe: Recipe = SHORT
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 8
+    """Length of a trial; an epoch draws as many views as there are training images (at most `max_images`)."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    views_per_image: Annotated[int, Field(ge=1, le=100)] = 3
+    max_views: Annotated[int, Field(ge=1)] = 6000
+    """Upper limit of the pool; of a larger data set an evenly spread part is used."""
+    seed: Annotated[int, Field(ge=0)] = 0

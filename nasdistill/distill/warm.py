@@ -1,0 +1,133 @@
+"""Warming a family: one supernet trained under the teacher's targets, from which every trial of the family is cut.
+
+Members share weights by leading channels (students/slicing.py). The sandwich rule (Yu and Huang, Universally Slimmable
+Networks, ICCV 2019) trains the largest, the smallest and random members on every batch; here they take turns, a member a
+step, because in the minutes that warming has, more steps are worth more than better gradients.
+"""
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from nasdistill.distill.compute import Compute
+from nasdistill.distill.connectors import Connectors
+from nasdistill.distill.feed import Feed
+from nasdistill.distill.objective import DistillationLoss, LossWeights
+from nasdistill.distill.stage import GRADIENT_CLIP, learning_rate_share, parameter_groups
+from nasdistill.errors import DeadlineReachedError
+from nasdistill.students.slicing import SlicePlan, load_slice, plan_slices
+from nasdistill.students.student import Student
+
+WEIGHTS = LossWeights(feature=1.0, cls=1.0, box=1.0, label=1.0)
+TEMPERATURE = 2.0
+RECALIBRATION_BATCHES = 6
+
+
+@dataclass(frozen=True)
+class Member:
+    """A sub-network of a supernet: a module that lends its structure, and how its tensors are cut."""
+
+    student: Student
+    plan: SlicePlan
+
+
+def warm_supernet(
+    supernet: Student,
+    members: Sequence[Student],
+    teacher_channels: Sequence[int],
+    feeds: Sequence[Feed],
+    steps: int,
+    learning_rate: float,
+    compute: Compute,
+    seed: int,
+    on_progress: Callable[[float], None] = lambda share: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    seconds: float = float("inf"),
+    batch_size: int = 16,
+) -> int:
+    """Train `supernet` in place for at most `steps` steps and `seconds`; returns the number of steps done.
+
+    `members` are smaller networks of the family, smallest first; steps go through `feeds` (an input size each) in turn.
+    The learning rate's cosine follows the clock when time is the tighter limit, so that it always ends low.
+
+    Raises:
+        DeadlineReachedError: `should_stop` said so.
+    """
+    chooser = random.Random(seed)
+    connectors = Connectors(supernet.pyramid_channels, teacher_channels)
+    compute.place(supernet.model)
+    compute.place(connectors)
+    supernet.model.train()
+    supernet.head.dfl.requires_grad_(False)
+    tried = [Member(member, plan_slices(supernet.model, member.model)) for member in members]
+    for member in tried:
+        compute.place(member.student.model).train()
+    criteria = {id(student): DistillationLoss(student, connectors) for student in (supernet, *members)}
+    optimizer = torch.optim.AdamW(parameter_groups((supernet.model, connectors)), lr=learning_rate, foreach=True)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    orders = [feed.indices(steps, batch_size, seed + index) for index, feed in enumerate(feeds)]
+    started = time.perf_counter()
+    for step in range(steps):
+        if should_stop():
+            raise DeadlineReachedError(f"stopped while warming a family at step {step}")
+        share = max(step / steps, (time.perf_counter() - started) / seconds)
+        if share >= 1.0:
+            return step
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * learning_rate_share(int(share * 1000), 1000)
+        batch = feeds[step % len(feeds)].batch(next(orders[step % len(feeds)]), compute.device)
+        optimizer.zero_grad(set_to_none=True)
+        member = _turn(step, tried, chooser)
+        student = supernet if member is None else member.student
+        with compute.context():
+            output = supernet.model(batch.images) if member is None else _run_member(supernet, member, batch.images)
+        # connectors belong to the supernet's channels: narrower members learn from responses
+        weights = WEIGHTS if member is None else LossWeights(0.0, WEIGHTS.cls, WEIGHTS.box, WEIGHTS.label)
+        parts = criteria[id(student)](output, batch.targets, batch.labels, weights, TEMPERATURE)
+        parts["total"].backward()
+        nn.utils.clip_grad_norm_(parameters, GRADIENT_CLIP)
+        optimizer.step()
+        on_progress(share)
+    return steps
+
+
+def _turn(step: int, members: Sequence[Member], chooser: random.Random) -> Member | None:
+    """Whose turn it is: the supernet itself (None), a random member, the smallest, a random member, and so on."""
+    if not members or step % 4 == 0:
+        return None
+    return members[0] if step % 4 == 2 else chooser.choice(members)
+
+
+def _run_member(supernet: Student, member: Member, images: Tensor) -> dict[str, Tensor]:
+    """Forward a sub-network with the supernet's weights; its BatchNorm statistics are thrown away (recalibrated later)."""
+    state: dict[str, Tensor] = dict(supernet.model.named_parameters())
+    state |= {name: buffer.clone() for name, buffer in supernet.model.named_buffers()}
+    output: dict[str, Tensor] = functional_call(member.student.model, member.plan.cut(state), (images,))
+    return output
+
+
+@torch.no_grad()
+def inherit(student: Student, supernet: Student, state: Mapping[str, Tensor], feed: Feed, compute: Compute) -> None:
+    """Give `student` its slice of the warmed supernet (`state`) and BatchNorm statistics of its own. Changes `student`.
+
+    Statistics of the large network are wrong for a slice of it; they are averaged anew over a few batches (Yu and Huang,
+    ICCV 2019, sect. 4).
+    """
+    load_slice(state, supernet.model, student.model)
+    compute.place(student.model)
+    norms = [module for module in student.model.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain average over the batches
+    student.model.train()
+    for indices in feed.indices(RECALIBRATION_BATCHES, 16, seed=0):
+        with compute.context():
+            student.model(feed.batch(indices, compute.device).images)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum

@@ -1,0 +1,106 @@
+"""Handing out a finished trial: its artifact, checked against its weights, with a model card beside it."""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nasdistill.errors import InputError
+from nasdistill.records import TrialResult
+from nasdistill.store.atomic import replacing, write_text
+from nasdistill.store.provenance import file_sha256
+from nasdistill.store.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export wrote: the files by format, and the model card."""
+
+    trial: TrialResult
+    files: dict[str, Path]
+    card: Path
+
+
+def _export_onnx(source: Path, target: Path) -> None:
+    """The scored and timed ONNX file itself, byte for byte, with class names and input size in its metadata."""
+    with replacing(target) as temporary:
+        shutil.copyfile(source / "student.onnx", temporary)
+
+
+def _export_safetensors(source: Path, target: Path) -> None:
+    """The student's weights before BatchNorm was folded."""
+    with replacing(target) as temporary:
+        shutil.copyfile(source / "student.safetensors", temporary)
+
+
+FORMATS: dict[str, tuple[str, Callable[[Path, Path], None]]] = {
+    "onnx": (".onnx", _export_onnx),
+    "safetensors": (".safetensors", _export_safetensors),
+}
+
+
+def export(run: RunFolder, trial: TrialResult, formats: Sequence[str], out: Path) -> Exported:
+    """Write a trial's model in `formats` to the folder `out`, with `model-card.md`.
+
+    Raises:
+        InputError: an unknown format, or the run folder no longer holds the trial's files.
+    """
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown or not formats:
+        raise InputError(f"unknown format '{', '.join(unknown)}'; allowed: {', '.join(FORMATS)}")
+    source = run.path / "trials" / f"{trial.trial:04d}"
+    files: dict[str, Path] = {}
+    name = f"{run.path.resolve().name}-{trial.trial:04d}"
+    for format_name in dict.fromkeys(formats):
+        suffix, write = FORMATS[format_name]
+        if not (source / f"student{suffix}").is_file():
+            raise InputError(f"{source / f'student{suffix}'}: not there; the run folder was copied without its models")
+        files[format_name] = out / f"{name}{suffix}"
+        write(source, files[format_name])
+    card = out / f"{name}.md"
+    write_text(card, model_card(run.read_run(), trial, files))
+    return Exported(trial, files, card)
+
+
+def model_card(run: dict[str, Any], trial: TrialResult, files: dict[str, Path]) -> str:
+    """The model card: what it is, how it was made, how good and how fast it is, how to run it."""
+    teacher, device = run.get("teacher", {}), run.get("device", {})
+    names = run.get("names", [])
+    assert trial.map50 is not None and trial.map50_95 is not None and trial.latency_ms is not None
+    share = f" ({trial.map50 / teacher['map50']:.1%} of the teacher's)" if teacher.get("map50") else ""
+    speed = f" ({teacher['latency_ms'] / trial.latency_ms:.1f} times as fast)" if teacher.get("latency_ms") else ""
+    size = trial.params.get("image_size")
+    rows = "\n".join(f"| {key} | {value} |" for key, value in sorted(trial.params.items()))
+    hashes = "\n".join(f"- `{path.name}` sha256 {file_sha256(path)}" for path in files.values())
+    return f"""# {trial.family} student, trial {trial.trial} of run {run.get("name", "")}
+
+Distilled from the teacher {teacher.get("name", "unknown")} by nasdistill {run.get("nasdistill_version", "")}.
+
+| | |
+| --- | --- |
+| mAP50 (val) | {trial.map50:.4f}{share} |
+| mAP50-95 (val) | {trial.map50_95:.4f} |
+| latency, median | {trial.latency_ms:.2f} ms on device `{device.get("name")}` ({device.get("runtime")}, \
+{device.get("precision")}, {device.get("threads")} thread(s), batch {device.get("batch")}){speed} |
+| parameters | {trial.params_m:.3f} M |
+| data | {run.get("data")} (sha256 {str(run.get("data_hash"))[:16]}) |
+| classes | {", ".join(map(str, names))} |
+
+Input `images`: float32 (1, 3, {size}, {size}), RGB in 0..1, letterboxed with grey 114 (linear resize). Output `output0`:
+(1, {4 + len(names)}, anchors): centre x, centre y, width, height in input pixels, then a probability for each class;
+apply non-maximum suppression (scores were taken at confidence 0.001, IoU 0.7).
+
+## Parameters
+| parameter | value |
+| --- | --- |
+{rows}
+
+## Files
+{hashes}
+
+Versions: {json.dumps(run.get("versions", {}))}
+
+Licence: AGPL-3.0-or-later (Ultralytics' modules are part of the model). The licences of the data and of the teacher apply.
+"""

@@ -1,0 +1,182 @@
+"""Warming every lineage of the search space: one supernet each, shared by all trials of the run, cached by hash."""
+
+import functools
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from nasdistill.config import TrainingSettings
+from nasdistill.data.views import open_views
+from nasdistill.distill.compute import choose_compute
+from nasdistill.distill.feed import Feed
+from nasdistill.distill.warm import warm_supernet
+from nasdistill.prepare.pools import PoolPlan
+from nasdistill.store.atomic import replacing
+from nasdistill.students.families import Lineage, build_student
+from nasdistill.students.importance import sorted_by_importance
+from nasdistill.students.slicing import transplant
+from nasdistill.teacher.targets import open_targets
+from nasdistill.teacher.teacher import Teacher
+from nasdistill.workbench import SupernetFile
+
+Report = Callable[[str], None]
+WARM_VERSION = 1
+WARM_LEARNING_RATE = 2e-3
+MOST_MEMBERS = 6
+# A lineage that starts from the teacher's own weights needs less warming than one that starts from nothing.
+SLICED_SHARE = 0.4
+MIN_TRANSPLANTED = 0.3
+
+
+@dataclass(frozen=True)
+class WarmPlan:
+    """One lineage to be warmed for `seconds` at most; `sliced` says that the teacher's own weights fit it."""
+
+    lineage: Lineage
+    seconds: float
+    path: Path
+    sliced: bool
+
+    @property
+    def supernet(self) -> SupernetFile:
+        """What a worker needs to open it."""
+        return SupernetFile(self.path, dict(self.lineage.largest), "teacher-slices+warmed" if self.sliced else "warmed")
+
+
+@dataclass(frozen=True)
+class Warmed:
+    """What warming a lineage cost: steps and seconds, and seconds of one plain distillation step of a middle member."""
+
+    steps: int
+    seconds: float
+
+
+def plan_warming(
+    lineages: Sequence[Lineage],
+    names: Sequence[str],
+    teacher: Teacher,
+    plans: Sequence[PoolPlan],
+    training: TrainingSettings,
+    core_seconds: float,
+    cache: Path,
+) -> list[WarmPlan]:
+    """Divide `core_seconds` between the lineages; the cache's key holds all that a supernet depends on."""
+    sliced = {lineage.name: _fits_teacher(lineage, names, teacher) for lineage in lineages}
+    parts = {lineage.name: SLICED_SHARE if sliced[lineage.name] else 1.0 for lineage in lineages}
+    found = []
+    for lineage in lineages:
+        seconds = round(core_seconds * parts[lineage.name] / sum(parts.values()), 1)
+        key = json.dumps(
+            [WARM_VERSION, lineage.name, [dict(arch) for arch in lineage.archs], seconds, training.seed]
+            + [plan.target_key for plan in plans],
+            sort_keys=True,
+        )
+        path = cache / "supernets" / f"{hashlib.sha256(key.encode()).hexdigest()[:20]}.safetensors"
+        found.append(WarmPlan(lineage, seconds, path, sliced[lineage.name]))
+    return found
+
+
+def warm_tasks(
+    warm_plans: Sequence[WarmPlan],
+    names: Sequence[str],
+    teacher: Teacher,
+    class_order: Sequence[int],
+    pools: Sequence[PoolPlan],
+    training: TrainingSettings,
+    images_per_epoch: int,
+    stop_file: Path,
+) -> list[Callable]:
+    """Work that warms the lineages that are not in the cache yet."""
+    return [
+        functools.partial(
+            _warm,
+            plan,
+            tuple(names),
+            teacher if plan.sliced else None,
+            tuple(class_order),
+            teacher.channels[:3],
+            tuple(pools),
+            training,
+            images_per_epoch,
+            stop_file,
+        )
+        for plan in warm_plans
+        if not plan.path.exists()
+    ]
+
+
+def supernets(warm_plans: Sequence[WarmPlan]) -> Mapping[str, SupernetFile]:
+    """The warmed supernets by lineage."""
+    return {plan.lineage.name: plan.supernet for plan in warm_plans}
+
+
+def _warm(
+    plan: WarmPlan,
+    names: tuple[str, ...],
+    teacher: Teacher | None,
+    class_order: tuple[int, ...],
+    teacher_channels: tuple[int, ...],
+    pools: tuple[PoolPlan, ...],
+    training: TrainingSettings,
+    images_per_epoch: int,
+    stop_file: Path,
+    report: Report,
+) -> Warmed:
+    started = time.perf_counter()
+    torch.set_num_threads(1)
+    torch.manual_seed(training.seed)
+    compute = choose_compute(training.precision)
+    archs = plan.lineage.archs
+    supernet = build_student(plan.lineage.family, plan.lineage.largest, names, training.seed)
+    if teacher is not None:
+        transplant(_in_data_order(sorted_by_importance(teacher.model), class_order), supernet.model)
+    smaller = archs[:-1]
+    spread = (
+        sorted({round(i * (len(smaller) - 1) / max(1, MOST_MEMBERS - 1)) for i in range(MOST_MEMBERS)})
+        if smaller
+        else []
+    )
+    members = [build_student(plan.lineage.family, smaller[index], names) for index in spread]
+    feeds = [Feed(open_views(p.folders.views), open_targets(p.folders.targets), images_per_epoch) for p in pools]
+    steps = warm_supernet(
+        supernet,
+        members,
+        teacher_channels,
+        feeds,
+        steps=1_000_000,
+        learning_rate=WARM_LEARNING_RATE,
+        compute=compute,
+        seed=training.seed,
+        on_progress=lambda share: report(f"{share:.3f}"),
+        should_stop=stop_file.exists,
+        seconds=plan.seconds,
+        batch_size=training.recipe.batch_size,
+    )
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in supernet.model.state_dict().items()}
+    with replacing(plan.path) as temporary:
+        save_file(tensors, temporary, metadata={"lineage": plan.lineage.name, "steps": str(steps)})
+    return Warmed(steps, time.perf_counter() - started)
+
+
+def _in_data_order(model: torch.nn.Module, class_order: Sequence[int]) -> torch.nn.Module:
+    """Reorder the class outputs of a teacher's copy to the data's classes. Changes `model`."""
+    for branch in model.model[-1].cv3:
+        final = branch[-1]
+        final.weight = torch.nn.Parameter(final.weight[list(class_order)].detach().clone())
+        final.bias = torch.nn.Parameter(final.bias[list(class_order)].detach().clone())
+    return model
+
+
+def _fits_teacher(lineage: Lineage, names: Sequence[str], teacher: Teacher) -> bool:
+    """Whether the lineage is the teacher's own family: a fair share of its supernet can be filled from the teacher."""
+    try:
+        student = build_student(lineage.family, lineage.largest, names)
+        return transplant(teacher.model, student.model) >= MIN_TRANSPLANTED
+    except (TypeError, AttributeError, IndexError):
+        return False

@@ -1,0 +1,129 @@
+"""What a search is asked to do, read and checked before anything is spent on it."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from nasdistill.data.dataset import Dataset, dataset_hash, load_dataset
+from nasdistill.data.demo import make_demo
+from nasdistill.devices.profile import DeviceProfile, load_device
+from nasdistill.errors import InputError
+from nasdistill.records import Scalar
+from nasdistill.space.loader import load_space
+from nasdistill.space.parameters import Parameter, Range
+from nasdistill.space.search_space import SearchSpace
+from nasdistill.students.families import Lineage, build_student, group_by_lineage
+from nasdistill.teacher.teacher import Teacher, load_teacher, match_classes
+
+DEMO_TEACHER = Path(__file__).resolve().parents[1] / "teacher" / "demo_teacher.safetensors"
+DEMO_SPACE, DEFAULT_SPACE = "demo", "edge-default"
+RANGE_POINTS = 4  # architectures tried along a continuous range when a supernet's members are chosen
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Checked inputs. `class_order[i]` is the teacher's index of the data's class i."""
+
+    dataset: Dataset
+    data_hash: str
+    teacher: Teacher
+    class_order: tuple[int, ...]
+    space: SearchSpace
+    device: DeviceProfile
+    image_sizes: tuple[int, ...]
+    lineages: tuple[Lineage, ...]
+    demo: bool
+
+
+def cache_folder() -> Path:
+    """Where views, targets and supernets are kept between runs: $NASDISTILL_CACHE, or the user's cache folder."""
+    if "NASDISTILL_CACHE" in os.environ:
+        return Path(os.environ["NASDISTILL_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "nasdistill"
+
+
+def load_inputs(
+    data: Path | None,
+    teacher: Path | None,
+    teacher_yaml: Path | None,
+    trust_teacher: bool,
+    space: str | None,
+    device: str,
+    cache: Path,
+    on_progress: Callable[[str], None] = lambda text: None,
+) -> Inputs:
+    """Read and check everything that a person named; without data and teacher, the embedded demo.
+
+    Raises:
+        InputError: anything is missing or wrong, in one line.
+    """
+    if (data is None) != (teacher is None):
+        missing = "--teacher" if teacher is None else "--data"
+        raise InputError(f"{missing} is missing: name both --data and --teacher, or neither for the embedded demo")
+    demo = data is None
+    device_profile = load_device(device)
+    search_space = load_space(space or (DEMO_SPACE if demo else DEFAULT_SPACE))
+    if data is None:
+        on_progress("drawing the demo boards")
+        data, teacher = make_demo(cache / "demo"), DEMO_TEACHER
+    assert teacher is not None
+    on_progress("reading the teacher")
+    loaded_teacher = load_teacher(teacher, teacher_yaml, trust_teacher)
+    on_progress("checking images and labels")
+    dataset = load_dataset(data)
+    if "train" not in dataset.splits:
+        raise InputError(f"{data}: no 'train' split to distil on")
+    order = match_classes(loaded_teacher, dataset.names, str(data))
+    sizes = image_sizes(search_space)
+    if device_profile.image_size is not None and set(sizes) != {device_profile.image_size}:
+        raise InputError(
+            f"device {device_profile.name} takes images of {device_profile.image_size} px, "
+            f"but image_size in {search_space.source} is {', '.join(map(str, sizes))}"
+        )
+    return Inputs(
+        dataset=dataset,
+        data_hash=dataset_hash(dataset),
+        teacher=loaded_teacher,
+        class_order=tuple(order),
+        space=search_space,
+        device=device_profile,
+        image_sizes=sizes,
+        lineages=tuple(lineages(search_space, dataset.names)),
+        demo=demo,
+    )
+
+
+def image_sizes(space: SearchSpace) -> tuple[int, ...]:
+    """The input sizes that a space may choose, ascending."""
+    return tuple(sorted(int(value) for value in space.common["image_size"].grid() or ()))
+
+
+def lineages(space: SearchSpace, names: tuple[str, ...]) -> list[Lineage]:
+    """The architectures of a space, grouped by what can be cut out of one another.
+
+    Raises:
+        InputError: an architecture cannot be built.
+    """
+    found: list[Lineage] = []
+    for family, parameters in space.families.items():
+        archs: list[dict[str, Scalar]] = [{}]
+        for name, parameter in parameters.items():
+            archs = [{**arch, name: value} for arch in archs for value in _points(parameter)]
+        for arch in archs:
+            try:
+                build_student(family, arch, names)
+            except (ValueError, KeyError, RuntimeError, ZeroDivisionError) as error:
+                raise InputError(f"{space.source}: families.{family} {arch} cannot be built ({error})") from error
+        found += group_by_lineage(family, archs, names)
+    return found
+
+
+def _points(parameter: Parameter) -> list[Scalar]:
+    """The values of a finite parameter; of a continuous range, evenly spread ones with both ends."""
+    grid = parameter.grid()
+    if grid is not None:
+        return list(grid)
+    assert isinstance(parameter, Range)
+    width = parameter.high - parameter.low
+    return [parameter.low + width * index / (RANGE_POINTS - 1) for index in range(RANGE_POINTS)]

@@ -1,0 +1,78 @@
+"""How long a trial is: epochs that let a time budget hold a useful number of trials, from measured step times."""
+
+import functools
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from nasdistill.config import TrainingSettings
+from nasdistill.data.views import open_views
+from nasdistill.distill.compute import choose_compute
+from nasdistill.distill.connectors import Connectors
+from nasdistill.distill.feed import Feed
+from nasdistill.distill.objective import LossWeights
+from nasdistill.distill.stage import Stage, run_stage
+from nasdistill.prepare.pools import PoolPlan
+from nasdistill.records import Scalar
+from nasdistill.students.families import Lineage, build_student, lineage
+from nasdistill.teacher.targets import open_targets
+
+Report = Callable[[str], None]
+TIMED_STEPS = 3
+TRIAL_OVERHEAD_S = 5.0  # building, pruning, exporting, scoring and timing a student
+# Trials of 1.5 * sqrt(core seconds): more budget goes half into more trials, half into longer ones
+LENGTH_FACTOR, SHORTEST_S, LONGEST_S = 1.5, 15.0, 900.0
+
+
+def calibration_tasks(
+    lineages: Sequence[Lineage],
+    names: Sequence[str],
+    channels: Sequence[int],
+    pool: PoolPlan,
+    training: TrainingSettings,
+) -> list[Callable]:
+    """Work that measures one distillation step of each lineage's middle member at the pool's size."""
+    return [functools.partial(_time_step, line, tuple(names), tuple(channels)[:3], pool, training) for line in lineages]
+
+
+def _time_step(
+    line: Lineage,
+    names: tuple[str, ...],
+    channels: tuple[int, ...],
+    pool: PoolPlan,
+    training: TrainingSettings,
+    report: Report,
+) -> float:
+    torch.set_num_threads(1)
+    compute = choose_compute(training.precision)
+    student = build_student(line.family, line.archs[len(line.archs) // 2], names)
+    connectors = Connectors(student.pyramid_channels, channels)
+    compute.place(student.model)
+    compute.place(connectors)
+    feed = Feed(open_views(pool.folders.views), open_targets(pool.folders.targets), len(pool.train))
+    seconds = float("inf")
+    for repeat in range(1 + TIMED_STEPS):
+        stage = Stage("calibration", 1, 1e-6, LossWeights(label=1.0), False, 0, 1, training.recipe.batch_size)
+        started = time.perf_counter()
+        run_stage(student, connectors, feed, stage, lambda progress: 2.0, compute, seed=repeat)
+        if repeat:  # the first step allocates
+            seconds = min(seconds, time.perf_counter() - started)
+    return seconds
+
+
+def epochs_for(core_seconds: float, step_seconds: Mapping[str, float], steps_per_epoch: int) -> int:
+    """Epochs a trial, so that a trial of the average lineage takes LENGTH_FACTOR * sqrt(core_seconds) seconds."""
+    wanted = min(max(LENGTH_FACTOR * core_seconds**0.5, SHORTEST_S), LONGEST_S)
+    mean_step = sum(step_seconds.values()) / len(step_seconds)
+    return max(1, round((wanted - TRIAL_OVERHEAD_S) / (mean_step * steps_per_epoch)))
+
+
+def trial_seconds(
+    params: Mapping[str, Scalar], step_seconds: Mapping[str, float], timed_size: int, steps_per_epoch: int, epochs: int
+) -> float:
+    """Expected seconds of a trial before it is run: its lineage's measured step, scaled by the input's area."""
+    family = str(params["family"])
+    arch = {name.removeprefix(f"{family}."): value for name, value in params.items() if name.startswith(f"{family}.")}
+    area = (int(params["image_size"]) / timed_size) ** 2
+    return TRIAL_OVERHEAD_S + epochs * steps_per_epoch * step_seconds[lineage(family, arch)] * area

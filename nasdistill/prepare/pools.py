@@ -1,0 +1,159 @@
+"""Pools of views and the teacher's targets for them: which there are, where they lie, and the work that fills them.
+
+Each function that does work takes plain, picklable arguments, so that it can run in any process.
+"""
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from nasdistill.config import TrainingSettings
+from nasdistill.data.dataset import Split
+from nasdistill.data.views import ViewPolicy, build_views, letterboxed_split, open_views, view_key
+from nasdistill.distill.compute import choose_compute
+from nasdistill.prepare.inputs import Inputs
+from nasdistill.teacher import targets
+from nasdistill.teacher.teacher import Teacher
+from nasdistill.workbench import SizedPool
+
+Report = Callable[[str], None]
+MOST_VALIDATION_IMAGES = 1000
+
+
+@dataclass(frozen=True)
+class PoolPlan:
+    """The pool of one input size: its folders, the training and validation images it uses, its keys."""
+
+    image_size: int
+    folders: SizedPool
+    train: Split
+    validation: Split
+    count: int
+    target_key: str
+
+
+def plan_pools(
+    inputs: Inputs, training: TrainingSettings, cache: Path, extra_sizes: Sequence[int] = ()
+) -> list[PoolPlan]:
+    """One plan for each input size. Folders are named by the hash of all that their content depends on."""
+    train = thinned(inputs.dataset.splits["train"], training.max_views)
+    validation = thinned(inputs.dataset.splits["val"], MOST_VALIDATION_IMAGES)
+    per_image = max(1, min(training.views_per_image, training.max_views // len(train.image_paths)))
+    count = per_image * len(train.image_paths)
+    plans = []
+    for size in sorted({*inputs.image_sizes, *extra_sizes}):
+        key = view_key(inputs.data_hash, size, count, ViewPolicy(), training.seed)
+        checked = f"val-{len(validation.image_paths)}"
+        validation_key = hashlib.sha256(json.dumps([inputs.data_hash, size, checked]).encode()).hexdigest()
+        target_key = hashlib.sha256(
+            json.dumps([key, inputs.teacher.sha256, inputs.class_order, targets.VERSION]).encode()
+        ).hexdigest()
+        folders = SizedPool(
+            cache / "views" / key[:20], cache / "targets" / target_key[:20], cache / "views" / validation_key[:20]
+        )
+        plans.append(PoolPlan(size, folders, train, validation, count, target_key))
+    return plans
+
+
+def thinned(split: Split, most: int) -> Split:
+    """At most `most` images of a split, evenly spread over it (data sets are often sorted by class or scene)."""
+    total = len(split.image_paths)
+    if total <= most:
+        return split
+    kept = [index * total // most for index in range(most)]
+    return Split(tuple(split.image_paths[i] for i in kept), tuple(split.boxes[i] for i in kept))
+
+
+def view_tasks(plans: Sequence[PoolPlan], names: Sequence[str], seed: int, trained: Sequence[int]) -> list[Callable]:
+    """Work that builds the views of every size in `trained`, and the validation images of all plans."""
+    tasks: list[Callable] = [
+        functools.partial(_build_training_views, plan, tuple(names), seed)
+        for plan in plans
+        if plan.image_size in trained
+    ]
+    return tasks + [functools.partial(_build_validation_views, plan, tuple(names)) for plan in plans]
+
+
+def _build_training_views(plan: PoolPlan, names: tuple[str, ...], seed: int, report: Report) -> None:
+    build_views(
+        plan.train,
+        names,
+        plan.image_size,
+        plan.count,
+        ViewPolicy(),
+        seed,
+        plan.folders.views,
+        on_progress=lambda done, total: report(f"{done / total:.3f}"),
+    )
+
+
+def _build_validation_views(plan: PoolPlan, names: tuple[str, ...], report: Report) -> None:
+    letterboxed_split(
+        plan.validation,
+        names,
+        plan.image_size,
+        plan.folders.validation,
+        on_progress=lambda done, total: report(f"{done / total:.3f}"),
+    )
+
+
+def target_tasks(
+    plans: Sequence[PoolPlan], teacher: Teacher, class_order: Sequence[int], training: TrainingSettings, workers: int
+) -> list[Callable]:
+    """Work that is left to fill the targets of `plans`, about `workers` equal tasks; none when the cache is complete."""
+    tasks: list[Callable] = []
+    for plan in plans:
+        if targets.is_complete(plan.folders.targets, plan.target_key):
+            continue
+        views = open_views(plan.folders.views)
+        ranges = targets.create_targets(plan.folders.targets, teacher, views, len(class_order))
+        for worker in range(workers):
+            share = ranges[worker::workers]
+            if share:
+                tasks.append(functools.partial(_fill, plan, teacher, tuple(class_order), share, training.precision))
+    return tasks
+
+
+def seal(plans: Sequence[PoolPlan], teacher: Teacher) -> None:
+    """Mark the targets as complete, once all tasks are done."""
+    for plan in plans:
+        if not targets.is_complete(plan.folders.targets, plan.target_key):
+            targets.seal_targets(plan.folders.targets, plan.target_key, teacher)
+
+
+def _fill(
+    plan: PoolPlan,
+    teacher: Teacher,
+    class_order: tuple[int, ...],
+    ranges: Sequence[tuple[int, int]],
+    precision: str,
+    report: Report,
+) -> int:
+    """Fill view ranges; returns the number of teacher forward passes."""
+    torch.set_num_threads(1)
+    compute = choose_compute(precision)  # type: ignore[arg-type]
+    compute.place(teacher.model)
+    total, done = sum(stop - start for start, stop in ranges), 0
+
+    def count(views_done: int) -> None:
+        nonlocal done
+        done += views_done
+        report(f"{done / total:.3f}")
+
+    before = teacher.forward_passes
+    targets.fill_targets(
+        plan.folders.targets,
+        teacher,
+        open_views(plan.folders.views),
+        class_order,
+        ranges,
+        compute.device,
+        compute.autocast,
+        on_progress=count,
+    )
+    return teacher.forward_passes - before

@@ -1,0 +1,154 @@
+"""What a running search shows: turns the session's steps and events into the live display's status."""
+
+import contextlib
+import functools
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from nasdistill.pareto.hypervolume import Reference, hypervolume
+from nasdistill.records import TrialResult
+from nasdistill.report.live import LiveDisplay
+from nasdistill.report.status import SearchStatus
+from nasdistill.report.teacher import teacher_of
+from nasdistill.search.budget import BudgetClock
+from nasdistill.search.events import SearchEvent, TrialFinished, TrialStarted
+
+TICK_S = 0.5
+RunTasks = Callable[..., list[Any]]
+
+
+@dataclass(frozen=True)
+class _Search:
+    """What is fixed once the trials start."""
+
+    reference: Reference
+    epochs: int
+
+
+class Progress:
+    """The session's side of the display. A thread redraws it while a step blocks; nothing here changes the search."""
+
+    def __init__(self, display: LiveDisplay) -> None:
+        self._display = display
+        self._lock = threading.Lock()
+        self._status = SearchStatus(phase="starting")
+        self._clock: BudgetClock | None = None
+        self._search: _Search | None = None
+        self._closed = threading.Event()
+
+    @contextlib.contextmanager
+    def showing(self) -> Iterator["Progress"]:
+        """The display is shown and kept up to date in this block."""
+        ticker = threading.Thread(target=self._tick, daemon=True)
+        with self._display:
+            ticker.start()
+            try:
+                yield self
+            finally:
+                self._closed.set()
+                ticker.join()
+                self._show()
+
+    def begin(self, clock: BudgetClock) -> None:
+        """The budget has started to run."""
+        self._clock = clock
+        self.phase("starting")
+
+    def phase(self, text: str) -> None:
+        """A new step, whose length is not known."""
+        self._change(phase=text, phase_progress=None)
+
+    def share(self, share: float) -> None:
+        """How much of the current step is done, 0..1."""
+        self._change(phase_progress=min(max(share, 0.0), 1.0))
+
+    def log(self, message: str) -> None:
+        """One message that stays."""
+        self._display.log(message)
+
+    def tasks(self, text: str, tasks: Sequence[Callable[..., Any]], run: RunTasks) -> list[Any]:
+        """Run a step's tasks with `run` and show their mean progress; nothing is shown when there are none."""
+        if not tasks:
+            return []
+        shares = [0.0] * len(tasks)
+        self._change(phase=text, phase_progress=0.0)
+
+        def on_progress(index: int, reported: str) -> None:
+            with contextlib.suppress(ValueError):
+                shares[index] = float(reported)
+                self.share(sum(shares) / len(shares))
+
+        started = time.monotonic()
+        results = run(tasks, on_progress)
+        self.log(f"{text}: {time.monotonic() - started:.1f} s")
+        return results
+
+    def teacher(self, figures: Mapping[str, Any]) -> None:
+        """The teacher has been measured."""
+        self._change(teacher=teacher_of({"teacher": figures}))
+        self.log(
+            f"teacher {figures['name']}: mAP50 {figures['map50']:.3f}, mAP50-95 {figures['map50_95']:.3f}, "
+            f"{figures['latency_ms']:.1f} ms, {figures['params_m']:.2f} M parameters at {figures['image_size']} px"
+        )
+
+    def searching(self, results: Sequence[TrialResult], reference: Reference, epochs: int) -> None:
+        """The trials start; `results` are those of a resumed run."""
+        self._search = _Search(reference, epochs)
+        self.log(f"each trial trains for {epochs} epochs")
+        self._change(phase="searching", phase_progress=None, results=tuple(results))
+
+    def event(self, event: SearchEvent) -> None:
+        """A trial started or finished."""
+        if isinstance(event, TrialStarted):
+            self._change(running=self._status.running + 1)
+        elif isinstance(event, TrialFinished):
+            results = (*self._status.results, event.result)
+            running = max(0, self._status.running - (event.result.state != "rejected"))
+            self._change(results=results, running=running, hypervolume=self._hypervolume(results))
+
+    def done(self, results: Sequence[TrialResult]) -> None:
+        """The final results, measured again."""
+        self._change(
+            phase="done", phase_progress=None, running=0, results=tuple(results), hypervolume=self._hypervolume(results)
+        )
+
+    def _hypervolume(self, results: Sequence[TrialResult]) -> float | None:
+        if self._search is None or not any(result.state == "complete" for result in results):
+            return None
+        return hypervolume(results, self._search.reference)
+
+    def _change(self, **fields: Any) -> None:
+        with self._lock:
+            self._status = replace(self._status, **fields)
+        self._show()
+
+    def _tick(self) -> None:
+        while not self._closed.wait(TICK_S):
+            self._show()
+
+    def _show(self) -> None:
+        with self._lock:
+            status = self._status if self._clock is None else replace(self._status, **_budget_fields(self._clock))
+            self._display.update(status)
+
+
+def _budget_fields(clock: BudgetClock) -> dict[str, Any]:
+    """The status fields that tell how much of the budget is used and when it ends."""
+    amount = functools.partial(_amount, clock.budget.kind)
+    end = None if clock.deadline is None else datetime.fromtimestamp(clock.deadline)
+    return {
+        "budget_used": amount(min(clock.used, clock.budget.amount)),
+        "budget_left": amount(clock.left),
+        "budget_share": clock.share,
+        "estimated_end": end,
+    }
+
+
+def _amount(kind: str, value: float) -> str:
+    if kind != "time":
+        return f"{value:.0f} {kind}"
+    return str(timedelta(seconds=round(value)))

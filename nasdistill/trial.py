@@ -1,0 +1,149 @@
+"""One trial, as a straight line. It knows neither Ray nor Optuna: a test calls it in a plain loop."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from nasdistill.compress.prune import prune
+from nasdistill.distill.connectors import Connectors
+from nasdistill.distill.objective import LossWeights
+from nasdistill.distill.stage import Stage, StageRun, run_stage
+from nasdistill.distill.temperature import temperature_at
+from nasdistill.measure.accuracy import score
+from nasdistill.measure.artifact import write_onnx
+from nasdistill.measure.complexity import complexity
+from nasdistill.measure.detector import OnnxDetector
+from nasdistill.records import Scalar, TrialConfig, TrialResult
+from nasdistill.store.atomic import replacing
+from nasdistill.students.student import Student
+from nasdistill.workbench import Workbench
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class TrialPlace:
+    """Where a trial writes, its number, its flat parameters (for the result), and when it must stop."""
+
+    trial: int
+    folder: Path
+    params: dict[str, Scalar]
+    should_stop: Callable[[], bool] = lambda: False
+
+
+def run_trial(config: TrialConfig, bench: Workbench, place: TrialPlace, report: Report) -> TrialResult:
+    """Build, time, distil, prune, fine-tune, export, score and time one student.
+
+    Raises:
+        TrialError, DeadlineReachedError, or whatever went wrong: the caller makes it a failed or stopped trial.
+    """
+    started = time.monotonic()
+    size, training = config.image_size, bench.assets.training
+    artifact = place.folder / "student.onnx"
+    student, init = bench.student(config)
+
+    write_onnx(prune(student, config.prune_ratio).student.model, size, artifact)
+    before = bench.profiler.measure(artifact, size)
+    report(f"{config.family} {dict(config.arch)} at {size} px from {init}: {before.median_ms:.2f} ms before training")
+
+    torch.manual_seed(training.seed)
+    connectors = Connectors(student.pyramid_channels, bench.assets.teacher_channels)
+    stage1, stage2 = _stages(config, bench)
+    report(_line(stage1, _train(student, connectors, stage1, config, bench, place)))
+    pruned = prune(student, config.prune_ratio)
+    if config.prune_ratio:  # its maps have fewer channels now
+        connectors = Connectors(pruned.student.pyramid_channels, bench.assets.teacher_channels)
+    report(_line(stage2, _train(pruned.student, connectors, stage2, config, bench, place)))
+
+    write_onnx(pruned.student.model, size, artifact)
+    accuracy = score(OnnxDetector(artifact, bench.assets.threads), bench.validation(size))
+    latency = bench.profiler.measure(artifact, size)
+    facts = complexity(pruned.student.model, size, artifact)
+    _save_weights(pruned.student, place.folder / "student.safetensors")
+    report(
+        f"mAP50 {accuracy.map50:.4f}, mAP50-95 {accuracy.map50_95:.4f}, {latency.median_ms:.2f} ms"
+        f"{' (disturbed)' if latency.disturbed else ''}, {facts.params_m:.3f} M parameters"
+    )
+    return TrialResult(
+        trial=place.trial,
+        state="complete",
+        family=config.family,
+        fidelity=1.0,
+        map50=accuracy.map50,
+        map50_95=accuracy.map50_95,
+        latency_ms=latency.median_ms,
+        latency_p90_ms=latency.p90_ms,
+        params_m=facts.params_m,
+        gflops=facts.gflops,
+        size_mb=facts.size_mb,
+        epochs=training.epochs,
+        seconds=time.monotonic() - started,
+        params={**place.params, "init": init, "prune.achieved": round(pruned.achieved, 4)},
+    )
+
+
+def _stages(config: TrialConfig, bench: Workbench) -> tuple[Stage, Stage]:
+    """The two stages of the recipe, in steps."""
+    recipe, epochs = bench.assets.training.recipe, bench.assets.training.epochs
+    steps = epochs * bench.feed(config.image_size).steps_per_epoch(recipe.batch_size)
+    first = round(steps * recipe.stage1_share)
+
+    def weights(label: float) -> LossWeights:
+        return LossWeights(config.weight_feature, config.weight_cls, config.weight_box, label)
+
+    return (
+        Stage(
+            "stage 1",
+            first,
+            recipe.stage1_learning_rate,
+            weights(recipe.stage1_label_weight),
+            freeze_backbone=True,
+            first_step=0,
+            all_steps=steps,
+            batch_size=recipe.batch_size,
+        ),
+        Stage(
+            "stage 2",
+            steps - first,
+            recipe.stage2_learning_rate,
+            weights(recipe.stage2_label_weight),
+            freeze_backbone=False,
+            first_step=first,
+            all_steps=steps,
+            batch_size=recipe.batch_size,
+        ),
+    )
+
+
+def _train(
+    student: Student, connectors: Connectors, stage: Stage, config: TrialConfig, bench: Workbench, place: TrialPlace
+) -> StageRun:
+    bench.compute.place(student.model)
+    bench.compute.place(connectors)
+    return run_stage(
+        student,
+        connectors,
+        bench.feed(config.image_size),
+        stage,
+        lambda progress: temperature_at(
+            progress, config.temperature_start, config.temperature_end, config.temperature_schedule
+        ),
+        bench.compute,
+        seed=bench.assets.training.seed + stage.first_step,
+        should_stop=place.should_stop,
+    )
+
+
+def _line(stage: Stage, run: StageRun) -> str:
+    losses = ", ".join(f"{name} {value:.3f}" for name, value in run.losses.items())
+    return f"{stage.name}: {stage.steps} steps in {run.seconds:.1f} s; {losses}"
+
+
+def _save_weights(student: Student, path: Path) -> None:
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in student.model.state_dict().items()}
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata={"family": student.family})

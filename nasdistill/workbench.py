@@ -1,0 +1,93 @@
+"""What a worker process keeps open between trials: pools of views, targets, supernets, the profiler.
+
+`Assets` says where things are and is sent to the worker; `Workbench` opens each of them once, when first needed.
+"""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from nasdistill.config import TrainingSettings
+from nasdistill.data.views import Views, open_views
+from nasdistill.devices.profile import DeviceProfile
+from nasdistill.devices.profiler import Profiler, open_profiler
+from nasdistill.distill.compute import Compute, choose_compute
+from nasdistill.distill.feed import Feed
+from nasdistill.distill.warm import inherit
+from nasdistill.records import Scalar, TrialConfig
+from nasdistill.students.families import build_student, lineage
+from nasdistill.students.student import Student
+from nasdistill.teacher.targets import open_targets
+
+
+@dataclass(frozen=True)
+class SizedPool:
+    """Folders of one input size: training views, the teacher's targets for them, validation images."""
+
+    views: Path
+    targets: Path
+    validation: Path
+
+
+@dataclass(frozen=True)
+class SupernetFile:
+    """A warmed supernet: its weights, its architecture, and where it came from (`teacher-slices+warmed`, `warmed`)."""
+
+    path: Path
+    arch: Mapping[str, Scalar]
+    origin: str
+
+
+@dataclass(frozen=True)
+class Assets:
+    """All that the trials of a run share. Picklable; paths must be readable by the workers."""
+
+    names: tuple[str, ...]
+    pools: Mapping[int, SizedPool]
+    supernets: Mapping[str, SupernetFile]
+    teacher_channels: tuple[int, ...]
+    images_per_epoch: int
+    device: DeviceProfile
+    training: TrainingSettings
+    threads: int = 1
+
+
+class Workbench:
+    """The assets of a run, opened."""
+
+    def __init__(self, assets: Assets) -> None:
+        torch.set_num_threads(assets.threads)
+        self.assets = assets
+        self.compute: Compute = choose_compute(assets.training.precision)
+        self.profiler: Profiler = open_profiler(assets.device)
+        self._supernets: dict[str, Student] = {}
+
+    @functools.cache  # noqa: B019  a workbench lives as long as its process
+    def feed(self, image_size: int) -> Feed:
+        """Training views and targets of one input size."""
+        pool = self.assets.pools[image_size]
+        return Feed(open_views(pool.views), open_targets(pool.targets), self.assets.images_per_epoch)
+
+    @functools.cache  # noqa: B019
+    def validation(self, image_size: int) -> Views:
+        """Letterboxed validation images of one input size, with labels."""
+        return open_views(self.assets.pools[image_size].validation)
+
+    def student(self, config: TrialConfig) -> tuple[Student, str]:
+        """A student with the weights it starts from, and the name of their origin (the trial's `param.init`)."""
+        student = build_student(config.family, config.arch, self.assets.names, self.assets.training.seed)
+        name = lineage(config.family, config.arch)
+        if name not in self.assets.supernets:
+            return student, "random"
+        source = self.assets.supernets[name]
+        if name not in self._supernets:
+            supernet = build_student(config.family, source.arch, self.assets.names)
+            supernet.model.load_state_dict(load_file(source.path))
+            self._supernets[name] = supernet
+        supernet = self._supernets[name]
+        inherit(student, supernet, supernet.model.state_dict(), self.feed(config.image_size), self.compute)
+        return student, source.origin

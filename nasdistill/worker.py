@@ -1,0 +1,45 @@
+"""The worker that a search runs: from a job to a trial, with its stop conditions."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from nasdistill.records import Scalar, TrialResult
+from nasdistill.search.worker import TrialJob
+from nasdistill.space.search_space import SearchSpace
+from nasdistill.trial import TrialPlace, run_trial
+from nasdistill.workbench import Assets, Workbench
+
+
+class TrialWorker:
+    """Runs trials one after the other on one open workbench."""
+
+    def __init__(self, assets: Assets, space: SearchSpace) -> None:
+        self._bench = Workbench(assets)
+        self._space = space
+
+    def run(self, job: TrialJob, report: Callable[[str], None]) -> TrialResult:
+        """Run one job to its end; raises what the trial raises."""
+
+        def should_stop() -> bool:
+            return job.stop_file.exists() or (job.deadline is not None and time.time() > job.deadline)
+
+        config = self._space.config(_searched(job.params))
+        place = TrialPlace(job.trial, job.folder, dict(job.params), should_stop)
+        return run_trial(config, self._bench, place, report)
+
+
+@dataclass(frozen=True)
+class MakeTrialWorker:
+    """Picklable factory of the worker, called once in each worker process."""
+
+    assets: Assets
+    space: SearchSpace
+
+    def __call__(self) -> TrialWorker:
+        return TrialWorker(self.assets, self.space)
+
+
+def _searched(params: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """Only what the space knows: results add `init` and `prune.achieved`, and resumed trials carry them."""
+    return {name: value for name, value in params.items() if name not in ("init", "prune.achieved")}
