@@ -33,8 +33,9 @@ class Pruned:
 def prune(student: Student, ratio: float, image_size: int = 64) -> Pruned:
     """Return a copy of `student` with about `ratio` (0 <= ratio < 1) of each layer's channels removed, weakest L2 first.
 
-    Channel counts are rounded to multiples of CHANNEL_MULTIPLE, so that very small students lose less than asked; what was
-    achieved is returned. `student` itself is not changed.
+    Channel counts are rounded down to multiples of CHANNEL_MULTIPLE: narrow layers lose more than asked for, and those that
+    would vanish lose nothing; what was achieved is returned. The copy's shapes depend on the shapes of `student` and on
+    `ratio` alone, not on its weights or on what is frozen. `student` itself is not changed.
 
     Raises:
         TrialError: the dependency graph cannot follow the model within TIME_LIMIT_S.
@@ -48,6 +49,9 @@ def prune(student: Student, ratio: float, image_size: int = 64) -> Pruned:
     outputs = [branch[-1] for branch in (*head.cv2, *head.cv3)]
     channels_before = _channels(model)
     was_training = model.training
+    # the graph is traced with autograd: layers that stage 1 froze would be invisible, and stay as wide as they are
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    model.requires_grad_(True)
     with _time_limit(TIME_LIMIT_S), torch.enable_grad():
         pruner = torch_pruning.pruner.BasePruner(
             model,
@@ -63,6 +67,8 @@ def prune(student: Student, ratio: float, image_size: int = 64) -> Pruned:
         )
         pruner.step()
     model.train(was_training)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in frozen)
     model.zero_grad(set_to_none=True)
     if parameters_m(model) > before:
         raise TrialError(f"pruning added parameters ({before:.3f} to {parameters_m(model):.3f} M)")

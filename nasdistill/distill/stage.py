@@ -64,7 +64,7 @@ def run_stage(
 
     Raises:
         DeadlineReachedError: `should_stop` said so.
-        TrialError: the loss is not finite.
+        TrialError: the loss, or a weight at the end, is not finite.
     """
     model = student.model
     set_trainable(student, stage.freeze_backbone)
@@ -92,8 +92,11 @@ def run_stage(
         scaler.step(optimizer)
         scaler.update()
         schedule.step()
-        if step >= stage.steps * 0.9:
+        if step >= int(stage.steps * 0.9):
             recent.append({name: part.item() for name, part in parts.items()})
+    broken = [name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()]
+    if broken:  # the last update, or statistics that training mode does not read
+        raise TrialError(f"{stage.name} left values that are not finite in {broken[0]}")
     losses = {name: sum(row[name] for row in recent) / len(recent) for name in (recent[0] if recent else {})}
     return StageRun(losses, time.perf_counter() - started)
 

@@ -9,9 +9,9 @@ the file.
 import importlib
 import json
 import pathlib
-import pickle
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import torch
 import yaml
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from ultralytics.nn.tasks import DetectionModel, yaml_model_load
+from ultralytics.nn.tasks import DetectionModel, _SafeLoad, yaml_model_load
 from ultralytics.utils import IterableSimpleNamespace
 
 from nasdistill.errors import InputError
@@ -91,16 +91,16 @@ def _read_safetensors(path: Path, model_yaml: Path | None) -> Checkpoint:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safe_open is no mapping
     except SafetensorError as error:
         raise InputError(f"{path}: not a readable safetensors file ({error})") from error
-    if model_yaml is not None:
-        description = read_model_yaml(model_yaml)
-    elif "model_yaml" in metadata:
-        description = json.loads(metadata["model_yaml"])
-    else:
+    if model_yaml is None and "model_yaml" not in metadata:
         raise InputError(
             f"{path}: carries no model description; name it with --teacher-yaml (for example yolo11n.yaml)"
         )
-    names = json.loads(metadata["names"]) if "names" in metadata else description.get("names")
-    size = int(metadata["image_size"]) if "image_size" in metadata else None
+    try:
+        description = json.loads(metadata["model_yaml"]) if model_yaml is None else read_model_yaml(model_yaml)
+        names = json.loads(metadata["names"]) if "names" in metadata else description.get("names")
+        size = int(metadata["image_size"]) if "image_size" in metadata else None
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"{path}: its metadata cannot be read ({_first_line(error)})") from error
     return Checkpoint(_fill(description, tensors, path), _names_of(names, path), size, metadata)
 
 
@@ -108,7 +108,11 @@ def _fill(description: dict[str, Any], tensors: Mapping[str, torch.Tensor], path
     """Build the described model with the tensors of `path` in it."""
     tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     classes = _classes_of(tensors) or description.get("nc")
-    model = DetectionModel(description, nc=classes, verbose=False)
+    try:
+        with _no_evaluation():
+            model = DetectionModel(description, nc=classes, verbose=False)
+    except Exception as error:  # a description can fail in every layer's constructor
+        raise InputError(f"{path}: the model YAML cannot be built ({_first_line(error)})") from error
     missing, unexpected = (
         model.load_state_dict(dict(tensors), strict=False) if _shapes_fit(model, tensors) else ([], [])
     )
@@ -118,6 +122,21 @@ def _fill(description: dict[str, Any], tensors: Mapping[str, torch.Tensor], path
             f"{path}: its {len(tensors)} tensors do not fit the model YAML: {fitting} of {len(model.state_dict())} fit"
         )
     return model
+
+
+@contextmanager
+def _no_evaluation() -> Iterator[None]:
+    """A block in which ultralytics builds models from layer classes only, and evaluates no text of their description.
+
+    Without it, the `activation` of a description is Python code that is run, be the description in a safetensors file's
+    metadata or an argument of an allowed class in a pickle.
+    """
+    before = getattr(_SafeLoad._local, "active", False)
+    _SafeLoad._local.active = True
+    try:
+        yield
+    finally:
+        _SafeLoad._local.active = before
 
 
 def _shapes_fit(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> bool:
@@ -138,9 +157,9 @@ def _names_of(names: Any, path: Path) -> tuple[str, ...]:
 
 
 def _read_pickle(path: Path, trust: bool) -> Any:
-    if trust:
-        return torch.load(path, map_location="cpu", weights_only=False)
     try:
+        if trust:
+            return torch.load(path, map_location="cpu", weights_only=False)
         needed = torch.serialization.get_unsafe_globals_in_checkpoint(path)
         allowed = [(_allowed(name), name) for name in needed]
         refused = [name for found, name in allowed if found is None]
@@ -151,9 +170,11 @@ def _read_pickle(path: Path, trust: bool) -> Any:
             )
         if "numpy.dtype" in needed:  # dtype instances have classes of their own that the scan does not list
             allowed += [(type(np.dtype(kind)), f"numpy.dtypes.{kind}") for kind in (np.float64, np.float32, np.int64)]
-        with torch.serialization.safe_globals([pair for pair in allowed if pair[0] is not None]):
+        with torch.serialization.safe_globals([pair for pair in allowed if pair[0] is not None]), _no_evaluation():
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, AttributeError, KeyError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # a broken pickle can fail in any way, in the classes that it names as well
         raise InputError(f"{path}: not a readable torch checkpoint ({_first_line(error)})") from error
 
 

@@ -132,10 +132,12 @@ def open_targets(folder: Path) -> Targets:
 
 
 def is_complete(folder: Path, key: str) -> bool:
-    """Whether `folder` holds the complete targets of `key`."""
+    """Whether `folder` holds the complete targets of `key`, and its arrays can be opened (none is torn)."""
     try:
-        return bool(json.loads((folder / "targets.json").read_text())["key"] == key)
-    except (OSError, ValueError, KeyError):
+        found = json.loads((folder / "targets.json").read_text())["key"]
+        open_targets(folder)
+        return bool(found == key)
+    except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
