@@ -9,10 +9,10 @@ from torch import Tensor
 from ultralytics.utils.loss import E2ELoss, v8DetectionLoss
 
 from nasdistill.distill.connectors import Connectors
-from nasdistill.distill.losses import box_regression, channel_attention, class_kl, confidence
+from nasdistill.distill.losses import FOREGROUND, box_regression, channel_attention, class_kl, confidence
 from nasdistill.students.student import Student
 from nasdistill.teacher.targets import TargetBatch
-from nasdistill.teacher.teacher import raw_output
+from nasdistill.teacher.teacher import distances
 
 # What weight 1 means for each part: gains that bring the parts to the size of Ultralytics' own class and box losses
 GAINS: Mapping[str, float] = {"feature": 1.0, "cls": 1.0, "box": 5.0}
@@ -55,16 +55,21 @@ class DistillationLoss:
         """
         parts: dict[str, Tensor] = {}
         if targets is not None:
-            raw = raw_output(output, self._reg_max)
             weight_ba = confidence(targets.logits_bac)
             if weights.feature:
                 # the mean over space of a 1x1 convolution is the convolution of the mean: same loss, a fraction of the cost
-                pooled = [feature.float().mean(dim=(2, 3), keepdim=True) for feature in raw.features]
+                pooled = [_mean_over_space(feature) for feature in output["feats"]]
                 parts["feature"] = channel_attention(self._connectors(pooled), targets.attention)
             if weights.cls:
-                parts["cls"] = class_kl(raw.logits_bac, targets.logits_bac, weight_ba, temperature)
+                logits_bac = output["scores"].float().permute(0, 2, 1)
+                parts["cls"] = class_kl(logits_bac, targets.logits_bac, weight_ba, temperature)
             if weights.box:
-                parts["box"] = box_regression(raw.distances_ba4, targets.distances_ba4, weight_ba)
+                # most anchors see no object: only those that do are decoded
+                image, anchor = torch.where(weight_ba > FOREGROUND)
+                bins_nr = output["boxes"][image, :, anchor]
+                distances_n4 = distances(bins_nr.T[None], self._reg_max)[0]
+                teacher_n4, weight_n = targets.distances_ba4[image, anchor], weight_ba[image, anchor]
+                parts["box"] = box_regression(distances_n4, teacher_n4, weight_n)
         total = sum(
             (GAINS[name] * getattr(weights, name) * part for name, part in parts.items()),
             torch.zeros((), device=output["scores"].device),
@@ -76,3 +81,11 @@ class DistillationLoss:
             total = total + weights.label * parts["label"]
         parts["total"] = total
         return parts
+
+
+def _mean_over_space(feature_bchw: Tensor) -> Tensor:
+    """Mean over height and width in float32, (b, c, 1, 1).
+
+    Taken over the channels_last view: the gradient is then spread in memory order, 4 times as fast on a CPU.
+    """
+    return feature_bchw.permute(0, 2, 3, 1).flatten(1, 2).mean(dim=1, dtype=torch.float32)[:, :, None, None]
