@@ -29,7 +29,7 @@ class LossWeights:
 
 
 class DistillationLoss:
-    """Loss of a student against cached targets and labels. Stateless but for Ultralytics' label loss of this student."""
+    """Loss of a student against cached targets and labels. Its only state is Ultralytics' label loss of this student."""
 
     def __init__(self, student: Student, connectors: Connectors) -> None:
         self._reg_max = student.head.reg_max
@@ -57,7 +57,7 @@ class DistillationLoss:
         if targets is not None:
             weight_ba = confidence(targets.logits_bac)
             if weights.feature:
-                # the mean over space of a 1x1 convolution is the convolution of the mean: same loss, a fraction of the cost
+                # a 1x1 convolution's mean over space is the convolution of the mean: same loss, a fraction of the cost
                 pooled = [_mean_over_space(feature) for feature in output["feats"]]
                 parts["feature"] = channel_attention(self._connectors(pooled), targets.attention)
             if weights.cls:
