@@ -29,7 +29,7 @@ class LossWeights:
 
 
 class DistillationLoss:
-    """Loss of a student against cached targets and labels. Its only state is Ultralytics' label loss of this student."""
+    """Loss of a student against cached targets and labels. Holds nothing but Ultralytics' label loss of the student."""
 
     def __init__(self, student: Student, connectors: Connectors) -> None:
         self._reg_max = student.head.reg_max
