@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
+from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import OutOfMemoryError
 from ray.tune import Callback, Stopper
 from ray.tune.experiment import Trial
 
 from nasdistill.records import TrialResult
 from nasdistill.search.ledger import Ledger
 from nasdistill.search.stop import StopControl
+from nasdistill.search.worker import TrialJob
 
 
-class StopWhenAsked(Stopper):  # type: ignore[misc]  # ray has no types
+class StopWhenAsked(Stopper):
     """Ends Tune's loop at once; `LedgerCallback` decides when."""
 
     def __init__(self) -> None:
@@ -28,11 +29,11 @@ class StopWhenAsked(Stopper):  # type: ignore[misc]  # ray has no types
         return self.now
 
 
-class LedgerCallback(Callback):  # type: ignore[misc]  # ray has no types
+class LedgerCallback(Callback):
     """Every outcome goes to the ledger here, before the searcher or any scheduler hears of it.
 
-    A worker process that dies gives its trial one retry on another worker (Tune's `max_failures=1`); the second time the
-    trial is failed.
+    When a worker process dies, its trial is tried once more on another worker (Tune's `max_failures=1`); the second
+    time it is failed.
     """
 
     def __init__(self, ledger: Ledger, stop: StopControl, stopper: StopWhenAsked) -> None:
@@ -47,7 +48,7 @@ class LedgerCallback(Callback):  # type: ignore[misc]  # ray has no types
             self._stopper.now = True
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._ledger.began(_number(trial))
+        self._ledger.began(_job(trial).trial)
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
@@ -55,28 +56,33 @@ class LedgerCallback(Callback):  # type: ignore[misc]  # ray has no types
         self._ledger.finish(TrialResult.model_validate_json(result["result"]))
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        trial.set_config({**trial.config, "attempt": 1})
+        trial.set_config({**trial.config, "attempt": 1})  # type: ignore[no-untyped-call]
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._ledger.end(_number(trial), "failed", _crash(trial.get_pickled_error()))
+        self._ledger.end(_job(trial).trial, "failed", _crash(trial))
 
     def kill(self, trials: list[Trial]) -> None:
         """Kill the workers of running trials; whatever the trial was doing is lost."""
         for trial in trials:
             actor = trial.temporary_state.ray_actor
-            if actor is not None and not trial.is_finished():
+            if actor is not None and trial.status not in (Trial.TERMINATED, Trial.ERROR):
                 ray.kill(actor)
 
 
-def _number(trial: Trial) -> int:
-    return int(json.loads(trial.config["job"])["trial"])
+def _job(trial: Trial) -> TrialJob:
+    return TrialJob.from_json(trial.config["job"])
 
 
-def _crash(error: BaseException | None) -> str:
-    """Why a worker process died, in a line."""
-    if isinstance(error, OutOfMemoryError) or "OutOfMemory" in str(error):
-        return "out of memory: Ray killed the worker process, twice"
-    lines = [line.strip() for line in str(error or "").splitlines() if line.strip()]
-    # Errors of the actor's own creation end with the exception's line; a dead process has Ray's explanation of it.
-    detail = next((line for line in lines if "exit detail" in line or "exit code" in line), lines[-1] if lines else "")
-    return f"the worker process died twice{': ' + detail if detail else ''}"[:300]
+def _crash(trial: Trial) -> str:
+    """Why a worker process died, in a line; all that Ray knows about it goes to the trial's log."""
+    text = ""
+    with contextlib.suppress(OSError, TypeError):
+        text = Path(trial.error_file).read_text(encoding="utf-8", errors="replace")
+        with open(_job(trial).folder / "log.txt", "a", encoding="utf-8") as log:
+            log.write(text)
+    if "memory monitor" in text or "OutOfMemoryError" in text or "running low on memory" in text:
+        return "out of memory: Ray killed the worker process twice"
+    if "creation task" in text:
+        last_line = [line.strip() for line in text.splitlines() if line.strip()][-1]
+        return f"the worker process could not start: {last_line}"[:300]
+    return "the worker process died twice (a crash in native code, or killed for its memory)"

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,14 +14,14 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from nasdistill.errors import InputError, InterruptedSearchError, NasdistillError
+from nasdistill.search.ray_private import LOOPBACK_ENVIRONMENT, on_loopback, worker_deaths_to_log
+from nasdistill.search.scratch import scratch_folder
 
 T = TypeVar("T")
 Report = Callable[[str], None]
 
 _OBJECT_STORE_BYTES = 256 * 2**20
 _SMALLEST_OBJECT_STORE_BYTES = 80 * 2**20
-# Unix sockets have at most 107 characters, and Ray adds up to 75 to the folder's name.
-_LONGEST_FOLDER = 30
 # Read by Ray when it starts. No usage report leaves the machine.
 _RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -53,18 +52,16 @@ def start_ray(
     if ray.is_initialized():
         yield
         return
-    folder = _short_folder() if address is None else None
-    try:
-        if folder is None:
-            _join(str(address), workers)
-        else:
-            _start(folder, cpus or workers, gpus, workers)
-        yield
-    finally:
-        with contextlib.suppress(Exception):
-            ray.shutdown()
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+    with scratch_folder() as folder, worker_deaths_to_log():
+        try:
+            if address is None:
+                _start(folder, cpus or workers, gpus, workers)
+            else:
+                _join(address, workers)
+            yield
+        finally:
+            with contextlib.suppress(Exception):
+                ray.shutdown()
 
 
 def run_tasks(
@@ -81,9 +78,9 @@ def run_tasks(
     """
     if not functions:
         return []
-    with tempfile.TemporaryDirectory(prefix="nd-tasks-") as folder:
-        task = ray.remote(_reporting)
-        progress = [Path(folder) / str(index) for index in range(len(functions))]
+    with scratch_folder() as folder:
+        task: Any = ray.remote(_reporting)
+        progress = [folder / str(index) for index in range(len(functions))]
         pending = [
             task.options(num_cpus=cpus, num_gpus=gpus, max_retries=1).remote(function, path)
             for function, path in zip(functions, progress, strict=True)
@@ -140,7 +137,7 @@ def _start(folder: Path, cpus: int, gpus: int | None, workers: int) -> None:
             # Containers often have 64 MB there; Ray would warn about it on every start.
             options["_plasma_directory"] = str(folder)
     # Processes started by a local Ray inherit this environment, which is faster than a runtime environment by seconds.
-    with environment({**_RAY_ENVIRONMENT, **worker_environment(workers)}):
+    with environment({**_RAY_ENVIRONMENT, **LOOPBACK_ENVIRONMENT, **worker_environment(workers)}), on_loopback():
         try:
             ray.init(
                 address="local",
@@ -169,13 +166,6 @@ def _join(address: str, workers: int) -> None:
             )
         except (RuntimeError, ConnectionError, TimeoutError, ValueError) as error:
             raise InputError(f"--ray-address {address}: no Ray cluster answers there ({str(error).strip()})") from error
-
-
-def _short_folder() -> Path:
-    parent = tempfile.gettempdir()
-    if len(parent) > _LONGEST_FOLDER - len("/nd-12345678") and os.path.isdir("/tmp"):
-        parent = "/tmp"
-    return Path(tempfile.mkdtemp(prefix="nd-", dir=parent))
 
 
 @contextlib.contextmanager

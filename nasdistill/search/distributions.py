@@ -10,6 +10,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
+import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from nasdistill.errors import InputError
@@ -29,18 +30,6 @@ class Space(Protocol):
     def anchors(self) -> Sequence[Mapping[str, Scalar]]: ...
 
 
-class Suggests(Protocol):
-    """The part of `optuna.Trial` that is needed to choose parameters."""
-
-    def suggest_categorical(self, name: str, choices: Sequence[Scalar]) -> Scalar: ...
-
-    def suggest_float(
-        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
-    ) -> float: ...
-
-    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int: ...
-
-
 def distribution_of(parameter: Parameter) -> Distribution:
     """The Optuna distribution with exactly the values of `parameter`."""
     if isinstance(parameter, Choice):
@@ -51,7 +40,7 @@ def distribution_of(parameter: Parameter) -> Distribution:
     return FloatDistribution(float(parameter.low), float(parameter.high), step=parameter.step, log=parameter.log)
 
 
-def suggest_params(trial: Suggests, space: Space) -> Params:
+def suggest_params(trial: optuna.Trial, space: Space) -> Params:
     """Let `trial` choose every parameter of one point of `space`."""
     chosen: Params = {}
     while following := space.parameters(chosen):
@@ -116,9 +105,11 @@ def _extended(space: Space, chosen: Params, rest: list[tuple[str, Parameter]], r
         yield from _extended(space, {**chosen, name: option}, rest[1:], rng)
 
 
-def _suggest(trial: Suggests, name: str, distribution: Distribution) -> Scalar:
+def _suggest(trial: optuna.Trial, name: str, distribution: Distribution) -> Scalar:
     if isinstance(distribution, CategoricalDistribution):
-        return trial.suggest_categorical(name, distribution.choices)
+        chosen = trial.suggest_categorical(name, distribution.choices)
+        assert chosen is not None
+        return chosen
     if isinstance(distribution, IntDistribution):
         return trial.suggest_int(name, distribution.low, distribution.high, step=distribution.step)
     return trial.suggest_float(name, distribution.low, distribution.high, step=distribution.step, log=distribution.log)

@@ -14,7 +14,8 @@ Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
 def value_at(distribution: Distribution, position: float) -> Scalar:
     """The value at `position` (0 <= position < 1): every choice or step has an equal share, log ranges are log-even."""
     if isinstance(distribution, CategoricalDistribution):
-        choice: Scalar = distribution.choices[int(position * len(distribution.choices))]
+        choice = distribution.choices[int(position * len(distribution.choices))]
+        assert choice is not None
         return choice
     low, high, step = distribution.low, distribution.high, distribution.step
     if distribution.log:

@@ -89,7 +89,11 @@ class Ledger:
             if number in self._begun:
                 self.end(number, "stopped", reason)
             else:
-                self._proposals.abandon(number)
+                try:
+                    self._proposals.abandon(number)
+                except OSError as error:
+                    # The journal then says that it runs, which a resumed run puts right.
+                    self._fail(error)
 
     @property
     def running(self) -> dict[int, Params]:

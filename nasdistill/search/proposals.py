@@ -34,14 +34,12 @@ from nasdistill.search.distributions import (
     unseen_point,
 )
 from nasdistill.search.journal import ORIGIN, REASON, TRIAL, StudyJournal
+from nasdistill.search.worker import BUDGET_USED_UP, INTERRUPTED
 
 Origin = Literal["interrupted", "anchor", "sampler", "fill"]
 
-# Reasons of a stopped trial that only ran out of time: it is worth another go when the run goes on.
-INTERRUPTED = "interrupted"
-BUDGET_USED_UP = "budget used up"
+# A stopped trial that only ran out of time is worth another go when the run goes on.
 _WORTH_REPEATING = (INTERRUPTED, BUDGET_USED_UP)
-
 _DRAWS_BEFORE_FILL = 12
 
 
@@ -185,7 +183,7 @@ class Proposals:
                 self._queue.append((found[0], origin))
 
     def _take_over(self, results: Sequence[TrialResult]) -> list[Params]:
-        """Bring journal, memory and results to the same state; the answer is the points that were begun and not ended."""
+        """Bring journal, memory and results to the same state; the answer is the points that were begun, not ended."""
         by_number = {result.trial: result for result in results}
         journalled: set[int] = set()
         unfinished: list[Params] = []
@@ -247,7 +245,7 @@ def _ended(
         state=TrialState.FAIL if values is None else TrialState.COMPLETE,
         values=values,
         params=params,
-        distributions=distributions,
+        distributions=dict(distributions),
         user_attrs=user_attributes,
         system_attrs=system_attributes or {},
     )

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 
 import optuna
-from ray import tune
+from ray import cloudpickle, tune
 from ray.exceptions import RayError
 from ray.tune.error import TuneError
 
@@ -22,12 +21,13 @@ from nasdistill.search.distributions import Space
 from nasdistill.search.events import EventHandler
 from nasdistill.search.journal import StudyJournal
 from nasdistill.search.ledger import Ledger, Run
-from nasdistill.search.proposals import BUDGET_USED_UP, INTERRUPTED, Proposals, directions_of
+from nasdistill.search.proposals import Proposals, directions_of
 from nasdistill.search.samplers import DEFAULT_SAMPLER, make_sampler
+from nasdistill.search.scratch import scratch_folder
 from nasdistill.search.searcher import Admit, Estimate, StudySearcher
 from nasdistill.search.stop import Patience, StopControl, stopping_on_signals
 from nasdistill.search.trainable import TrialActor
-from nasdistill.search.worker import WorkerFactory
+from nasdistill.search.worker import BUDGET_USED_UP, INTERRUPTED, WorkerFactory
 
 JOURNAL_NAME = "study.journal"
 STOP_FILE_NAME = ".stop"
@@ -109,11 +109,11 @@ def _tune(
         "TUNE_MAX_PENDING_TRIALS_PG": str(workers),
         "TUNE_RESULT_BUFFER_LENGTH": "1",
     }
-    with tempfile.TemporaryDirectory(prefix="nd-tune-", ignore_cleanup_errors=True) as folder, environment(settings):
+    with scratch_folder() as folder, environment(settings):
         try:
             with _quiet("ray.tune", "ray.air", "ray.train"):
                 tune.run(
-                    tune.with_parameters(TrialActor, make_worker=make_worker),
+                    tune.with_parameters(TrialActor, make_worker=cloudpickle.dumps(make_worker)),  # type: ignore[no-untyped-call]
                     name="search",
                     search_alg=searcher,
                     num_samples=-1,
@@ -123,7 +123,7 @@ def _tune(
                     reuse_actors=True,
                     max_failures=1,
                     raise_on_failed_trial=False,
-                    storage_path=folder,
+                    storage_path=str(folder),
                     trial_dirname_creator=lambda trial: trial.trial_id,
                     verbose=0,
                 )

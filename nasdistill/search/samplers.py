@@ -12,7 +12,7 @@ from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESample
 from nasdistill.errors import InputError
 from nasdistill.search.halton import HaltonSampler
 
-# Optuna's own defaults (10 random trials, populations of 50) are made for hundreds of trials; a search here often has 40.
+# Optuna's own defaults (10 random trials, populations of 50) are made for hundreds of trials; here 40 is common.
 _TPE_STARTUP_TRIALS = 8
 _NSGA2_POPULATION = 16
 

@@ -18,7 +18,7 @@ from nasdistill.search.budget import BudgetClock
 from nasdistill.search.ledger import Ledger
 from nasdistill.search.proposals import Draft, Proposals
 from nasdistill.search.stop import StopControl
-from nasdistill.search.trainable import reason_of
+from nasdistill.search.trainable import WORKER_FAILED, reason_of
 from nasdistill.search.worker import TrialJob
 
 Admit = Callable[[Mapping[str, Scalar]], str | None]
@@ -29,11 +29,12 @@ _ESTIMATE_MARGIN = 1.1
 # How many points in a row may be turned down (rejected, or too long for what is left) before the search gives up.
 _MOST_REFUSALS = 1000
 _MOST_TOO_LONG = 10
-# So many failures in a row, with nothing complete in the run, mean that something is wrong with all trials.
+# With nothing complete in the run, so many failures, or workers that could not start, mean that all trials will fail.
 _MOST_FAILURES = 30
+_MOST_FAILED_STARTS = 3
 
 
-class StudySearcher(Searcher):  # type: ignore[misc]  # ray has no types
+class StudySearcher(Searcher):
     """Suggests points for at most `workers` trials at a time until the budget, or the space, is used up.
 
     `admit` may turn a point down before any training by returning the reason (the trial is `rejected`; when it raises,
@@ -61,10 +62,14 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # ray has no types
         self._earlier = list(results)
         self._admit = admit
         self._estimate = estimate
+        # Trials that Tune has and has not reported as complete. Tune sleeps when it gets None while it has none.
+        self._live: set[str] = set()
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         """A config for `TrialActor`, None for "ask again later" (only while something runs), or FINISHED."""
-        running = len(self._ledger.running)
+        running = len(self._live)
+        if self._stop.reason is not None:
+            return self.FINISHED
         if running >= self._workers:
             return None
         if not self._may_start(running):
@@ -84,13 +89,16 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # ray has no types
             elif self._refused(draft):
                 refusals += 1
             else:
-                return self._job(draft)
+                job = self._job(draft)
+                self._live.add(trial_id)
+                return job
             if self._clock.exhausted:
                 break
         return self.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Nothing to do: `LedgerCallback` has recorded the outcome, or does so next."""
+        """Room for another trial. `LedgerCallback` has recorded this one's outcome already, or does so next."""
+        self._live.discard(trial_id)
 
     def save(self, checkpoint_path: str) -> None:
         """Tune insists on a file; everything that matters is in the run folder already."""
@@ -100,7 +108,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # ray has no types
         raise NotImplementedError("a run is resumed from its folder, not from Ray Tune's state")
 
     def _may_start(self, running: int) -> bool:
-        if self._stop.reason is not None or self._clock.exhausted or self._hopeless():
+        if self._clock.exhausted or self._hopeless():
             return False
         if self._clock.budget.kind == "trials":
             return running < self._clock.left
@@ -142,5 +150,6 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # ray has no types
         return [result for result in (*self._earlier, *self._ledger.finished) if result.state == "complete"]
 
     def _hopeless(self) -> bool:
-        ended = [result.state for result in self._ledger.finished if result.state in ("complete", "failed")]
-        return len(ended) >= _MOST_FAILURES and set(ended) == {"failed"} and not self._complete()
+        failed = [result for result in self._ledger.finished if result.state == "failed"]
+        failed_starts = sum(result.reason.startswith(WORKER_FAILED) for result in failed)
+        return (len(failed) >= _MOST_FAILURES or failed_starts >= _MOST_FAILED_STARTS) and not self._complete()

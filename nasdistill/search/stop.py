@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from nasdistill.search.budget import BudgetClock
-from nasdistill.search.proposals import BUDGET_USED_UP, INTERRUPTED
+from nasdistill.search.worker import BUDGET_USED_UP, INTERRUPTED
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,11 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 from pydantic import ValidationError
-from ray import tune
+from ray import cloudpickle, tune
 
 from nasdistill.errors import DeadlineReachedError, NasdistillError
 from nasdistill.records import TrialResult
-from nasdistill.search.proposals import BUDGET_USED_UP, INTERRUPTED
-from nasdistill.search.worker import TrialJob, Worker, WorkerFactory
+from nasdistill.search.worker import BUDGET_USED_UP, INTERRUPTED, TrialJob, Worker, WorkerFactory
 
 WORKER_FAILED = "the worker could not start: "
 _LONGEST_REASON = 300
@@ -30,8 +29,9 @@ class TrialActor(tune.Trainable):
     one failed trial with its reason and log, while Ray would only see an actor that cannot be created.
     """
 
-    def setup(self, config: dict[str, Any], make_worker: WorkerFactory) -> None:
-        self._make_worker = make_worker
+    def setup(self, config: dict[str, Any], make_worker: bytes) -> None:  # type: ignore[override]
+        # Still pickled: what goes wrong with it (a module that isn't installed on this node, say) is a reason as well.
+        self._pickled_factory = make_worker
         self._worker: Worker | None = None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -82,9 +82,10 @@ class TrialActor(tune.Trainable):
             report(f"attempt {job.attempt + 1}: the first worker died")
         if self._worker is None:
             try:
-                self._worker = self._make_worker()
+                make_worker: WorkerFactory = cloudpickle.loads(self._pickled_factory)
+                self._worker = make_worker()
             except Exception as error:
-                raise _WorkerFailedError(WORKER_FAILED + _first_line(error)) from error
+                raise _WorkerFailedError(WORKER_FAILED + reason_of(error)) from error
         return _checked(job, self._worker.run(job, report))
 
 

@@ -10,6 +10,10 @@ from typing import Protocol
 
 from nasdistill.records import Scalar, TrialResult
 
+# The reasons of a `stopped` trial that ran out of time.
+INTERRUPTED = "interrupted"
+BUDGET_USED_UP = "budget used up"
+
 
 @dataclass(frozen=True)
 class TrialJob:
@@ -17,7 +21,7 @@ class TrialJob:
 
     `params` are the flat parameters of the search space. Everything the trial leaves behind goes to `folder`.
     `deadline` is in `time.time()` seconds, None without one. A worker looks at the deadline and for the existence of
-    `stop_file` at least every second or so and raises `DeadlineReachedError`; one that doesn't is killed a little later.
+    `stop_file` every second or so and raises `DeadlineReachedError`; one that doesn't is killed a little later.
     `attempt` is 1 when the trial's first worker died and this is the second one.
     """
 

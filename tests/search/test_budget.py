@@ -1,0 +1,73 @@
+import pytest
+from search_workers import scored
+
+from nasdistill.errors import InputError
+from nasdistill.records import TrialResult
+from nasdistill.search.budget import BudgetClock, parse_budget
+from nasdistill.search.worker import TrialJob
+
+
+def result(trial: int, state: str = "complete", epochs: int = 3) -> TrialResult:
+    from pathlib import Path
+
+    job = TrialJob(trial, {}, Path("."), None, Path("stop"))
+    fields = {
+        **scored(job).model_dump(),
+        "state": state,
+        "epochs": epochs,
+        "reason": "" if state == "complete" else "x",
+    }
+    return TrialResult.model_validate(fields)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "amount"),
+    [
+        ("90s", "time", 90),
+        ("30m", "time", 1800),
+        ("2h", "time", 7200),
+        ("1.5h", "time", 5400),
+        (" 5m ", "time", 300),
+        ("40trials", "trials", 40),
+        ("1trial", "trials", 1),
+        ("200epochs", "epochs", 200),
+        ("200 epochs", "epochs", 200),
+    ],
+)
+def test_budgets_a_person_writes(text: str, kind: str, amount: float) -> None:
+    budget = parse_budget(text)
+    assert (budget.kind, budget.amount) == (kind, amount)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "5x", "5", "m", "-5m", "0s", "0trials", "1.5trials", "5 m m", "1e3s", "5M", "nans", "infs", "99999h"]
+)
+def test_anything_else_is_refused_in_one_line_that_says_what_is_allowed(text: str) -> None:
+    with pytest.raises(InputError, match="90s, 30m, 2h") as caught:
+        parse_budget(text)
+    assert repr(text) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_time_goes_on_from_what_earlier_parts_used() -> None:
+    now = [1000.0]
+    clock = BudgetClock(parse_budget("60s"), already_used=20.0, now=lambda: now[0])
+    assert (clock.used, clock.left, clock.deadline) == (20.0, 40.0, 1040.0)
+    now[0] += 30
+    assert (clock.used, clock.left, clock.exhausted) == (50.0, 10.0, False)
+    assert clock.share == pytest.approx(50 / 60)
+    now[0] += 30
+    assert (clock.left, clock.share, clock.exhausted) == (0.0, 1.0, True)
+
+
+def test_trials_count_when_they_were_really_done() -> None:
+    clock = BudgetClock(parse_budget("3trials"))
+    for state in ("complete", "failed", "rejected", "stopped"):
+        clock.count(result(0, state))
+    assert (clock.used, clock.left, clock.exhausted, clock.deadline) == (2, 1, False, None)
+    clock.count(result(1))
+    assert clock.exhausted
+
+
+def test_epochs_count_whatever_became_of_the_trial() -> None:
+    clock = BudgetClock.resumed(parse_budget("10epochs"), [result(0), result(1, "stopped", 4)])
+    assert (clock.used, clock.left) == (7, 3)

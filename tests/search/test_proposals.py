@@ -1,0 +1,257 @@
+"""What Optuna is told, without Ray: points in order and once, honest scores only, a study that survives anything."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+from search_workers import SmallSpace
+
+from nasdistill.pareto.objectives import LATENCY_MS, MAP50_95
+from nasdistill.records import TrialResult
+from nasdistill.search.distributions import key_of
+from nasdistill.search.journal import STUDY_NAME, StudyJournal
+from nasdistill.search.proposals import Proposals, directions_of
+from nasdistill.search.samplers import SAMPLERS, make_sampler
+
+OBJECTIVES = (MAP50_95, LATENCY_MS)
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+def opened(
+    folder: Path, results: list[TrialResult] | None = None, sampler: str = "random", space: SmallSpace | None = None
+) -> Proposals:
+    journal = StudyJournal(folder / "study.journal", directions_of(OBJECTIVES))
+    number = len(results or [])
+    return Proposals(space or SmallSpace(), make_sampler(sampler, 0, number), journal, OBJECTIVES, results or [], 0)
+
+
+def on_disk(folder: Path) -> list[optuna.trial.FrozenTrial]:
+    """What any other Optuna program finds in the journal."""
+    storage = JournalStorage(JournalFileBackend(str(folder / "study.journal")))
+    return optuna.load_study(study_name=STUDY_NAME, storage=storage).trials
+
+
+def complete(number: int, params: dict[str, object], accuracy: float = 0.5) -> TrialResult:
+    return TrialResult.model_validate(
+        {
+            "trial": number,
+            "state": "complete",
+            "family": params["family"],
+            "map50": accuracy,
+            "map50_95": accuracy,
+            "latency_ms": 1.0 + number,
+            "params": {**params, "init": "random"},
+        }
+    )
+
+
+def ended(number: int, state: str, params: dict[str, object], reason: str) -> TrialResult:
+    return TrialResult.model_validate(
+        {"trial": number, "state": state, "family": "a", "reason": reason, "params": params, "map50_95": 0.9}
+    )
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_anchors_come_first_then_every_other_point_once_then_the_end(tmp_path: Path, sampler: str) -> None:
+    proposals = opened(tmp_path, sampler=sampler)
+    points = []
+    while (draft := proposals.ask()) is not None:
+        number = proposals.start(draft)
+        assert number == len(points)
+        points.append(draft.params)
+        proposals.finish(complete(number, draft.params))
+    assert points[:2] == SmallSpace().anchors()
+    assert len(points) == len({key_of(point) for point in points}) == 10
+    trials = on_disk(tmp_path)
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 10
+    assert [trial.params for trial in trials] == points
+    assert trials[3].values == [0.5, 4.0]
+
+
+def test_points_that_run_at_the_same_time_differ(tmp_path: Path) -> None:
+    proposals = opened(tmp_path, sampler="tpe")
+    drafts = [proposals.ask() for _ in range(10)]
+    assert len({key_of(draft.params) for draft in drafts if draft}) == 10
+    assert proposals.ask() is None
+
+
+def test_a_withdrawn_point_leaves_no_trace_and_may_come_back(tmp_path: Path) -> None:
+    proposals = opened(tmp_path)
+    drafts = [proposals.ask() for _ in range(10)]
+    for draft in drafts:
+        assert draft is not None
+        proposals.withdraw(draft)
+    assert on_disk(tmp_path) == []
+    again = proposals.ask()
+    assert again is not None and proposals.start(again) == 0
+
+
+@pytest.mark.parametrize("state", ["failed", "stopped", "rejected"])
+def test_only_complete_trials_are_complete_to_optuna(tmp_path: Path, state: str) -> None:
+    proposals = opened(tmp_path)
+    draft = proposals.ask()
+    assert draft is not None
+    proposals.finish(ended(proposals.start(draft), state, draft.params, "some reason"))
+    (trial,) = on_disk(tmp_path)
+    assert (trial.state, trial.values) == (TrialState.FAIL, None)
+    assert trial.user_attrs["reason"] == f"{state}: some reason"
+    assert [trial.state for trial in proposals._mind.trials] == [TrialState.FAIL]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, None])
+def test_a_score_that_is_no_number_is_a_failure(tmp_path: Path, value: float | None) -> None:
+    proposals = opened(tmp_path)
+    draft = proposals.ask()
+    assert draft is not None
+    good = complete(proposals.start(draft), draft.params)
+    proposals.finish(good.model_copy(update={"map50_95": value}))
+    assert [trial.state for trial in on_disk(tmp_path)] == [TrialState.FAIL]
+
+
+def test_an_outcome_counts_once(tmp_path: Path) -> None:
+    proposals = opened(tmp_path)
+    draft = proposals.ask()
+    assert draft is not None
+    number = proposals.start(draft)
+    proposals.finish(ended(number, "failed", draft.params, "died"))
+    proposals.finish(complete(number, draft.params))
+    proposals.finish(complete(99, draft.params))
+    assert [trial.state for trial in on_disk(tmp_path)] == [TrialState.FAIL]
+
+
+def crashed_run(folder: Path) -> list[TrialResult]:
+    """Four trials begun: one complete, one stopped by Ctrl-C, one written down but not told to Optuna, one running."""
+    proposals = opened(folder)
+    drafts = [proposals.ask() for _ in range(4)]
+    numbers = [proposals.start(draft) for draft in drafts if draft]
+    assert numbers == [0, 1, 2, 3]
+    points = [draft.params for draft in drafts if draft]
+    results = [complete(0, points[0]), ended(1, "stopped", points[1], "interrupted"), complete(2, points[2])]
+    proposals.finish(results[0])
+    proposals.finish(results[1])
+    return results
+
+
+def test_a_resumed_run_goes_on_where_it_was_killed(tmp_path: Path) -> None:
+    results = crashed_run(tmp_path)
+    running = on_disk(tmp_path)[3].params
+    resumed = opened(tmp_path, results)
+    assert [trial.state.name for trial in on_disk(tmp_path)] == ["COMPLETE", "FAIL", "COMPLETE", "FAIL"]
+    assert resumed.next_trial == 4
+    assert sorted(trial.state.name for trial in resumed._mind.trials) == ["COMPLETE", "COMPLETE", "FAIL"]
+
+    points = []
+    while (draft := resumed.ask()) is not None:
+        points.append(draft)
+        resumed.finish(complete(resumed.start(draft), draft.params))
+    assert [draft.params for draft in points[:2]] == [SmallSpace().anchors()[1], running]
+    assert [draft.origin for draft in points[:2]] == ["interrupted", "interrupted"]
+    # Ten points in all, of which two were done before the kill.
+    assert len({key_of(draft.params) for draft in points}) == len(points) == 8
+    assert all(trial.state.is_finished() for trial in on_disk(tmp_path))
+
+
+def test_what_was_interrupted_once_and_done_later_is_not_repeated(tmp_path: Path) -> None:
+    results = crashed_run(tmp_path)
+    resumed = opened(tmp_path, results)
+    for _ in range(2):
+        draft = resumed.ask()
+        assert draft is not None and draft.origin == "interrupted"
+        result = complete(resumed.start(draft), draft.params)
+        resumed.finish(result)
+        results.append(result)
+    again = opened(tmp_path, results)
+    draft = again.ask()
+    assert draft is not None and draft.origin != "interrupted"
+
+
+def test_a_trial_that_no_worker_had_begun_is_tried_first_next_time(tmp_path: Path) -> None:
+    proposals = opened(tmp_path)
+    draft = proposals.ask()
+    assert draft is not None
+    proposals.abandon(proposals.start(draft))
+    assert [trial.state for trial in on_disk(tmp_path)] == [TrialState.FAIL]
+    again = opened(tmp_path).ask()
+    assert again is not None and (again.origin, again.params) == ("interrupted", draft.params)
+
+
+def test_a_torn_last_line_is_cut_off(tmp_path: Path) -> None:
+    results = crashed_run(tmp_path)
+    journal = tmp_path / "study.journal"
+    whole = journal.read_bytes()
+    for torn in (b'{"op_code":6,"worker_id":"x","tri', b'{"op_code":6,"worker_id":"x","tri\n', b"\x00" * 40):
+        journal.write_bytes(whole + torn)
+        assert opened(tmp_path, results).next_trial == 4
+        assert [trial.state.name for trial in on_disk(tmp_path)] == ["COMPLETE", "FAIL", "COMPLETE", "FAIL"]
+    # Cut anywhere in its last line, and even down to nothing.
+    for length in (len(whole) - 1, len(whole) - 30, 10, 0):
+        journal.write_bytes(whole[:length])
+        assert opened(tmp_path, results).next_trial >= 3
+        assert {trial.user_attrs["trial"]: trial.state.name for trial in on_disk(tmp_path)}[2] == "COMPLETE"
+    assert not list(tmp_path.glob("*.damaged"))
+
+
+@pytest.mark.parametrize("damage", ["middle", "garbage", "other study", "missing"])
+def test_without_a_readable_journal_the_results_rebuild_it(tmp_path: Path, damage: str) -> None:
+    results = crashed_run(tmp_path)
+    journal = tmp_path / "study.journal"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    if damage == "middle":
+        journal.write_bytes(b"".join([lines[0], b"{oops\n", *lines[2:]]))
+    elif damage == "garbage":
+        journal.write_bytes(os.urandom(3000) + b"\n\n{}\n")
+    elif damage == "other study":
+        journal.unlink()
+        storage = JournalStorage(JournalFileBackend(str(journal)))
+        optuna.create_study(study_name=STUDY_NAME, storage=storage, directions=["minimize"])
+    else:
+        journal.unlink()
+    resumed = opened(tmp_path, results)
+    assert (tmp_path / "study.journal.damaged").exists() == (damage != "missing")
+    assert [trial.state.name for trial in on_disk(tmp_path)] == ["COMPLETE", "FAIL", "COMPLETE"]
+    assert on_disk(tmp_path)[2].values == [0.5, 3.0]
+    draft = resumed.ask()
+    assert resumed.next_trial == 3 and draft is not None and draft.origin == "interrupted"
+
+
+def test_the_lock_of_a_killed_process_does_not_hold_up_the_next(tmp_path: Path) -> None:
+    crashed_run(tmp_path)
+    (tmp_path / "study.journal.lock").symlink_to(tmp_path / "study.journal")
+    draft = opened(tmp_path).ask()
+    assert draft is not None  # Optuna would have waited 30 s; the suite's time limit notices.
+    assert not (tmp_path / "study.journal.lock").is_symlink()
+
+
+def test_results_outside_the_space_count_but_teach_nothing(tmp_path: Path) -> None:
+    stranger = complete(7, {"family": "z", "z.size": 3})
+    resumed = opened(tmp_path, [stranger])
+    assert resumed.next_trial == 8
+    assert resumed._mind.trials == []
+
+
+def test_resuming_keeps_what_nsga2_knows_of_its_generations(tmp_path: Path) -> None:
+    space = SmallSpace(endless=True)
+    results = []
+    proposals = opened(tmp_path, sampler="nsga2", space=space)
+    for _ in range(40):
+        draft = proposals.ask()
+        assert draft is not None
+        results.append(complete(proposals.start(draft), draft.params))
+        proposals.finish(results[-1])
+    resumed = opened(tmp_path, results, sampler="nsga2", space=space)
+
+    def generations(of: Proposals) -> list[int]:
+        # Duplicates that the sampler drew are failures in its memory, and not worth keeping.
+        done = [trial for trial in of._mind.trials if trial.state == TrialState.COMPLETE]
+        return [value for trial in done for name, value in trial.system_attrs.items() if "generation" in name]
+
+    assert generations(resumed) == generations(proposals)
+    # Anchors belong to no generation.
+    assert len(generations(proposals)) == 40 - 2 and max(generations(proposals)) >= 1

@@ -1,0 +1,210 @@
+"""Searches on a real Ray, shared by the module."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from search_workers import CaseSpace, CaseWorker, CurveWorker, FileRun, SmallSpace, broken_factory
+
+from nasdistill.errors import InputError
+from nasdistill.records import TrialResult
+from nasdistill.search.budget import BudgetClock, parse_budget
+from nasdistill.search.cluster import environment, start_ray
+from nasdistill.search.events import SearchEvent, TrialFinished, TrialStarted
+from nasdistill.search.runner import run_search
+from nasdistill.search.stop import Patience
+
+
+@pytest.fixture(scope="module", autouse=True)
+def two_workers() -> Iterator[None]:
+    # Ray's processes import the workers of the tests by name.
+    with environment({"PYTHONPATH": str(Path(__file__).parent)}), start_ray(2, gpus=0):
+        yield
+
+
+def slow_worker() -> CurveWorker:
+    return CurveWorker(0.4)
+
+
+def optuna_states(folder: Path) -> list[str]:
+    storage = JournalStorage(JournalFileBackend(str(folder / "study.journal")))
+    return [trial.state.name for trial in optuna.load_study(study_name="nasdistill", storage=storage).trials]
+
+
+def processes(folder: Path, results: list[TrialResult]) -> set[str]:
+    logs = [(folder / "trials" / str(result.trial) / "log.txt").read_text() for result in results]
+    return {number for log in logs for number in re.findall(r"process (\d+)", log)}
+
+
+def test_a_search_runs_every_point_once_on_warm_workers(tmp_path: Path) -> None:
+    run, events = FileRun(tmp_path), []
+
+    def on_event(event: SearchEvent) -> None:
+        if isinstance(event, TrialFinished):
+            # On disk before anyone hears of it.
+            assert event.result in run.results()
+        events.append(event)
+
+    results = run_search(SmallSpace(), CurveWorker, run, parse_budget("40trials"), workers=2, on_event=on_event)
+    # The space has ten points, so it ends long before its budget.
+    assert [result.trial for result in results] == list(range(10))
+    assert {result.state for result in results} == {"complete"}
+    assert [result.params for result in results[:2]] == SmallSpace().anchors()
+    assert optuna_states(tmp_path) == ["COMPLETE"] * 10
+    started = [event.trial for event in events if isinstance(event, TrialStarted)]
+    finished = [event.result.trial for event in events if isinstance(event, TrialFinished)]
+    assert sorted(started) == sorted(finished) == list(range(10))
+    assert len(processes(tmp_path, results)) <= 2
+    log = (tmp_path / "trials" / "0" / "log.txt").read_text()
+    assert f"threads {max(1, len(os.sched_getaffinity(0)) // 2)}" in log
+    assert not (tmp_path / ".stop").exists()
+
+
+def test_whatever_a_trial_does_the_search_goes_on(tmp_path: Path) -> None:
+    expected = {
+        "nan": ("failed", r"invalid result: map50: Input should be a finite number \(got nan\)"),
+        "smuggled": ("failed", r"invalid result: latency_ms: Input should be a finite number \(got inf\)"),
+        "trial_error": ("failed", "no images left"),
+        "bug": ("failed", "KeyError: 'missing'"),
+        "memory": ("failed", "out of memory"),
+        "exit": ("failed", "SystemExit: 3"),
+        "wrong_type": ("failed", "TypeError: the worker returned str, not a TrialResult"),
+        "rejected": ("rejected", "too slow"),
+        "die": ("failed", r"the worker process died twice \(.*"),
+        "die_once": ("complete", ""),
+        "good": ("complete", ""),
+    }
+    results = run_search(CaseSpace(*expected), CaseWorker, FileRun(tmp_path), parse_budget("40trials"), workers=2)
+    outcomes = {str(result.params["case"]): result for result in results}
+    assert outcomes.keys() == expected.keys()
+    for case, (state, reason) in expected.items():
+        assert outcomes[case].state == state, outcomes[case]
+        assert re.fullmatch(reason, outcomes[case].reason), outcomes[case]
+    states = optuna_states(tmp_path)
+    assert sorted(states) == ["COMPLETE"] * 2 + ["FAIL"] * 9
+
+    def log(case: str) -> str:
+        return (tmp_path / "trials" / str(outcomes[case].trial) / "log.txt").read_text()
+
+    assert "Traceback" in log("bug") and "printed by bug" in log("bug")
+    assert "second line" in log("trial_error")
+    assert "Failure # 2" in log("die")
+    assert "attempt 2: the first worker died" in log("die_once")
+    first, second = re.findall(r"process (\d+)", log("die_once"))
+    assert first != second
+
+
+def test_a_worker_that_cannot_start_is_a_reason_and_not_an_endless_search(tmp_path: Path) -> None:
+    space = SmallSpace(endless=True)
+    results = run_search(space, broken_factory, FileRun(tmp_path), parse_budget("1000trials"))
+    assert {result.reason for result in results} == {"the worker could not start: OSError: teacher.pt is gone"}
+    assert len(results) == 3
+
+
+def test_a_time_budget_starts_no_trial_that_cannot_finish(tmp_path: Path) -> None:
+    ended: list[float] = []
+    clock = BudgetClock(parse_budget("10s"))
+    run_search(
+        SmallSpace(endless=True),
+        slow_worker,
+        FileRun(tmp_path),
+        clock,
+        on_event=lambda event: ended.append(clock.used) if isinstance(event, TrialFinished) else None,
+        # Without overtime a trial begun too late would be stopped.
+        patience=Patience(overtime=0.2),
+    )
+    results = FileRun(tmp_path).results()
+    assert len(results) >= 3
+    assert {result.state for result in results} == {"complete"}
+    # No trial fits after the last one, and none before it was left out.
+    assert 10 - 3 * 0.4 - 1 < ended[-1] < 10.2
+    assert set(optuna_states(tmp_path)) == {"COMPLETE"}
+
+
+def test_at_the_end_of_the_budget_the_patient_stop_and_the_stubborn_are_killed(tmp_path: Path) -> None:
+    clock = BudgetClock(parse_budget("12s"))
+    results = run_search(
+        CaseSpace("patient", "stubborn"),
+        CaseWorker,
+        FileRun(tmp_path),
+        clock,
+        workers=2,
+        patience=Patience(overtime=0.5, kill_after=1.0),
+    )
+    assert 12.5 < clock.used < 12.5 + 1 + 15
+    assert {(result.params["case"], result.state, result.reason) for result in results} == {
+        ("patient", "stopped", "budget used up"),
+        ("stubborn", "stopped", "budget used up"),
+    }
+    assert optuna_states(tmp_path) == ["FAIL", "FAIL"]
+
+
+def test_a_trial_budget_counts_earlier_trials_and_goes_on_after_them(tmp_path: Path) -> None:
+    first = run_search(SmallSpace(), CurveWorker, FileRun(tmp_path), parse_budget("3trials"))
+    assert len(first) == 3
+    second = run_search(SmallSpace(), CurveWorker, FileRun(tmp_path), parse_budget("7trials"))
+    assert second[:3] == first
+    assert [result.trial for result in second] == list(range(7))
+    assert len({str(sorted((k, str(v)) for k, v in result.params.items())) for result in second}) == 7
+    assert optuna_states(tmp_path) == ["COMPLETE"] * 7
+    assert run_search(SmallSpace(), CurveWorker, FileRun(tmp_path), parse_budget("7trials")) == second
+
+
+def test_an_epoch_budget_is_not_overrun(tmp_path: Path) -> None:
+    # Three epochs a trial: a sixth would not fit.
+    results = run_search(SmallSpace(), CurveWorker, FileRun(tmp_path), parse_budget("16epochs"))
+    assert len(results) == 5
+
+
+def test_refused_points_reach_no_worker(tmp_path: Path) -> None:
+    def admit(params: dict[str, object]) -> str | None:
+        if params["family"] == "b" and params["b.depth"] == 2:
+            raise ValueError("cannot be built")
+        return "latency 9.0 ms above 5 ms" if params["family"] == "b" else None
+
+    results = run_search(SmallSpace(), CurveWorker, FileRun(tmp_path), parse_budget("40trials"), admit=admit)
+    told = [(result.params["family"], result.params.get("b.depth"), result.state, result.reason) for result in results]
+    assert len(told) == 10 and set(told) == {
+        ("a", None, "complete", ""),
+        ("b", 1, "rejected", "latency 9.0 ms above 5 ms"),
+        ("b", 2, "failed", "ValueError: cannot be built"),
+    }
+    refused = [result for result in results if result.state != "complete"]
+    assert not any((tmp_path / "trials" / str(result.trial)).exists() for result in refused)
+    assert sorted(optuna_states(tmp_path)) == ["COMPLETE"] * 6 + ["FAIL"] * 4
+
+
+def test_an_estimate_keeps_long_trials_out(tmp_path: Path) -> None:
+    def estimate(params: dict[str, object]) -> float:
+        return 1000.0 if params["family"] == "a" else 0.1
+
+    results = run_search(SmallSpace(), CurveWorker, FileRun(tmp_path), parse_budget("30s"), estimate=estimate)
+    assert results and {result.family for result in results} == {"b"}
+
+
+def test_a_result_that_cannot_be_written_ends_the_search_with_its_own_error(tmp_path: Path) -> None:
+    class FullDisk(FileRun):
+        def write_trial(self, result: TrialResult) -> None:
+            if result.trial == 3:
+                raise OSError(28, "No space left on device")
+            super().write_trial(result)
+
+    with pytest.raises(OSError, match="No space left"):
+        run_search(SmallSpace(endless=True), CurveWorker, FullDisk(tmp_path), parse_budget("1000trials"))
+    assert "RUNNING" not in optuna_states(tmp_path) or len(FileRun(tmp_path).results()) < 3
+    resumed = run_search(SmallSpace(endless=True), CurveWorker, FileRun(tmp_path), parse_budget("8trials"))
+    assert "RUNNING" not in optuna_states(tmp_path)
+    assert sum(result.state == "complete" for result in resumed) == 8
+
+
+def test_an_unknown_sampler_is_refused_before_anything_happens(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="unknown sampler"):
+        run_search(SmallSpace(), CurveWorker, FileRun(tmp_path), parse_budget("1trials"), sampler="best")
+    assert not (tmp_path / "study.journal").exists()
