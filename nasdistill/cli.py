@@ -1,5 +1,6 @@
 """The command line: parse, call, print. Heavy imports happen inside the commands, so that `--help` is instant."""
 
+import contextlib
 import json
 import os
 import sys
@@ -76,25 +77,23 @@ def search(
     as_json: JsonOption = False,
 ) -> None:
     """Search within a budget; ends in a run folder with the front, the models and a report."""
-    if precision not in (None, "auto", "float32", "bfloat16"):
-        raise InputError(f"--precision {precision}: allowed are auto, float32, bfloat16")
     from rich.console import Console
 
     console = Console(stderr=as_json)
-    with console.status("starting", spinner="line") if console.is_terminal else _nothing():
+    with console.status("starting", spinner="line") if console.is_terminal else contextlib.nullcontext():
         from nasdistill.progress import Progress
         from nasdistill.report.live import LiveDisplay
         from nasdistill.search.budget import parse_budget
-        from nasdistill.session import SearchRequest
-        from nasdistill.session import search as run_search
+        from nasdistill.session.request import SearchRequest, check
+        from nasdistill.session.search import search as run_search
     request = SearchRequest(
         budget=parse_budget(budget),
         data=data,
-        teacher_file=teacher,
+        teacher=teacher,
         teacher_yaml=teacher_yaml,
         trust_teacher=trust_teacher,
-        space_file=space,
-        device_file=device,
+        space=space,
+        device=device,
         sampler=sampler,
         workers=workers,
         seed=seed,
@@ -106,8 +105,9 @@ def search(
         ray_address=ray_address,
         gpus_per_trial=gpus_per_trial,
     )
+    run, settings = check(request)
     with Progress(LiveDisplay(console)).showing() as progress:
-        run = run_search(request, progress)
+        run_search(request, run, settings, progress)
     _print_front(run, as_json)
     if not as_json:
         name = os.path.relpath(run.path)
@@ -252,12 +252,6 @@ def main() -> None:
 def _fail(message: str, code: int) -> None:
     print(f"nasdistill: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)
-
-
-def _nothing() -> Any:
-    import contextlib
-
-    return contextlib.nullcontext()
 
 
 def _print_front(run: Any, as_json: bool) -> None:

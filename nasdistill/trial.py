@@ -89,7 +89,7 @@ def run_trial(config: TrialConfig, bench: Workbench, place: TrialPlace, report: 
 def _stages(config: TrialConfig, bench: Workbench) -> tuple[Stage, Stage]:
     """The two stages of the recipe, in steps."""
     recipe, epochs = bench.assets.training.recipe, bench.assets.training.epochs
-    steps = epochs * bench.feed(config.image_size).steps_per_epoch(recipe.batch_size)
+    steps = epochs * bench.assets.steps_per_epoch
     first = round(steps * recipe.stage1_share)
 
     def weights(label: float) -> LossWeights:

@@ -55,6 +55,11 @@ class Assets:
     training: TrainingSettings
     threads: int = 1
 
+    @property
+    def steps_per_epoch(self) -> int:
+        """Training steps an epoch."""
+        return max(1, round(self.images_per_epoch / self.training.recipe.batch_size))
+
 
 class Workbench:
     """The assets of a run, opened."""
@@ -70,7 +75,7 @@ class Workbench:
     def feed(self, image_size: int) -> Feed:
         """Training views and targets of one input size."""
         pool = self.assets.pools[image_size]
-        return Feed(open_views(pool.views), open_targets(pool.targets), self.assets.images_per_epoch)
+        return Feed(open_views(pool.views), open_targets(pool.targets))
 
     @functools.cache  # noqa: B019
     def validation(self, image_size: int) -> Views:

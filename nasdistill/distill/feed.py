@@ -22,23 +22,15 @@ class Batch:
 
 @dataclass(frozen=True)
 class Feed:
-    """The pool of views of one input size and the targets that belong to it.
-
-    `images_per_epoch` is the number of training images: an epoch draws that many views, whatever the size of the pool.
-    """
+    """The pool of views of one input size and the targets that belong to it (None: labels alone)."""
 
     views: Views
     targets: Targets | None
-    images_per_epoch: int
 
     @property
     def image_size(self) -> int:
         """Side of the square views in pixels."""
         return int(self.views.images.shape[-1])
-
-    def steps_per_epoch(self, batch_size: int) -> int:
-        """Batches an epoch; at least one."""
-        return max(1, round(self.images_per_epoch / batch_size))
 
     def indices(self, steps: int, batch_size: int, seed: int) -> Iterator[np.ndarray]:
         """`steps` arrays of view indices: the pool in random order, over and over, set by `seed` alone."""

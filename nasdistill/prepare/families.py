@@ -89,7 +89,6 @@ def warm_tasks(
     class_order: Sequence[int],
     pools: Sequence[PoolPlan],
     training: TrainingSettings,
-    images_per_epoch: int,
     stop_file: Path,
 ) -> list[Callable]:
     """Work that warms the lineages that are not in the cache yet."""
@@ -103,7 +102,6 @@ def warm_tasks(
             teacher.channels[:3],
             tuple(pools),
             training,
-            images_per_epoch,
             stop_file,
         )
         for plan in warm_plans
@@ -124,7 +122,6 @@ def _warm(
     teacher_channels: tuple[int, ...],
     pools: tuple[PoolPlan, ...],
     training: TrainingSettings,
-    images_per_epoch: int,
     stop_file: Path,
     report: Report,
 ) -> Warmed:
@@ -143,7 +140,7 @@ def _warm(
         else []
     )
     members = [build_student(plan.lineage.family, smaller[index], names) for index in spread]
-    feeds = [Feed(open_views(p.folders.views), open_targets(p.folders.targets), images_per_epoch) for p in pools]
+    feeds = [Feed(open_views(p.folders.views), open_targets(p.folders.targets)) for p in pools]
     steps = warm_supernet(
         supernet,
         members,

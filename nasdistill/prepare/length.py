@@ -50,7 +50,7 @@ def _time_step(
     connectors = Connectors(student.pyramid_channels, channels)
     compute.place(student.model)
     compute.place(connectors)
-    feed = Feed(open_views(pool.folders.views), open_targets(pool.folders.targets), len(pool.train))
+    feed = Feed(open_views(pool.folders.views), open_targets(pool.folders.targets))
     seconds = float("inf")
     for repeat in range(1 + TIMED_STEPS):
         stage = Stage("calibration", 1, 1e-6, LossWeights(label=1.0), False, 0, 1, training.recipe.batch_size)

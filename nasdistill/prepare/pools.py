@@ -6,6 +6,8 @@ Each function that does work takes plain, picklable arguments, so that it can ru
 import functools
 import hashlib
 import json
+import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,9 @@ from nasdistill.workbench import SizedPool
 
 Report = Callable[[str], None]
 MOST_VALIDATION_IMAGES = 1000
+SMALLEST_POOL = 64
+TIMED_BATCH = 8
+DRAWING_S = 0.01  # one view at 256 px, on one core
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,34 @@ def plan_pools(
         )
         plans.append(PoolPlan(size, folders, train, validation, count, target_key))
     return plans
+
+
+def affordable_views(inputs: Inputs, training: TrainingSettings, core_seconds: float) -> int:
+    """How large a pool may be so that drawing it and asking the teacher costs about `core_seconds` for all input sizes.
+
+    From one timed batch a size. Rounded down to a power of the square root of 2, so that the same budget on the same
+    machine gives the same pool (and finds it in the cache) although timings vary.
+    """
+    wanted = min(training.max_views, training.views_per_image * len(inputs.dataset.splits["train"]))
+    torch.set_num_threads(1)
+    compute = choose_compute(training.precision)
+    teacher = inputs.teacher
+    compute.place(teacher.model)
+    seconds_per_view = 0.0
+    for size in inputs.image_sizes:
+        images = torch.rand(TIMED_BATCH, 3, size, size, device=compute.device)
+        seconds = []
+        for _ in range(2):  # the first one allocates
+            started = time.perf_counter()
+            with compute.context():
+                teacher(images, inputs.class_order)
+            seconds.append(time.perf_counter() - started)
+        seconds_per_view += seconds[-1] / TIMED_BATCH + DRAWING_S * (size / 256) ** 2
+    teacher.model.cpu()
+    affordable = core_seconds / seconds_per_view
+    if affordable >= wanted:
+        return wanted
+    return max(SMALLEST_POOL, math.floor(2 ** (math.floor(2 * math.log2(max(affordable, 1.0))) / 2)))
 
 
 def thinned(split: Split, most: int) -> Split:

@@ -1,0 +1,130 @@
+"""The steps before the first trial, in order, on the run's own workers; all of it is cached by what it depends on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nasdistill.config import TrainingSettings
+from nasdistill.errors import NothingSucceededError
+from nasdistill.prepare import families, length, pools, reference
+from nasdistill.prepare.inputs import Inputs
+from nasdistill.progress import Progress
+from nasdistill.search.budget import BudgetClock
+from nasdistill.search.cluster import run_tasks
+from nasdistill.search.runner import STOP_FILE_NAME
+from nasdistill.store.run_folder import RunFolder
+from nasdistill.workbench import Assets
+
+POOL_SHARE = 0.15  # of a time budget: what drawing views and asking the teacher may cost
+WARM_SHARE = 0.2  # of a time budget: what warming the families may cost
+WARM_SECONDS_PER_LINEAGE = 60.0  # where the budget is not one of time
+FINISH_RESERVE_S = 15.0  # left of a time budget for the last measurements and the report
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the trials need, and what they are expected to cost: seconds of a training step by lineage, at `timed_size`."""
+
+    assets: Assets
+    teacher: Mapping[str, Any]
+    step_seconds: Mapping[str, float]
+    timed_size: int
+
+    def trial_seconds(self, params: Mapping[str, Any]) -> float:
+        """Expected seconds of a trial with these flat parameters."""
+        steps = self.assets.steps_per_epoch
+        return length.trial_seconds(params, self.step_seconds, self.timed_size, steps, self.assets.training.epochs)
+
+
+def prepare(
+    run: RunFolder,
+    inputs: Inputs,
+    training: TrainingSettings,
+    clock: BudgetClock,
+    workers: int,
+    cache: Path,
+    epochs_asked: int | None,
+    progress: Progress,
+) -> Prepared:
+    """Views, targets, the teacher's figures, warmed families and the trials' length.
+
+    Raises:
+        NothingSucceededError: a time budget is used up before the first trial.
+    """
+    teacher, names, order, known = inputs.teacher, inputs.dataset.names, inputs.class_order, run.read_run()
+    timed = clock.budget.kind == "time"
+    before = known.get("preparation", {})
+    if timed and not before:
+        progress.phase("timing the teacher")
+        core_seconds = POOL_SHARE * clock.budget.amount * workers
+        training = training.model_copy(update={"max_views": pools.affordable_views(inputs, training, core_seconds)})
+    teacher_size = teacher.image_size or max(inputs.image_sizes)
+    plans = pools.plan_pools(inputs, training, cache, [teacher_size])
+    trained = [plan for plan in plans if plan.image_size in inputs.image_sizes]
+    largest = trained[-1]
+
+    progress.tasks("augmented views", pools.view_tasks(plans, names, training.seed, inputs.image_sizes), run_tasks)
+    fill = pools.target_tasks(trained, teacher, order, training, workers)
+    passes = progress.tasks("teacher targets", fill, run_tasks)
+    pools.seal(trained, teacher)
+
+    figures = known.get("teacher", {})
+    if "map50" not in figures:
+        own_plan = next(plan for plan in plans if plan.image_size == teacher_size)
+        task = reference.teacher_task(teacher, order, own_plan, inputs.device, run.path)
+        figures = progress.tasks("scoring the teacher", [task], run_tasks)[0].as_json()
+    progress.teacher(figures)
+
+    warm_seconds = before.get("warm_core_seconds") or _warm_seconds(clock, workers, len(inputs.lineages))
+    warm = families.plan_warming(inputs.lineages, names, teacher, trained, training, warm_seconds, cache)
+    stop_file = run.path / STOP_FILE_NAME
+    tasks = families.warm_tasks(warm, names, teacher, order, trained, training, stop_file)
+    warmed = progress.tasks("warming the families", tasks, run_tasks)
+
+    calibration = length.calibration_tasks(inputs.lineages, names, teacher.channels, largest, training)
+    seconds = progress.tasks("timing a training step", calibration, run_tasks)
+    step_seconds = {line.name: value for line, value in zip(inputs.lineages, seconds, strict=True)}
+    steps_per_epoch = max(1, round(len(largest.train) / training.recipe.batch_size))
+    if timed and epochs_asked is None and not before:
+        core_seconds = max(1.0, clock.left - FINISH_RESERVE_S) * workers
+        training = training.model_copy(
+            update={"epochs": length.epochs_for(core_seconds, step_seconds, steps_per_epoch)}
+        )
+    assets = Assets(
+        names=names,
+        pools={plan.image_size: plan.folders for plan in trained},
+        supernets=families.supernets(warm),
+        teacher_channels=teacher.channels[:3],
+        images_per_epoch=len(largest.train),
+        device=inputs.device,
+        training=training,
+    )
+    run.update_run(
+        teacher=dict(figures),
+        reference={"latency_ms": figures["latency_ms"] * 1.1},
+        training=training.model_dump(),
+        preparation={
+            "views": len(largest.train) * max(1, largest.count // len(largest.train)),
+            "teacher_forward_passes": sum(passes),
+            "warm_core_seconds": warm_seconds,
+            "warm_steps": sum(done.steps for done in warmed),
+            "teacher_slices": [plan.lineage.name for plan in warm if plan.sliced],
+            "step_seconds": {name: round(value, 4) for name, value in step_seconds.items()},
+            "seconds": round(clock.used if timed else 0.0, 1),
+        },
+    )
+    prepared = Prepared(assets, figures, step_seconds, largest.image_size)
+    if timed and clock.left < min(step_seconds.values()) * steps_per_epoch * training.epochs:
+        raise NothingSucceededError(
+            f"the preparation used {clock.used:.0f} s of the budget {clock.budget}, too little is left for a trial; "
+            f"it is kept: go on with --resume --out {run.path} and a larger --budget"
+        )
+    return prepared
+
+
+def _warm_seconds(clock: BudgetClock, workers: int, lineages: int) -> float:
+    """Core seconds for warming the families: a share of a time budget, so many for each lineage of another one."""
+    if clock.budget.kind == "time":
+        return round(WARM_SHARE * clock.budget.amount * workers, 1)
+    return WARM_SECONDS_PER_LINEAGE * lineages

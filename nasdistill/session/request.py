@@ -1,0 +1,99 @@
+"""What the command line asks for, and what a resumed run brings along."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nasdistill.config import TrainingSettings, load_recipe
+from nasdistill.errors import InputError
+from nasdistill.search.budget import Budget
+from nasdistill.search.samplers import SAMPLERS
+from nasdistill.store.run_folder import RunFolder, default_run_path
+
+# What a resumed run takes from its run.json; on the command line it must be left out, or agree.
+KEPT = ("data", "teacher", "teacher_yaml", "space", "device", "recipe", "epochs", "precision", "seed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchRequest:
+    """A search as asked for. None means: the default, or what the resumed run was started with."""
+
+    budget: Budget
+    data: str | None = None
+    teacher: str | None = None
+    teacher_yaml: str | None = None
+    trust_teacher: bool = False
+    space: str | None = None
+    device: str | None = None
+    sampler: str = "tpe"
+    workers: int | None = None
+    seed: int | None = None
+    epochs: int | None = None
+    recipe: str | None = None
+    precision: str | None = None
+    out: Path | None = None
+    resume: bool = False
+    ray_address: str | None = None
+    gpus_per_trial: float | None = None
+
+
+def check(request: SearchRequest) -> tuple[RunFolder, dict[str, Any]]:
+    """The run folder (not made yet for a new run) and the resolved settings; quick, before anything is read.
+
+    Raises:
+        InputError: an unknown name, a folder that is taken, or settings that differ from the resumed run's.
+    """
+    if request.sampler not in SAMPLERS:
+        raise InputError(f"unknown sampler '{request.sampler}'; allowed: {', '.join(SAMPLERS)}")
+    if request.precision not in (None, "auto", "float32", "bfloat16"):
+        raise InputError(f"unknown precision '{request.precision}'; allowed: auto, float32, bfloat16")
+    load_recipe(request.recipe or "short")
+    if request.resume:
+        run = RunFolder.open(request.out or _latest_run())
+        return run, _agreeing(request, run)
+    if request.out is not None and request.out.exists() and (not request.out.is_dir() or any(request.out.iterdir())):
+        RunFolder.create(request.out)  # says which kind of taken it is
+    settings = {name: getattr(request, name) for name in KEPT}
+    return RunFolder(request.out or default_run_path()), settings
+
+
+def training_of(settings: Mapping[str, Any], run: Mapping[str, Any]) -> TrainingSettings:
+    """What all trials share: as a resumed run recorded it, else from the settings."""
+    if "training" in run:
+        return TrainingSettings.model_validate(run["training"])
+    given = {name: settings[name] for name in ("epochs", "precision", "seed") if settings[name] is not None}
+    return TrainingSettings(recipe=load_recipe(settings["recipe"] or "short"), **given)
+
+
+def default_workers() -> int:
+    """One trial a core that this process may use."""
+    return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def _agreeing(request: SearchRequest, run: RunFolder) -> dict[str, Any]:
+    """The resumed run's own settings.
+
+    Raises:
+        InputError: the command line asks for something else.
+    """
+    kept = run.read_run().get("settings")
+    if not isinstance(kept, dict):
+        raise InputError(f"{run.run_file}: has no settings to resume with")
+    for name in KEPT:
+        asked = getattr(request, name)
+        if asked is not None and asked != kept.get(name):
+            option = "--" + name.replace("_", "-")
+            before = kept.get(name) if kept.get(name) is not None else "its default"
+            raise InputError(
+                f"{option} {asked}: {run.path} was started with {before}; leave it out, or start a new run"
+            )
+    return {name: kept.get(name) for name in KEPT}
+
+
+def _latest_run() -> Path:
+    runs = sorted(Path("results").glob("*/run.json"), key=lambda file: file.stat().st_mtime)
+    if not runs:
+        raise InputError("--resume: there is no run in results/; name its folder with --out")
+    return runs[-1].parent

@@ -1,0 +1,183 @@
+"""A search: check, prepare, run, measure again, write."""
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from nasdistill.errors import InputError, InterruptedSearchError, NothingSucceededError
+from nasdistill.pareto.front import front
+from nasdistill.pareto.hypervolume import Reference
+from nasdistill.prepare.inputs import Inputs, cache_folder, load_inputs
+from nasdistill.progress import Progress
+from nasdistill.records import TrialResult
+from nasdistill.remeasure import remeasure
+from nasdistill.report.html import write_report
+from nasdistill.search.budget import BudgetClock
+from nasdistill.search.cluster import start_ray
+from nasdistill.search.events import SearchEvent, TrialFinished
+from nasdistill.search.runner import run_search
+from nasdistill.session.preparation import Prepared, prepare
+from nasdistill.session.request import SearchRequest, default_workers, training_of
+from nasdistill.store.provenance import environment
+from nasdistill.store.run_folder import RunFolder
+from nasdistill.worker import MakeTrialWorker
+
+MOST_PROBLEMS_SHOWN = 5
+
+
+class _Stopwatch:
+    """Seconds of a run, those of its earlier parts included."""
+
+    def __init__(self, before: float) -> None:
+        self._before, self._began = before, time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return round(self._before + time.monotonic() - self._began, 1)
+
+
+def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], progress: Progress) -> None:
+    """Run a checked request (see `request.check`) to its end: tables, models and report are in `run`.
+
+    Raises:
+        InputError: a wrong input, before anything is spent.
+        InterruptedSearchError: Ctrl-C; everything finished is kept.
+        NothingSucceededError: no trial was completed.
+    """
+    recorded = run.read_run() if request.resume else {}
+    used = float(recorded.get("seconds", 0.0))
+    clock = BudgetClock.resumed(request.budget, run.results() if request.resume else [], used)
+    watch = _Stopwatch(used)
+    progress.begin(clock)
+    cache = cache_folder()
+    inputs = load_inputs(
+        data=_path(settings["data"]),
+        teacher=_path(settings["teacher"]),
+        teacher_yaml=_path(settings["teacher_yaml"]),
+        trust_teacher=request.trust_teacher,
+        space=settings["space"],
+        device=settings["device"] or "local",
+        cache=cache,
+        on_progress=progress.phase,
+    )
+    if recorded.get("data_hash", inputs.data_hash) != inputs.data_hash:
+        raise InputError(f"{run.path}: its data changed since it was started; start a new run")
+    _tell_problems(inputs, progress)
+    training = training_of(settings, recorded)
+    workers = request.workers or default_workers()
+    if not request.resume:
+        run = RunFolder.create(run.path)
+        run.update_run(settings=settings, started=_now(), teacher=_teacher_facts(inputs))
+    run.update_run(**_description(request, inputs, run, workers, training.seed))
+    progress.log(f"results go to {run.path}")
+    try:
+        with start_ray(workers, request.ray_address):
+            prepared = prepare(run, inputs, training, clock, workers, cache, settings["epochs"], progress)
+            _run_trials(request, run, inputs, prepared, clock, workers, watch, progress)
+    except InterruptedSearchError:
+        _write(run)
+        raise
+    finally:
+        run.update_run(seconds=watch.seconds, ended=_now())
+    progress.phase("timing the students again, nothing else running")
+    remeasure(run, inputs.device, progress.share)
+    run.update_run(seconds=watch.seconds, ended=_now())
+    results = _write(run)
+    if not any(result.state == "complete" for result in results):
+        reasons = sorted({result.reason for result in results if result.reason})
+        raise NothingSucceededError(
+            f"no trial was completed in {run.path}" + (f"; the first reason: {reasons[0]}" if reasons else "")
+        )
+    progress.done(results)
+
+
+def _run_trials(
+    request: SearchRequest,
+    run: RunFolder,
+    inputs: Inputs,
+    prepared: Prepared,
+    clock: BudgetClock,
+    workers: int,
+    watch: _Stopwatch,
+    progress: Progress,
+) -> None:
+    def on_event(event: SearchEvent) -> None:
+        if isinstance(event, TrialFinished):
+            run.update_run(seconds=watch.seconds)  # a killed run knows what it has used
+        progress.event(event)
+
+    training = prepared.assets.training
+    progress.searching(run.results(), Reference(latency_ms=prepared.teacher["latency_ms"] * 1.1), training.epochs)
+    run_search(
+        inputs.space,
+        MakeTrialWorker(prepared.assets, inputs.space),
+        run,
+        clock,
+        sampler=request.sampler,
+        workers=workers,
+        seed=training.seed,
+        resources_per_trial=_resources(request, workers),
+        on_event=on_event,
+        estimate=prepared.trial_seconds,
+    )
+
+
+def _write(run: RunFolder) -> list[TrialResult]:
+    """Tables and report, from what is on disk."""
+    results = run.results()
+    run.write_tables(results, {result.trial for result in front(results)})
+    write_report(run, run.report_file)
+    return results
+
+
+def _description(request: SearchRequest, inputs: Inputs, run: RunFolder, workers: int, seed: int) -> dict[str, Any]:
+    """What `run.json` says about the inputs and the machine."""
+    facts = environment()
+    return {
+        "name": run.path.name,
+        "data": "embedded demo (synthetic boards)" if inputs.demo else str(inputs.dataset.yaml_path),
+        "data_hash": inputs.data_hash,
+        "names": list(inputs.dataset.names),
+        "images": {split: len(content) for split, content in inputs.dataset.splits.items()},
+        "problems": len(inputs.dataset.problems),
+        "device": inputs.device.model_dump(),
+        "space": inputs.space.name,
+        "space_text": inputs.space.text,
+        "budget": str(request.budget),
+        "sampler": request.sampler,
+        "workers": workers,
+        "seed": seed,
+        "objective": {"accuracy": "map50_95", "cost": "latency_ms"},
+        "versions": facts.pop("packages", {}),
+        "machine": facts,
+    }
+
+
+def _teacher_facts(inputs: Inputs) -> dict[str, Any]:
+    teacher = inputs.teacher
+    return {"name": teacher.name, "sha256": teacher.sha256, "params_m": teacher.parameters_m}
+
+
+def _tell_problems(inputs: Inputs, progress: Progress) -> None:
+    problems = inputs.dataset.problems
+    for problem in problems[:MOST_PROBLEMS_SHOWN]:
+        progress.log(f"skipped: {problem}")
+    if len(problems) > MOST_PROBLEMS_SHOWN:
+        progress.log(f"skipped: {len(problems) - MOST_PROBLEMS_SHOWN} more problems in the data")
+
+
+def _resources(request: SearchRequest, workers: int) -> dict[str, float]:
+    """What Ray reserves for a trial: a CPU, and a share of a GPU where there is one."""
+    import torch
+
+    gpus = torch.cuda.device_count()
+    return {"cpu": 1} if not gpus else {"cpu": 1, "gpu": request.gpus_per_trial or min(1.0, gpus / workers)}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)
