@@ -1,0 +1,206 @@
+"""A slice computes what the large network computes with its other channels masked; sorting puts the live ones first.
+
+The oracle knows nothing of concatenations: it silences the *outputs* of every layer beyond the slice, so that whoever
+reads them reads zeros.
+"""
+
+import copy
+
+import pytest
+import torch
+from small import NAMES, images_of, randomise_norms, raw_heads
+from torch import nn
+
+from nasdistill.students.families import build_student
+from nasdistill.students.importance import sorted_by_importance
+from nasdistill.students.slicing import input_segments, load_slice, plan_slices, transplant
+from nasdistill.students.student import Student
+
+PAIRS = {
+    "yolov5 quarter": ("yolov5", {"depth": 0.33, "width": 0.25}, {"depth": 0.33, "width": 0.0625}),
+    "yolov5 odd step": ("yolov5", {"depth": 0.67, "width": 0.25}, {"depth": 0.67, "width": 0.1875}),
+    "mobilenetv3 neck": ("mobilenetv3", {"variant": "small_050", "neck": 48}, {"variant": "small_050", "neck": 32}),
+    "mobilenetv3 both": ("mobilenetv3", {"variant": "small_100", "neck": 48}, {"variant": "small_075", "neck": 32}),
+    "mobilenetv3 half": ("mobilenetv3", {"variant": "small_100", "neck": 32}, {"variant": "small_050", "neck": 32}),
+    "mobilenetv3 large": ("mobilenetv3", {"variant": "large_100", "neck": 32}, {"variant": "large_075", "neck": 32}),
+    "efficientnet neck": ("efficientnet_lite0", {"neck": 64}, {"neck": 48}),
+}
+
+
+def pair(name: str) -> tuple[Student, Student]:
+    """A large student with random norms, and a small one with other weights, in float64: rounding hides nothing."""
+    family, large_arch, small_arch = PAIRS[name]
+    large, small = build_student(family, large_arch, NAMES, seed=1), build_student(family, small_arch, NAMES, seed=2)
+    randomise_norms(large.model)
+    large.model.double()
+    small.model.double()
+    blocks = dict(large.model.named_modules())
+    for block_name, block in small.model.named_modules():
+        # where rounding makes a block's input as wide as its output, timm adds a shortcut that the large one lacks
+        if getattr(block, "has_skip", False) and not blocks[block_name].has_skip:
+            assert name == "mobilenetv3 half"
+            block.has_skip = False
+    return large, small
+
+
+def masked(large: nn.Module, small: nn.Module, keep_last: bool = False) -> nn.Module:
+    """The oracle: `large` with the outputs of every layer silenced beyond (or before) the width it has in `small`."""
+    model = copy.deepcopy(large)
+    widths = {name: tensor.shape[0] for name, tensor in small.state_dict().items() if tensor.ndim}
+    for name, layer in model.named_modules():
+        if not isinstance(layer, (nn.Conv2d, nn.BatchNorm2d)):
+            continue
+        width = widths[f"{name}.weight"]
+        total = len(layer.weight)
+        silent = slice(0, total - width) if keep_last else slice(width, total)
+        layer.weight.data[silent] = 0.0
+        if layer.bias is not None:
+            layer.bias.data[silent] = 0.0
+    return model
+
+
+@torch.no_grad()
+def forget_silence(model: nn.Module) -> nn.Module:
+    """Zero the weights with which layers read channels that are always zero (as weight decay does). Changes `model`."""
+    hooks = []
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d) and layer.groups == 1:
+
+            def forget(layer: nn.Conv2d, inputs: tuple[torch.Tensor]) -> None:
+                layer.weight[:, inputs[0].abs().amax(dim=(0, 2, 3)) == 0] = 0.0
+
+            hooks.append(layer.register_forward_pre_hook(forget))
+    model.eval()(images_of(4, count=8, dtype=next(model.parameters()).dtype))
+    for hook in hooks:
+        hook.remove()
+    return model
+
+
+def assert_same_heads(first: nn.Module, second: nn.Module, tolerance: float = 1e-9) -> None:
+    images = images_of(3, dtype=next(first.parameters()).dtype)
+    one, two = raw_heads(first, images), raw_heads(second, images)
+    for name in one:
+        assert one[name].std() > 1e-3  # it says something
+        assert (one[name] - two[name]).abs().max() <= tolerance * max(1.0, one[name].abs().max().item())
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_a_slice_equals_the_masked_large_network(name: str) -> None:
+    large, small = pair(name)
+    load_slice(large.model.state_dict(), large.model, small.model)
+    oracle = masked(large.model, small.model)
+    assert_same_heads(oracle, small.model)
+    with pytest.raises(AssertionError):  # the mask does something
+        assert_same_heads(large.model, small.model)
+
+
+@pytest.mark.parametrize("name", ["yolov5 quarter", "mobilenetv3 neck", "efficientnet neck"])
+def test_a_slice_of_the_same_size_is_the_same(name: str) -> None:
+    large, _ = pair(name)
+    twin = build_student(large.family, PAIRS[name][1], NAMES, seed=9)
+    twin.model.double()
+    load_slice(large.model.state_dict(), large.model, twin.model)
+    theirs = twin.model.state_dict()
+    assert all(torch.equal(tensor, theirs[key]) for key, tensor in large.model.state_dict().items())
+    assert (
+        theirs["model.0.conv.weight" if large.family == "yolov5" else "model.4.conv.weight"].data_ptr()
+        != (
+            large.model.state_dict()["model.0.conv.weight" if large.family == "yolov5" else "model.4.conv.weight"]
+        ).data_ptr()
+    )
+
+
+def test_gradients_flow_through_a_cut_to_the_kept_channels_alone() -> None:
+    large, small = pair("yolov5 quarter")
+    plan = plan_slices(large.model, small.model)
+    cut = plan.cut(dict(large.model.named_parameters()) | dict(large.model.named_buffers()))
+    name = "model.2.cv3.conv.weight"  # reads a concatenation of two equal parts
+    cut[name].sum().backward()
+    gradient = dict(large.model.named_parameters())[name].grad
+    rows, columns = cut[name].shape[0], cut[name].shape[1] // 2
+    half = gradient.shape[1] // 2
+    expected = torch.zeros_like(gradient)
+    expected[:rows, :columns] = 1
+    expected[:rows, half : half + columns] = 1
+    assert torch.equal(gradient, expected)
+
+
+def test_what_does_not_fit_is_listed() -> None:
+    large, small = pair("yolov5 quarter")
+    with pytest.raises(ValueError, match=r"\d+ tensors do not fit: model\.0\.conv\.weight"):
+        plan_slices(small.model, large.model)
+    deeper = build_student("yolov5", {"depth": 0.67, "width": 0.0625}, NAMES)
+    with pytest.raises(ValueError, match="nothing"):
+        load_slice(large.model.state_dict(), large.model, deeper.model)
+
+
+def test_a_layer_whose_concatenations_are_unknown_is_refused() -> None:
+    from ultralytics.nn.tasks import DetectionModel, yaml_model_load
+
+    description = yaml_model_load("yolo11n.yaml")
+    with pytest.raises(TypeError, match="C3k2"):
+        input_segments(DetectionModel(description, nc=3, verbose=False))
+
+
+class TestTransplant:
+    """Copying what two networks have in common, whichever is larger."""
+
+    def test_into_a_narrower_one_it_is_a_slice(self) -> None:
+        large, small = pair("mobilenetv3 both")
+        twin = copy.deepcopy(small.model)
+        transplant(large.model, small.model)
+        load_slice(large.model.state_dict(), large.model, twin)
+        share = transplant(large.model, small.model)
+        assert share == pytest.approx(1.0, abs=1e-3)
+        assert_same_heads(twin, small.model)
+
+    def test_into_a_wider_one_it_keeps_the_rest(self) -> None:
+        large, small = pair("yolov5 quarter")
+        before = copy.deepcopy(large.model.state_dict())
+        share = transplant(small.model, large.model)
+        counted = sum(t.numel() for t in small.model.state_dict().values())
+        total = sum(t.numel() for t in before.values())
+        assert share == pytest.approx(counted / total, abs=1e-3)
+        after, source = large.model.state_dict(), small.model.state_dict()
+        name = "model.0.conv.weight"
+        rows = len(source[name])
+        assert torch.equal(after[name][:rows], source[name])
+        assert torch.equal(after[name][rows:], before[name][rows:])
+        # and back again nothing is lost
+        again = build_student("yolov5", PAIRS["yolov5 quarter"][2], NAMES, seed=5)
+        again.model.double()
+        load_slice(after, large.model, again.model)
+        theirs = again.model.state_dict()
+        assert all(torch.equal(tensor, theirs[key]) for key, tensor in source.items())
+
+    def test_of_strangers_nearly_nothing_fits(self) -> None:
+        source, _ = pair("yolov5 quarter")
+        target, _ = pair("efficientnet neck")
+        assert transplant(source.model, target.model) < 0.3
+
+
+class TestSortedByImportance:
+    """A permutation of channels changes nothing, and puts the best first."""
+
+    @pytest.mark.parametrize("name", ["yolov5 quarter", "mobilenetv3 both", "efficientnet neck"])
+    def test_outputs_stay_and_the_source_is_untouched(self, name: str) -> None:
+        large, _ = pair(name)
+        large.model.float()
+        before = copy.deepcopy(large.model.state_dict())
+        model = sorted_by_importance(large.model)
+        after = large.model.state_dict()
+        assert all(torch.equal(before[key], after[key]) for key in before)
+        assert_same_heads(large.model.double(), copy.deepcopy(model).double())
+        moved = sum(not torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+        assert moved > len(before) / 2
+
+    @pytest.mark.parametrize("name", PAIRS)
+    def test_live_channels_come_first_so_that_a_slice_keeps_everything(self, name: str) -> None:
+        """A large network that only uses the *last* channels of each layer is cut to them without any loss."""
+        large, small = pair(name)
+        sparse = forget_silence(masked(large.model, small.model, keep_last=True)).float()
+        load_slice(sparse.state_dict(), large.model, small.model)
+        with pytest.raises(AssertionError):  # unsorted, the slice holds what is dead
+            assert_same_heads(sparse.double(), small.model, tolerance=0.05)
+        load_slice(sorted_by_importance(sparse.float()).state_dict(), large.model, small.model)
+        assert_same_heads(sparse.double(), small.model)
