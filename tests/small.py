@@ -84,8 +84,8 @@ def validation_views(demo_yaml: Path, folder: Path) -> Views:
 
 def fill_all(folder: Path, teacher: Teacher, views: Views) -> None:
     """Compute the targets of all views, in this process, and seal them."""
-    ranges = create_targets(folder, teacher, views, len(NAMES))
-    fill_targets(folder, teacher, views, range(len(NAMES)), ranges, CPU.device, None)
+    ranges = create_targets(folder, teacher, len(views), views.size, len(NAMES))
+    fill_targets({views.size: folder}, teacher, views, range(len(NAMES)), ranges, CPU.device, None)
     seal_targets(folder, "key", teacher)
 
 

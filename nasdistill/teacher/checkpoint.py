@@ -77,7 +77,7 @@ def read_model_yaml(path: Path) -> dict[str, Any]:
         description = yaml_model_load(path)
     except (FileNotFoundError, OSError) as error:
         raise InputError(f"{path}: no such model YAML, neither a file nor one that ultralytics ships") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ultralytics says YAML errors again as ValueError
         raise InputError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from error
     if not isinstance(description, dict) or not {"backbone", "head"} <= description.keys():
         raise InputError(f"{path}: not an Ultralytics model YAML: it needs 'backbone' and 'head'")
