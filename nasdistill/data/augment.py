@@ -114,7 +114,8 @@ def _placed(
 def _mosaic(tiles: list[Source], size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Four images on a canvas of twice the size, each with a corner at a random common centre."""
     canvas = np.full((2 * size, 2 * size, 3), PAD_GREY, np.uint8)
-    centre_x, centre_y = (int(v) for v in rng.integers(size // 2, 2 * size - size // 2 + 1, 2))
+    # shares of the size, so that a view shows the same scene at every size
+    centre_x, centre_y = (round(v * size) for v in rng.uniform(0.5, 1.5, 2))
     collected = []
     for place, tile in enumerate(tiles):
         left, top, right, bottom = tile.inner
@@ -164,7 +165,7 @@ def _erase(image: np.ndarray, rows: np.ndarray, rng: np.random.Generator) -> np.
     size = image.shape[0]
     area, aspect = size * size * rng.uniform(0.02, 0.1), np.exp(rng.uniform(np.log(0.3), np.log(3.3)))
     width, height = (min(size, max(1, int(side))) for side in (np.sqrt(area * aspect), np.sqrt(area / aspect)))
-    x, y = int(rng.integers(size - width + 1)), int(rng.integers(size - height + 1))
+    x, y = int(rng.random() * (size - width + 1)), int(rng.random() * (size - height + 1))
     image[y : y + height, x : x + width] = rng.integers(0, 256, 3)
     low = np.maximum(rows[:, 1:3], [x, y])
     high = np.minimum(rows[:, 3:5], [x + width, y + height])

@@ -28,7 +28,7 @@ from nasdistill.store.atomic import write_text
 
 __all__ = ["ViewPolicy", "Views", "build_views", "letterboxed_split", "open_views", "view_key"]
 
-VERSION = 1  # raise it when the same arguments would give other views
+VERSION = 2  # raise it when the same arguments would give other views
 Progress = Callable[[int, int], None]
 _DISK_RESERVE = 64 << 20  # bytes that stay free
 

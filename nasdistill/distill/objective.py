@@ -66,7 +66,7 @@ class DistillationLoss:
             if weights.box:
                 # most anchors see no object: only those that do are decoded
                 image, anchor = torch.where(weight_ba > FOREGROUND)
-                bins_nr = output["boxes"][image, :, anchor]
+                bins_nr = output["boxes"].permute(0, 2, 1)[image, anchor]  # its gradient has the label loss's layout
                 distances_n4 = distances(bins_nr.T[None], self._reg_max)[0]
                 teacher_n4, weight_n = targets.distances_ba4[image, anchor], weight_ba[image, anchor]
                 parts["box"] = box_regression(distances_n4, teacher_n4, weight_n)

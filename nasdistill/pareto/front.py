@@ -29,7 +29,7 @@ def front(results: Sequence[TrialResult], accuracy: str = "map50_95", cost: str 
     Raises InputError for an unknown objective, ValueError when an eligible trial lacks the figure.
     """
     # Imported here: moocore costs 0.1 s, and reading commands such as --help go through this package.
-    import moocore  # type: ignore[import-untyped]
+    import moocore
 
     candidates = eligible(results)
     if not candidates:

@@ -67,7 +67,7 @@ def hypervolume_history(
     Trials that are not eligible repeat the value before them. One reference holds for the whole history: the one given,
     or the default of all results. Only a point that joins the running front costs a computation (moocore.hypervolume).
     """
-    import moocore  # type: ignore[import-untyped]
+    import moocore
 
     objectives = (accuracy_objective(accuracy), LATENCY_MS)
     if reference is None:

@@ -64,22 +64,32 @@ def plan_warming(
     plans: Sequence[PoolPlan],
     training: TrainingSettings,
     core_seconds: float,
+    workers: int,
     cache: Path,
 ) -> list[WarmPlan]:
     """Divide `core_seconds` between the lineages; the cache's key holds all that a supernet depends on."""
     sliced = {lineage.name: _fits_teacher(lineage, names, teacher) for lineage in lineages}
     parts = {lineage.name: SLICED_SHARE if sliced[lineage.name] else 1.0 for lineage in lineages}
+    seconds = _shared_out(parts, core_seconds, workers)
     found = []
     for lineage in lineages:
-        seconds = round(core_seconds * parts[lineage.name] / sum(parts.values()), 1)
         key = json.dumps(
-            [WARM_VERSION, lineage.name, [dict(arch) for arch in lineage.archs], seconds, training.seed]
+            [WARM_VERSION, lineage.name, [dict(arch) for arch in lineage.archs], seconds[lineage.name], training.seed]
             + [plan.target_key for plan in plans],
             sort_keys=True,
         )
         path = cache / "supernets" / f"{hashlib.sha256(key.encode()).hexdigest()[:20]}.safetensors"
-        found.append(WarmPlan(lineage, seconds, path, sliced[lineage.name]))
-    return found
+        found.append(WarmPlan(lineage, seconds[lineage.name], path, sliced[lineage.name]))
+    return sorted(found, key=lambda plan: -plan.seconds)  # the longest first: they decide when warming ends
+
+
+def _shared_out(parts: Mapping[str, float], core_seconds: float, workers: int) -> dict[str, float]:
+    """Seconds for each lineage: spread over the workers by size, then each worker's time is filled by its lineages."""
+    bins: list[dict[str, float]] = [{} for _ in range(min(workers, len(parts)))]
+    for name, part in sorted(parts.items(), key=lambda item: -item[1]):
+        min(bins, key=lambda content: sum(content.values()))[name] = part
+    each = core_seconds / workers
+    return {name: round(each * part / sum(content.values()), 1) for content in bins for name, part in content.items()}
 
 
 def warm_tasks(

@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,8 @@ from nasdistill.workbench import SizedPool
 
 Report = Callable[[str], None]
 MOST_VALIDATION_IMAGES = 1000
+# For trials of minutes plain views teach more than mosaics; the measurements are in docs/decisions.md
+POLICY = ViewPolicy(p_mosaic=0.0, p_mixup=0.0, p_erase=0.0, scale=0.1, translate=0.1)
 SMALLEST_POOL = 64
 TIMED_BATCH = 8
 DRAWING_S = 0.01  # one view at 256 px, on one core
@@ -42,21 +44,28 @@ class PoolPlan:
     target_key: str
 
 
-def plan_pools(
-    inputs: Inputs, training: TrainingSettings, cache: Path, extra_sizes: Sequence[int] = ()
-) -> list[PoolPlan]:
-    """One plan for each input size. Folders are named by the hash of all that their content depends on."""
+def teacher_size(inputs: Inputs) -> int:
+    """The input size that the teacher looks at: its own, or the students' largest where its file does not say."""
+    size = inputs.teacher.image_size or max(inputs.image_sizes)
+    return max(32, round(size / 32) * 32)
+
+
+def plan_pools(inputs: Inputs, training: TrainingSettings, cache: Path) -> list[PoolPlan]:
+    """One plan for each input size of the students, and one for the teacher's where it is another.
+
+    Folders are named by the hash of all that their content depends on. View i of every size shows the same scene.
+    """
     train = thinned(inputs.dataset.splits["train"], training.max_views)
     validation = thinned(inputs.dataset.splits["val"], MOST_VALIDATION_IMAGES)
     per_image = max(1, min(training.views_per_image, training.max_views // len(train.image_paths)))
     count = per_image * len(train.image_paths)
     plans = []
-    for size in sorted({*inputs.image_sizes, *extra_sizes}):
-        key = view_key(inputs.data_hash, size, count, ViewPolicy(), training.seed)
+    for size in sorted({*inputs.image_sizes, teacher_size(inputs)}):
+        key = view_key(inputs.data_hash, size, count, POLICY, training.seed)
         checked = f"val-{len(validation.image_paths)}"
         validation_key = hashlib.sha256(json.dumps([inputs.data_hash, size, checked]).encode()).hexdigest()
         target_key = hashlib.sha256(
-            json.dumps([key, inputs.teacher.sha256, inputs.class_order, targets.VERSION]).encode()
+            json.dumps([key, inputs.teacher.sha256, inputs.class_order, teacher_size(inputs), targets.VERSION]).encode()
         ).hexdigest()
         folders = SizedPool(
             cache / "views" / key[:20], cache / "targets" / target_key[:20], cache / "views" / validation_key[:20]
@@ -76,16 +85,16 @@ def affordable_views(inputs: Inputs, training: TrainingSettings, core_seconds: f
     compute = choose_compute(training.precision)
     teacher = inputs.teacher
     compute.place(teacher.model)
-    seconds_per_view = 0.0
-    for size in inputs.image_sizes:
-        images = torch.rand(TIMED_BATCH, 3, size, size, device=compute.device)
-        seconds = []
-        for _ in range(2):  # the first one allocates
-            started = time.perf_counter()
-            with compute.context():
-                teacher(images, inputs.class_order)
-            seconds.append(time.perf_counter() - started)
-        seconds_per_view += seconds[-1] / TIMED_BATCH + DRAWING_S * (size / 256) ** 2
+    size = teacher_size(inputs)
+    images = torch.rand(TIMED_BATCH, 3, size, size, device=compute.device)
+    seconds = []
+    for _ in range(2):  # the first one allocates
+        started = time.perf_counter()
+        with compute.context():
+            teacher(images, inputs.class_order)
+        seconds.append(time.perf_counter() - started)
+    drawing = sum(DRAWING_S * (drawn / 256) ** 2 for drawn in {*inputs.image_sizes, size})
+    seconds_per_view = seconds[-1] / TIMED_BATCH + drawing
     teacher.model.cpu()
     affordable = core_seconds / seconds_per_view
     if affordable >= wanted:
@@ -102,13 +111,9 @@ def thinned(split: Split, most: int) -> Split:
     return Split(tuple(split.image_paths[i] for i in kept), tuple(split.boxes[i] for i in kept))
 
 
-def view_tasks(plans: Sequence[PoolPlan], names: Sequence[str], seed: int, trained: Sequence[int]) -> list[Callable]:
-    """Work that builds the views of every size in `trained`, and the validation images of all plans."""
-    tasks: list[Callable] = [
-        functools.partial(_build_training_views, plan, tuple(names), seed)
-        for plan in plans
-        if plan.image_size in trained
-    ]
+def view_tasks(plans: Sequence[PoolPlan], names: Sequence[str], seed: int) -> list[Callable]:
+    """Work that builds the views and the validation images of all plans."""
+    tasks: list[Callable] = [functools.partial(_build_training_views, plan, tuple(names), seed) for plan in plans]
     return tasks + [functools.partial(_build_validation_views, plan, tuple(names)) for plan in plans]
 
 
@@ -118,7 +123,7 @@ def _build_training_views(plan: PoolPlan, names: tuple[str, ...], seed: int, rep
         names,
         plan.image_size,
         plan.count,
-        ViewPolicy(),
+        POLICY,
         seed,
         plan.folders.views,
         on_progress=lambda done, total: report(f"{done / total:.3f}"),
@@ -136,20 +141,27 @@ def _build_validation_views(plan: PoolPlan, names: tuple[str, ...], report: Repo
 
 
 def target_tasks(
-    plans: Sequence[PoolPlan], teacher: Teacher, class_order: Sequence[int], training: TrainingSettings, workers: int
+    plans: Sequence[PoolPlan],
+    teacher_plan: PoolPlan,
+    teacher: Teacher,
+    class_order: Sequence[int],
+    training: TrainingSettings,
+    workers: int,
 ) -> list[Callable]:
-    """Work that is left to fill the targets of `plans`, about `workers` equal tasks; none when the cache is complete."""
-    tasks: list[Callable] = []
-    for plan in plans:
-        if targets.is_complete(plan.folders.targets, plan.target_key):
-            continue
-        views = open_views(plan.folders.views)
-        ranges = targets.create_targets(plan.folders.targets, teacher, views, len(class_order))
-        for worker in range(workers):
-            share = ranges[worker::workers]
-            if share:
-                tasks.append(functools.partial(_fill, plan, teacher, tuple(class_order), share, training.precision))
-    return tasks
+    """Work that is left to fill the targets of `plans` from the teacher's own pool; none when the cache is complete."""
+    missing = {
+        plan.image_size: plan.folders.targets
+        for plan in plans
+        if not targets.is_complete(plan.folders.targets, plan.target_key)
+    }
+    ranges: set[tuple[int, int]] = set()
+    for size, folder in missing.items():
+        ranges.update(targets.create_targets(folder, teacher, teacher_plan.count, size, len(class_order)))
+    shares = [share for worker in range(workers) if (share := sorted(ranges)[worker::workers])]
+    return [
+        functools.partial(_fill, missing, teacher_plan, teacher, tuple(class_order), share, training.precision)
+        for share in shares
+    ]
 
 
 def seal(plans: Sequence[PoolPlan], teacher: Teacher) -> None:
@@ -160,7 +172,8 @@ def seal(plans: Sequence[PoolPlan], teacher: Teacher) -> None:
 
 
 def _fill(
-    plan: PoolPlan,
+    folders: Mapping[int, Path],
+    teacher_plan: PoolPlan,
     teacher: Teacher,
     class_order: tuple[int, ...],
     ranges: Sequence[tuple[int, int]],
@@ -180,9 +193,9 @@ def _fill(
 
     before = teacher.forward_passes
     targets.fill_targets(
-        plan.folders.targets,
+        folders,
         teacher,
-        open_views(plan.folders.views),
+        open_views(teacher_plan.folders.views),
         class_order,
         ranges,
         compute.device,

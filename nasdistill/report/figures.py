@@ -9,7 +9,7 @@ import html
 import math
 from collections.abc import Sequence
 
-import plotly.graph_objects as go  # type: ignore[import-untyped]
+import plotly.graph_objects as go
 
 from nasdistill.pareto.objectives import OBJECTIVES
 from nasdistill.records import TrialResult

@@ -12,6 +12,7 @@ from ray.tune.experiment import Trial
 
 from nasdistill.records import TrialResult
 from nasdistill.search.ledger import Ledger
+from nasdistill.search.searcher import StudySearcher
 from nasdistill.search.stop import StopControl
 from nasdistill.search.worker import TrialJob
 
@@ -32,12 +33,14 @@ class StopWhenAsked(Stopper):
 class LedgerCallback(Callback):
     """Every outcome goes to the ledger here, before the searcher or any scheduler hears of it.
 
-    When a worker process dies, its trial is tried once more on another worker (Tune's `max_failures=1`); the second
-    time it is failed.
+    When a worker process dies, its trial is tried once more on another worker; the second time it is failed. Tune's own
+    `max_failures` is not used for it: a process that dies while it is handed its next trial counts twice there, and
+    ends the trial whatever the setting.
     """
 
-    def __init__(self, ledger: Ledger, stop: StopControl, stopper: StopWhenAsked) -> None:
+    def __init__(self, ledger: Ledger, searcher: StudySearcher, stop: StopControl, stopper: StopWhenAsked) -> None:
         self._ledger = ledger
+        self._searcher = searcher
         self._stop = stop
         self._stopper = stopper
 
@@ -55,11 +58,15 @@ class LedgerCallback(Callback):
     ) -> None:
         self._ledger.finish(TrialResult.model_validate_json(result["result"]))
 
-    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        trial.set_config({**trial.config, "attempt": 1})  # type: ignore[no-untyped-call]
-
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._ledger.end(_job(trial).trial, "failed", _crash(trial))
+        job = _job(trial)
+        reason = _crash(trial)
+        if self._stop.reason is not None:
+            self._ledger.end(job.trial, "stopped", self._stop.reason)
+        elif job.attempt == 0:
+            self._searcher.retry(job)
+        else:
+            self._ledger.end(job.trial, "failed", reason)
 
     def kill(self, trials: list[Trial]) -> None:
         """Kill the workers of running trials; whatever the trial was doing is lost."""

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import shutil
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,12 +23,19 @@ Report = Callable[[str], None]
 
 _OBJECT_STORE_BYTES = 256 * 2**20
 _SMALLEST_OBJECT_STORE_BYTES = 80 * 2**20
-# Read by Ray when it starts. No usage report leaves the machine.
+# Read by Ray when it starts or joins. No usage report leaves the machine.
 _RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "0",
     "RAY_DISABLE_IMPORT_WARNING": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
+}
+_LOCAL_ENVIRONMENT = {
+    **_RAY_ENVIRONMENT,
+    **LOOPBACK_ENVIRONMENT,
+    # A local Ray never comes back once its server is gone; with the default of 60 s two helper processes would outlive
+    # a killed search for a minute.
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "5",
 }
 
 
@@ -137,7 +145,7 @@ def _start(folder: Path, cpus: int, gpus: int | None, workers: int) -> None:
             # Containers often have 64 MB there; Ray would warn about it on every start.
             options["_plasma_directory"] = str(folder)
     # Processes started by a local Ray inherit this environment, which is faster than a runtime environment by seconds.
-    with environment({**_RAY_ENVIRONMENT, **LOOPBACK_ENVIRONMENT, **worker_environment(workers)}), on_loopback():
+    with environment({**_LOCAL_ENVIRONMENT, **worker_environment(workers)}), on_loopback():
         try:
             ray.init(
                 address="local",
@@ -156,6 +164,15 @@ def _start(folder: Path, cpus: int, gpus: int | None, workers: int) -> None:
 
 
 def _join(address: str, workers: int) -> None:
+    if address.startswith("ray://"):
+        raise InputError(
+            f"--ray-address {address}: Ray's client protocol is not supported; give auto on a node of the cluster, "
+            "or its own address, host:6379"
+        )
+    if address != "auto" and not _answers(address):
+        raise InputError(
+            f"--ray-address {address}: nothing answers there; allowed: auto, or a running cluster's host:port"
+        )
     with environment(_RAY_ENVIRONMENT):
         try:
             ray.init(
@@ -166,6 +183,16 @@ def _join(address: str, workers: int) -> None:
             )
         except (RuntimeError, ConnectionError, TimeoutError, ValueError) as error:
             raise InputError(f"--ray-address {address}: no Ray cluster answers there ({str(error).strip()})") from error
+
+
+def _answers(address: str) -> bool:
+    """Whether something listens there: Ray itself would go on trying for minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=5):
+            return True
+    except (OSError, ValueError, OverflowError):
+        return False
 
 
 @contextlib.contextmanager

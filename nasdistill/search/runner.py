@@ -98,7 +98,7 @@ def _tune(
 ) -> None:
     """Ray Tune's loop, with everything off that costs time per trial or prints."""
     stopper = StopWhenAsked()
-    callback = LedgerCallback(ledger, stop, stopper)
+    callback = LedgerCallback(ledger, searcher, stop, stopper)
     settings = {
         "RAY_AIR_NEW_OUTPUT": "0",
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -121,7 +121,6 @@ def _tune(
                     stop=stopper,
                     callbacks=[callback],
                     reuse_actors=True,
-                    max_failures=1,
                     raise_on_failed_trial=False,
                     storage_path=str(folder),
                     trial_dirname_creator=lambda trial: trial.trial_id,

@@ -6,7 +6,9 @@ as complete with its partial score. Outcomes don't come through here at all: the
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,8 @@ Estimate = Callable[[Mapping[str, Scalar]], float | None]
 
 # A trial takes a little longer than the median of those before it every second time.
 _ESTIMATE_MARGIN = 1.1
+# However quick the first trials were, a long estimate is not waved through.
+_SMALLEST_FACTOR = 0.5
 # How many points in a row may be turned down (rejected, or too long for what is left) before the search gives up.
 _MOST_REFUSALS = 1000
 _MOST_TOO_LONG = 10
@@ -38,8 +42,9 @@ class StudySearcher(Searcher):
     """Suggests points for at most `workers` trials at a time until the budget, or the space, is used up.
 
     `admit` may turn a point down before any training by returning the reason (the trial is `rejected`; when it raises,
-    `failed`). `estimate` may tell how many seconds a point will take; None, or no hook, means the median of the
-    complete trials. Neither hook is called on a worker, so both must be quick.
+    `failed`). `estimate` may tell how many seconds a point takes: it is corrected by the median factor at which it was
+    off for the complete trials, and where it answers None (or there is no hook) their median time counts. Neither hook
+    is called on a worker, so both must be quick.
     """
 
     def __init__(
@@ -64,41 +69,53 @@ class StudySearcher(Searcher):
         self._estimate = estimate
         # Trials that Tune has and has not reported as complete. Tune sleeps when it gets None while it has none.
         self._live: set[str] = set()
+        self._retries: deque[TrialJob] = deque()
+        self._no_more = False
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         """A config for `TrialActor`, None for "ask again later" (only while something runs), or FINISHED."""
-        running = len(self._live)
         if self._stop.reason is not None:
             return self.FINISHED
-        if running >= self._workers:
+        if len(self._live) >= self._workers:
             return None
-        if not self._may_start(running):
-            # What runs may still end as stopped, which leaves room for another one.
-            return None if running and self._clock.budget.kind == "trials" else self.FINISHED
-        refusals = too_long = 0
-        while refusals < _MOST_REFUSALS and too_long < _MOST_TOO_LONG and self._stop.reason is None:
-            draft = self._proposals.ask()
-            if draft is None:
-                return self.FINISHED
-            if not self._fits(draft):
-                self._proposals.withdraw(draft)
-                too_long += 1
-                # Without the hook every point is expected to take as long.
-                if self._estimate is None:
-                    break
-            elif self._refused(draft):
-                refusals += 1
-            else:
-                job = self._job(draft)
-                self._live.add(trial_id)
-                return job
-            if self._clock.exhausted:
-                break
-        return self.FINISHED
+        job = self._retries.popleft() if self._retries else self._next_job()
+        if job is None:
+            # A trial that runs may yet need its second attempt, and FINISHED can't be taken back.
+            return None if self._live else self.FINISHED
+        self._live.add(trial_id)
+        # As text, Tune neither searches it for things to resolve nor flattens it.
+        return {"job": job.to_json()}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Room for another trial. `LedgerCallback` has recorded this one's outcome already, or does so next."""
         self._live.discard(trial_id)
+
+    def retry(self, job: TrialJob) -> None:
+        """Hand out a job whose worker died again, before any other."""
+        self._retries.append(dataclasses.replace(job, attempt=job.attempt + 1))
+
+    def _next_job(self) -> TrialJob | None:
+        """The next point as a job, or None: for now, or (`_no_more`) for good."""
+        if self._no_more or not self._may_start(len(self._live)):
+            return None
+        refusals = too_long = 0
+        while refusals < _MOST_REFUSALS and too_long < _MOST_TOO_LONG and self._stop.reason is None:
+            draft = self._proposals.ask()
+            if draft is None:
+                break
+            if self._clock.exhausted or not self._fits(draft):
+                self._proposals.withdraw(draft)
+                too_long += 1
+                # Without the hook every point is expected to take as long.
+                if self._estimate is None or self._clock.exhausted:
+                    break
+            elif self._refused(draft):
+                refusals += 1
+            else:
+                number, folder = self._ledger.start(draft)
+                return TrialJob(number, draft.params, folder, self._stop.trial_deadline, self._stop.stop_file)
+        self._no_more = True
+        return None
 
     def save(self, checkpoint_path: str) -> None:
         """Tune insists on a file; everything that matters is in the run folder already."""
@@ -114,7 +131,6 @@ class StudySearcher(Searcher):
             return running < self._clock.left
         if self._clock.budget.kind == "epochs":
             epochs = [result.epochs for result in self._complete() if result.epochs]
-            # The first trials have to be started without knowing.
             return not epochs or (running + 1) * statistics.median(epochs) <= self._clock.left
         return True
 
@@ -122,11 +138,18 @@ class StudySearcher(Searcher):
         """Whether the trial can finish in what is left of a time budget."""
         if self._clock.budget.kind != "time":
             return True
-        seconds = None if self._estimate is None else self._estimate(draft.params)
-        if seconds is None:
-            known = [result.seconds for result in self._complete()]
-            seconds = statistics.median(known) if known else 0.0
-        return seconds * _ESTIMATE_MARGIN <= self._clock.left
+        return self._expected_seconds(draft) * _ESTIMATE_MARGIN <= self._clock.left
+
+    def _expected_seconds(self, draft: Draft) -> float:
+        """0 when nothing is known yet: the first trials have to be started without knowing."""
+        complete = self._complete()
+        estimated = None if self._estimate is None else self._estimate(draft.params)
+        if self._estimate is None or estimated is None:
+            return statistics.median(result.seconds for result in complete) if complete else 0.0
+        # Estimates are right up to a factor: other trials on the same machine, say, slow all of them down.
+        before = [(result.seconds, self._estimate(result.params)) for result in complete]
+        factors = [seconds / told for seconds, told in before if told]
+        return estimated * (max(_SMALLEST_FACTOR, statistics.median(factors)) if factors else 1.0)
 
     def _refused(self, draft: Draft) -> bool:
         if self._admit is None:
@@ -139,12 +162,6 @@ class StudySearcher(Searcher):
         if reason is not None:
             self._ledger.refuse(draft, "rejected", reason or "not admitted")
         return reason is not None
-
-    def _job(self, draft: Draft) -> dict[str, Any]:
-        number, folder = self._ledger.start(draft)
-        job = TrialJob(number, draft.params, folder, self._stop.trial_deadline, self._stop.stop_file)
-        # As text, Tune neither searches it for things to resolve nor flattens it.
-        return {"job": job.to_json(), "attempt": 0}
 
     def _complete(self) -> list[TrialResult]:
         return [result for result in (*self._earlier, *self._ledger.finished) if result.state == "complete"]

@@ -23,7 +23,7 @@ _LONGEST_REASON = 300
 
 
 class TrialActor(tune.Trainable):
-    """Runs one job per `step`. Its config is `{"job": TrialJob as JSON, "attempt": 0 or 1}`.
+    """Runs one job per `step`. Its config is `{"job": TrialJob as JSON}`.
 
     The worker is built in the first step rather than in `setup`: building it takes long and may fail, and here that is
     one failed trial with its reason and log, while Ray would only see an actor that cannot be created.
@@ -39,10 +39,7 @@ class TrialActor(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        job = TrialJob.from_json(self.config["job"])
-        # The dataclass is frozen, and the attempt is what changes when Tune retries the same config.
-        job = TrialJob(**{**vars(job), "attempt": int(self.config["attempt"])})
-        result = self._run(job)
+        result = self._run(TrialJob.from_json(self.config["job"]))
         return {"result": result.model_dump_json(), "state": result.state, "done": True}
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:

@@ -59,25 +59,24 @@ def prepare(
         progress.phase("timing the teacher")
         core_seconds = POOL_SHARE * clock.budget.amount * workers
         training = training.model_copy(update={"max_views": pools.affordable_views(inputs, training, core_seconds)})
-    teacher_size = teacher.image_size or max(inputs.image_sizes)
-    plans = pools.plan_pools(inputs, training, cache, [teacher_size])
+    plans = pools.plan_pools(inputs, training, cache)
+    own = next(plan for plan in plans if plan.image_size == pools.teacher_size(inputs))
     trained = [plan for plan in plans if plan.image_size in inputs.image_sizes]
     largest = trained[-1]
 
-    progress.tasks("augmented views", pools.view_tasks(plans, names, training.seed, inputs.image_sizes), run_tasks)
-    fill = pools.target_tasks(trained, teacher, order, training, workers)
+    progress.tasks("augmented views", pools.view_tasks(plans, names, training.seed), run_tasks)
+    fill = pools.target_tasks(trained, own, teacher, order, training, workers)
     passes = progress.tasks("teacher targets", fill, run_tasks)
     pools.seal(trained, teacher)
 
     figures = known.get("teacher", {})
     if "map50" not in figures:
-        own_plan = next(plan for plan in plans if plan.image_size == teacher_size)
-        task = reference.teacher_task(teacher, order, own_plan, inputs.device, run.path)
+        task = reference.teacher_task(teacher, order, own, inputs.device, run.path)
         figures = progress.tasks("scoring the teacher", [task], run_tasks)[0].as_json()
     progress.teacher(figures)
 
     warm_seconds = before.get("warm_core_seconds") or _warm_seconds(clock, workers, len(inputs.lineages))
-    warm = families.plan_warming(inputs.lineages, names, teacher, trained, training, warm_seconds, cache)
+    warm = families.plan_warming(inputs.lineages, names, teacher, trained, training, warm_seconds, workers, cache)
     stop_file = run.path / STOP_FILE_NAME
     tasks = families.warm_tasks(warm, names, teacher, order, trained, training, stop_file)
     warmed = progress.tasks("warming the families", tasks, run_tasks)

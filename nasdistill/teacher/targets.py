@@ -7,7 +7,7 @@ started over.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from nasdistill.store.atomic import write_text
 from nasdistill.teacher.teacher import Teacher
 
 CHUNK = 64
-VERSION = 1
+VERSION = 2
 LEVELS = 3  # P3, P4, P5
 ARRAYS = ("logits", "distances", "attention", "done")
 
@@ -58,12 +58,13 @@ def anchor_count(size: int, strides: Sequence[int]) -> int:
     return sum((size // stride) ** 2 for stride in strides)
 
 
-def create_targets(folder: Path, teacher: Teacher, views: Views, classes: int) -> list[tuple[int, int]]:
-    """Lay out the cache in `folder` unless it is there, and return the view ranges [start, stop) still to be filled.
+def create_targets(folder: Path, teacher: Teacher, count: int, size: int, classes: int) -> list[tuple[int, int]]:
+    """Lay out the cache of `count` views for students of input `size` in `folder`, unless it is there.
+
+    Returns the view ranges [start, stop) still to be filled.
 
     Safe when two processes call it at once. An array of a wrong size (a torn or corrupt cache) is laid out anew.
     """
-    count, size = views.images.shape[0], views.images.shape[-1]
     anchors = anchor_count(size, teacher.strides[:LEVELS])
     channels = teacher.channels[:LEVELS]
     shapes: dict[str, tuple[tuple[int, ...], str]] = {
@@ -84,7 +85,7 @@ def create_targets(folder: Path, teacher: Teacher, views: Views, classes: int) -
 
 
 def fill_targets(
-    folder: Path,
+    folders: Mapping[int, Path],
     teacher: Teacher,
     views: Views,
     class_order: Sequence[int],
@@ -94,24 +95,67 @@ def fill_targets(
     on_progress: Callable[[int], None] = lambda views_done: None,
     batch_size: int = 16,
 ) -> None:
-    """Run the teacher over the views in `ranges` and write what it says; each range is flagged when it is on disk."""
-    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r+") for name in ARRAYS}
-    levels = sum((views.images.shape[-1] // stride) ** 2 for stride in teacher.strides[:LEVELS])
+    """Run the teacher over the views in `ranges` and write what it says for every input size in `folders`.
+
+    The teacher looks at its own size of the views, the one it was trained at; students of other sizes see the same
+    scenes and get its answers at their own anchor points (`resample`). A range is flagged when it is on disk.
+    """
+    caches = {
+        size: {name: np.load(folder / f"{name}.npy", mmap_mode="r+") for name in ARRAYS}
+        for size, folder in folders.items()
+    }
+    teacher_size = views.images.shape[-1]
+    strides = teacher.strides[:LEVELS]
     for start, stop in ranges:
         for first in range(start, stop, batch_size):
             rows = slice(first, min(first + batch_size, stop))
             images = torch.from_numpy(np.array(views.images[rows])).to(device).float().div_(255)
             with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
                 raw = teacher(images, class_order)
-            arrays["logits"][rows] = raw.logits_bac[:, :levels].cpu().numpy()
-            arrays["distances"][rows] = raw.distances_ba4[:, :levels].cpu().numpy()
-            pooled = [feature.float().mean(dim=(2, 3)) for feature in raw.features[:LEVELS]]
-            arrays["attention"][rows] = torch.cat(pooled, dim=1).cpu().numpy()
+            pooled = torch.cat([feature.float().mean(dim=(2, 3)) for feature in raw.features[:LEVELS]], dim=1)
+            for size, arrays in caches.items():
+                logits, distances = resample(raw.logits_bac, raw.distances_ba4, teacher_size, size, strides)
+                arrays["logits"][rows] = logits.cpu().numpy()
+                arrays["distances"][rows] = distances.cpu().numpy()
+                arrays["attention"][rows] = pooled.cpu().numpy()
             on_progress(rows.stop - rows.start)
-        for name in ("logits", "distances", "attention"):
-            arrays[name].flush()
-        arrays["done"][start // CHUNK] = 1
-        arrays["done"].flush()
+        for arrays in caches.values():
+            for name in ("logits", "distances", "attention"):
+                arrays[name].flush()
+            arrays["done"][start // CHUNK] = 1
+            arrays["done"].flush()
+
+
+def resample(
+    logits_bac: torch.Tensor, distances_ba4: torch.Tensor, from_size: int, to_size: int, strides: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the teacher, looking at `from_size` pixels, says at the anchor points of a student of `to_size` pixels.
+
+    Each student anchor takes the logits and the box of the teacher's nearest anchor on the same level; the box is
+    re-expressed as ltrb distances from the student's anchor, in its strides. Nearest, because averages of neighbours
+    would water down the peaks. With equal sizes both come back as they are, without levels beyond `strides`.
+    """
+    logits, distances, start = [], [], 0
+    for stride in strides:
+        old, new = from_size // stride, to_size // stride
+        level = slice(start, start + old * old)
+        start += old * old
+        if old == new:
+            logits.append(logits_bac[:, level])
+            distances.append(distances_ba4[:, level])
+            continue
+        cells = torch.arange(new, device=logits_bac.device)
+        centre = (cells + 0.5) / new  # of the student's anchors, 0..1 of the image
+        nearest = (centre * old).long().clamp(max=old - 1)
+        flat = (nearest[:, None] * old + nearest[None, :]).flatten() + level.start
+        logits.append(logits_bac[:, flat])
+        # cells of the teacher's grid to cells of the student's, and the way from one anchor to the other
+        shift = (nearest + 0.5) / old * new - (cells + 0.5)
+        shift_x = shift[None, :].expand(new, new).flatten()
+        shift_y = shift[:, None].expand(new, new).flatten()
+        move = torch.stack([-shift_x, -shift_y, shift_x, shift_y], dim=1)
+        distances.append(distances_ba4[:, flat] * (new / old) + move)
+    return torch.cat(logits, dim=1), torch.cat(distances, dim=1)
 
 
 def seal_targets(folder: Path, key: str, teacher: Teacher) -> None:
@@ -137,13 +181,13 @@ def is_complete(folder: Path, key: str) -> bool:
         found = json.loads((folder / "targets.json").read_text())["key"]
         open_targets(folder)
         return bool(found == key)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, EOFError, ValueError, KeyError, TypeError):
         return False
 
 
 def _array_is(path: Path, shape: tuple[int, ...], dtype: str) -> bool:
     try:
         array = np.load(path, mmap_mode="r")
-    except (OSError, ValueError):
+    except (OSError, EOFError, ValueError):
         return False
     return array.shape == shape and array.dtype == np.dtype(dtype)
