@@ -51,13 +51,13 @@ def randomise_norms(model: nn.Module, seed: int = 0) -> nn.Module:
     return model
 
 
-def opinionated(model: nn.Module, seed: int = 0) -> nn.Module:
+def opinionated(model: nn.Module, seed: int = 0, contrast: float = 0.8) -> nn.Module:
     """Make a random detector say something: scores from 0 to 1 and boxes of all sizes, differing over the image."""
     randomise_norms(model, seed)
     head = model.model[-1]
     generator = torch.Generator().manual_seed(seed + 1)
     for boxes, scores in zip(head.cv2, head.cv3, strict=True):
-        for layer, gain in ((boxes[-1], 0.6), (scores[-1], 0.8)):
+        for layer, gain in ((boxes[-1], 0.6), (scores[-1], contrast)):
             layer.weight.data.copy_(torch.randn(layer.weight.shape, generator=generator) * gain)
         boxes[-1].bias.data.zero_()
         scores[-1].bias.data.fill_(-2.0)
@@ -65,9 +65,9 @@ def opinionated(model: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def small_teacher(seed: int = 7) -> Teacher:
-    """A YOLOv5 of width 0.125 (P3 to P5: 32, 64, 128 channels) that sees objects where there are none."""
+    """A YOLOv5 of width 0.125 (P3 to P5: 32, 64, 128 channels) that sees faint objects where there are none."""
     student = build_student("yolov5", {"depth": 0.33, "width": 0.125}, NAMES, seed)
-    return Teacher(opinionated(student.model, seed), NAMES, "small.pt", "0" * 64, SIZE)
+    return Teacher(opinionated(student.model, seed, contrast=0.1), NAMES, "small.pt", "0" * 64, SIZE)
 
 
 def training_views(demo_yaml: Path, folder: Path, count: int = 24) -> Views:

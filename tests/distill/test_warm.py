@@ -1,0 +1,166 @@
+"""Warming a family: the supernet and its members learn together, and a trial's slice starts usable."""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small import CPU, NAMES, small_feed, small_teacher
+from torch import nn
+
+from nasdistill.distill import warm as warming
+from nasdistill.distill.connectors import Connectors
+from nasdistill.distill.feed import Batch, Feed
+from nasdistill.distill.objective import DistillationLoss, LossWeights
+from nasdistill.distill.warm import RECALIBRATION_BATCHES, inherit, warm_supernet
+from nasdistill.errors import DeadlineReachedError
+from nasdistill.students.families import build_student
+from nasdistill.students.slicing import load_slice
+from nasdistill.students.student import Student
+
+CHANNELS = (32, 64, 128)
+LARGE, MIDDLE, SMALL = ({"depth": 0.33, "width": width} for width in (0.1875, 0.125, 0.0625))
+
+
+@pytest.fixture(scope="module")
+def feed(demo_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> Feed:
+    return small_feed(demo_yaml, tmp_path_factory.mktemp("warm"), small_teacher())
+
+
+def family() -> tuple[Student, list[Student]]:
+    """A supernet and two members, smallest first."""
+    return build_student("yolov5", LARGE, NAMES), [build_student("yolov5", arch, NAMES) for arch in (SMALL, MIDDLE)]
+
+
+def response_loss(student: Student, feed: Feed) -> float:
+    """Loss against the teacher's responses and the labels on one fixed batch, in training mode, nothing changed."""
+    student = copy.deepcopy(student)
+    student.model.train()
+    batch = feed.batch(np.arange(12), CPU.device)
+    criterion = DistillationLoss(student, Connectors(student.pyramid_channels, CHANNELS))
+    with torch.no_grad():
+        parts = criterion(
+            student.model(batch.images), batch.targets, batch.labels, LossWeights(feature=0.0, label=1.0), 2.0
+        )
+    return float(parts["total"])
+
+
+def warm(supernet: Student, members: list[Student], feeds: list[Feed], steps: int, **options: object) -> int:
+    torch.manual_seed(0)
+    return warm_supernet(supernet, members, CHANNELS, feeds, steps, 2e-2, CPU, seed=0, batch_size=8, **options)
+
+
+def test_supernet_and_members_learn(feed: Feed) -> None:
+    supernet, members = family()
+
+    def losses() -> list[float]:
+        for member in members:
+            load_slice(supernet.model.state_dict(), supernet.model, member.model)
+        return [response_loss(student, feed) for student in (supernet, *members)]
+
+    before, progress = losses(), []
+    assert warm(supernet, members, [feed], 30, on_progress=progress.append) == 30
+    after = losses()
+    assert all(late < 0.92 * early for early, late in zip(before, after, strict=True)), (before, after)
+    assert len(progress) == 30 and progress == sorted(progress) and progress[-1] < 1
+
+
+def test_a_members_turn_only_touches_what_it_has(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Channels that the member lacks wait, and the supernet's own statistics are not touched by it."""
+    supernet, members = family()
+    warm(supernet, members[:1], [feed], 1)
+    parameters = dict(supernet.model.named_parameters())
+    before = {name: tensor.detach().clone() for name, tensor in parameters.items()}
+    statistics = {name: tensor.clone() for name, tensor in supernet.model.named_buffers()}
+    monkeypatch.setattr(warming, "_turn", lambda step, tried, chooser: tried[0])
+    warm(supernet, members[:1], [feed], 1)
+    width = members[0].model.model[0].conv.out_channels
+    name = "model.0.conv.weight"
+    assert not torch.equal(parameters[name][:width], before[name][:width])
+    moved = (parameters[name][width:] - before[name][width:]).abs().max()
+    assert moved <= 1e-5  # weight decay alone
+    assert all(torch.equal(tensor, statistics[key]) for key, tensor in supernet.model.named_buffers())
+
+
+def test_sizes_take_turns(feed: Feed) -> None:
+    class Counting(Feed):
+        asked: list[str]
+
+        def batch(self, indices: np.ndarray, device: torch.device) -> Batch:
+            self.asked.append(self.label)
+            return super().batch(indices, device)
+
+    asked: list[str] = []
+    feeds = []
+    for label in ("a", "b"):
+        counting = Counting(feed.views, feed.targets)
+        object.__setattr__(counting, "asked", asked)
+        object.__setattr__(counting, "label", label)
+        feeds.append(counting)
+    supernet, members = family()
+    warm(supernet, members, feeds, 5)
+    assert asked == ["a", "b", "a", "b", "a"]
+
+
+def test_the_clock_ends_it(feed: Feed) -> None:
+    supernet, members = family()
+    assert 0 < warm(supernet, members, [feed], 10_000, seconds=1.0) < 10_000
+
+
+def test_a_stop_is_heard(feed: Feed) -> None:
+    supernet, members = family()
+    with pytest.raises(DeadlineReachedError, match="warming"):
+        warm(supernet, members, [feed], 5, should_stop=lambda: True)
+
+
+def test_the_same_seed_gives_the_same_supernet(feed: Feed) -> None:
+    states = []
+    for _ in range(2):
+        supernet, members = family()
+        warm(supernet, members, [feed], 4)
+        states.append(supernet.model.state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+class TestInherit:
+    """A slice of the supernet with BatchNorm statistics of its own."""
+
+    def test_weights_are_the_slice_and_statistics_an_average_over_batches(self, feed: Feed) -> None:
+        supernet, (small, _) = family()
+        state = {name: tensor.clone() for name, tensor in supernet.model.state_dict().items()}
+        inherit(small, supernet, state, feed, CPU)
+        first = small.model.model[0]
+        width = first.conv.out_channels
+        assert torch.equal(first.conv.weight, state["model.0.conv.weight"][:width])
+        means, variances = [], []
+        for indices in feed.indices(RECALIBRATION_BATCHES, 16, seed=0):
+            maps = first.conv(feed.batch(indices, CPU.device).images).transpose(0, 1).flatten(1)
+            means.append(maps.mean(dim=1))
+            variances.append(maps.var(dim=1))
+        assert torch.allclose(first.bn.running_mean, torch.stack(means).mean(dim=0), atol=1e-5)
+        assert torch.allclose(first.bn.running_var, torch.stack(variances).mean(dim=0), rtol=1e-3)
+        assert all(torch.equal(tensor, state[name]) for name, tensor in supernet.model.state_dict().items())
+
+    @pytest.mark.parametrize(
+        ("name", "large", "small"),
+        [
+            ("yolov5", LARGE, SMALL),
+            ("mobilenetv3", {"variant": "small_075", "neck": 48}, {"variant": "small_050", "neck": 32}),
+            ("efficientnet_lite0", {"neck": 48}, {"neck": 32}),
+        ],
+    )
+    def test_every_family_starts_finite_with_its_own_momentum(
+        self, feed: Feed, name: str, large: dict, small: dict
+    ) -> None:
+        supernet, student = build_student(name, large, NAMES), build_student(name, small, NAMES, seed=1)
+        momenta = [norm.momentum for norm in student.model.modules() if isinstance(norm, nn.BatchNorm2d)]
+        inherit(student, supernet, supernet.model.state_dict(), feed, CPU)
+        assert all(torch.isfinite(tensor).all() for tensor in student.model.state_dict().values())
+        norms = [norm for norm in student.model.modules() if isinstance(norm, nn.BatchNorm2d)]
+        assert [norm.momentum for norm in norms] == momenta
+        assert all(int(norm.num_batches_tracked) == RECALIBRATION_BATCHES for norm in norms)
+        batch = feed.batch(np.arange(8), CPU.device)
+        with torch.no_grad():
+            output = student.model.eval()(batch.images)[1]
+        assert torch.isfinite(output["scores"]).all() and output["scores"].std() > 0
