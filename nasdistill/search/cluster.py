@@ -30,13 +30,6 @@ _RAY_ENVIRONMENT = {
     "RAY_DISABLE_IMPORT_WARNING": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
 }
-_LOCAL_ENVIRONMENT = {
-    **_RAY_ENVIRONMENT,
-    **LOOPBACK_ENVIRONMENT,
-    # A local Ray never comes back once its server is gone; with the default of 60 s two helper processes would outlive
-    # a killed search for a minute.
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "5",
-}
 
 
 def worker_environment(workers: int) -> dict[str, str]:
@@ -145,7 +138,7 @@ def _start(folder: Path, cpus: int, gpus: int | None, workers: int) -> None:
             # Containers often have 64 MB there; Ray would warn about it on every start.
             options["_plasma_directory"] = str(folder)
     # Processes started by a local Ray inherit this environment, which is faster than a runtime environment by seconds.
-    with environment({**_LOCAL_ENVIRONMENT, **worker_environment(workers)}), on_loopback():
+    with environment({**_RAY_ENVIRONMENT, **LOOPBACK_ENVIRONMENT, **worker_environment(workers)}), on_loopback():
         try:
             ray.init(
                 address="local",

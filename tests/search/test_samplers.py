@@ -71,7 +71,9 @@ parameters = st.one_of(
     st.tuples(st.integers(-9, 9), st.integers(0, 7), st.integers(1, 3)).map(
         lambda t: Range(t[0], t[0] + t[1] * t[2], t[2])
     ),
-    st.tuples(st.integers(-9, 9), st.integers(0, 7)).map(lambda t: Range(t[0] * 5 / 100, (t[0] + t[1]) * 5 / 100, 0.05)),
+    st.tuples(st.integers(-9, 9), st.integers(0, 7)).map(
+        lambda t: Range(t[0] * 5 / 100, (t[0] + t[1]) * 5 / 100, 0.05)
+    ),
     st.tuples(st.floats(-9, 9), st.floats(0.01, 9)).map(lambda t: Range(t[0], t[0] + t[1])),
     st.tuples(st.floats(0.001, 9), st.floats(0.01, 9)).map(lambda t: Range(t[0], t[0] + t[1], log=True)),
 )
