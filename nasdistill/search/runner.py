@@ -50,6 +50,7 @@ def run_search(
     admit: Admit | None = None,
     estimate: Estimate | None = None,
     patience: Patience | None = None,
+    warm_workers: bool = True,
 ) -> list[TrialResult]:
     """Search `space` until the budget is used up and return all results of the run, earlier parts included.
 
@@ -58,7 +59,7 @@ def run_search(
     a plain `Budget` starts now, with the trials and epochs of a resumed run charged to it. When `run` holds trials, the
     search goes on after them, beginning with the points that were interrupted. A Ray that this process has started is
     used; otherwise one is started (or `ray_address` joined) and shut down again. For `admit` and `estimate` see
-    `StudySearcher`.
+    `StudySearcher`. Without `warm_workers` every trial gets a process of its own, seconds slower each.
 
     Raises InputError for an unknown sampler or address, InterruptedSearchError after Ctrl-C (everything finished is
     kept), and whatever writing a result or `on_event` raised.
@@ -77,7 +78,7 @@ def run_search(
     resources = dict(resources_per_trial or {"cpu": 1})
     try:
         with start_ray(workers, ray_address, cpus=_cpus(workers, resources)), stopping_on_signals(stop):
-            _tune(searcher, ledger, stop, make_worker, workers, resources)
+            _tune(searcher, ledger, stop, make_worker, workers, resources, warm_workers)
     finally:
         ledger.close(stop.reason or BUDGET_USED_UP)
         stop.clear()
@@ -95,6 +96,7 @@ def _tune(
     make_worker: WorkerFactory,
     workers: int,
     resources: dict[str, float],
+    warm_workers: bool,
 ) -> None:
     """Ray Tune's loop, with everything off that costs time per trial or prints."""
     stopper = StopWhenAsked()
@@ -120,7 +122,7 @@ def _tune(
                     resources_per_trial=resources,
                     stop=stopper,
                     callbacks=[callback],
-                    reuse_actors=True,
+                    reuse_actors=warm_workers,
                     raise_on_failed_trial=False,
                     storage_path=str(folder),
                     trial_dirname_creator=lambda trial: trial.trial_id,
