@@ -57,7 +57,7 @@ def opinionated(model: nn.Module, seed: int = 0, contrast: float = 0.8) -> nn.Mo
     head = model.model[-1]
     generator = torch.Generator().manual_seed(seed + 1)
     for boxes, scores in zip(head.cv2, head.cv3, strict=True):
-        for layer, gain in ((boxes[-1], 0.6), (scores[-1], contrast)):
+        for layer, gain in ((boxes[-1], 0.15), (scores[-1], contrast)):
             layer.weight.data.copy_(torch.randn(layer.weight.shape, generator=generator) * gain)
         boxes[-1].bias.data.zero_()
         scores[-1].bias.data.fill_(-2.0)
