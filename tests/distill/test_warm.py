@@ -10,10 +10,11 @@ from small import CPU, NAMES, small_feed, small_teacher
 from torch import nn
 
 from nasdistill.distill import warm as warming
+from nasdistill.distill.batchnorm import BATCH_SIZE, BATCHES
 from nasdistill.distill.connectors import Connectors
 from nasdistill.distill.feed import Batch, Feed
 from nasdistill.distill.objective import DistillationLoss, LossWeights
-from nasdistill.distill.warm import RECALIBRATION_BATCHES, inherit, warm_supernet
+from nasdistill.distill.warm import inherit, warm_supernet
 from nasdistill.errors import DeadlineReachedError
 from nasdistill.students.families import build_student
 from nasdistill.students.slicing import load_slice
@@ -134,7 +135,7 @@ class TestInherit:
         width = first.conv.out_channels
         assert torch.equal(first.conv.weight, state["model.0.conv.weight"][:width])
         means, variances = [], []
-        for indices in feed.indices(RECALIBRATION_BATCHES, 16, seed=0):
+        for indices in feed.indices(BATCHES, BATCH_SIZE, seed=0):
             maps = first.conv(feed.batch(indices, CPU.device).images).transpose(0, 1).flatten(1)
             means.append(maps.mean(dim=1))
             variances.append(maps.var(dim=1))
@@ -159,7 +160,7 @@ class TestInherit:
         assert all(torch.isfinite(tensor).all() for tensor in student.model.state_dict().values())
         norms = [norm for norm in student.model.modules() if isinstance(norm, nn.BatchNorm2d)]
         assert [norm.momentum for norm in norms] == momenta
-        assert all(int(norm.num_batches_tracked) == RECALIBRATION_BATCHES for norm in norms)
+        assert all(int(norm.num_batches_tracked) == BATCHES for norm in norms)
         batch = feed.batch(np.arange(8), CPU.device)
         with torch.no_grad():
             output = student.model.eval()(batch.images)[1]

@@ -1,0 +1,257 @@
+"""One trial in a plain loop: no Ray, no Optuna, a small world of 96 px boards."""
+
+import math
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, safe_open, save_file
+from small import NAMES, SIZE, TINY_YOLOV5, fill_all, small_teacher, training_views, validation_views
+
+from nasdistill.config import CLASSIC, RECIPES, Recipe, TrainingSettings, load_recipe
+from nasdistill.devices.profile import DeviceProfile
+from nasdistill.devices.profiler import Profiler
+from nasdistill.errors import DeadlineReachedError, InputError, TrialError
+from nasdistill.measure.accuracy import score
+from nasdistill.measure.detector import OnnxDetector
+from nasdistill.records import LatencyStats, TrialConfig, TrialResult
+from nasdistill.search.worker import TrialJob
+from nasdistill.space.loader import load_space
+from nasdistill.students.families import build_student
+from nasdistill.trial import TrialPlace, run_trial
+from nasdistill.workbench import Assets, SizedPool, SupernetFile, Workbench
+from nasdistill.worker import MakeTrialWorker
+
+QUICK = DeviceProfile(name="quick", runtime="onnxruntime", warmup_s=0.0, min_samples=4, max_seconds=0.05)
+SPACE = """
+name: boards
+families:
+  yolov5: {depth: 0.33, width: {range: [0.0625, 0.125], step: 0.0625}}
+image_size: 96
+distill:
+  temperature: {start: {range: [1.0, 8.0], log: true}, end: 1.0, schedule: linear}
+  feature_loss: channel_attention
+  weights: {feature: 1.0, cls: 1.0, box: 1.0}
+prune: {ratio: {range: [0.0, 0.5], step: 0.05}}
+"""
+WARMED = {"depth": 0.33, "width": 0.125}
+
+
+@pytest.fixture(scope="module")
+def assets(demo_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> Assets:
+    """24 boards, a random teacher, a YOLOv5 supernet with random weights; MobileNetV3 has none."""
+    folder, teacher = tmp_path_factory.mktemp("assets"), small_teacher()
+    fill_all(folder / "targets", teacher, training_views(demo_yaml, folder / "views"))
+    validation_views(demo_yaml, folder / "val")
+    supernet = build_student("yolov5", WARMED, NAMES, seed=3)
+    save_file({name: tensor.contiguous() for name, tensor in supernet.model.state_dict().items()}, folder / "super.st")
+    recipe = Recipe(
+        name="tiny",
+        stage1_share=0.5,
+        stage1_learning_rate=1e-3,
+        stage2_learning_rate=1e-3,
+        stage2_label_weight=1.0,
+        batch_size=8,
+    )
+    return Assets(
+        names=NAMES,
+        pools={SIZE: SizedPool(folder / "views", folder / "targets", folder / "val")},
+        supernets={"yolov5": SupernetFile(folder / "super.st", WARMED, "warmed")},
+        teacher_channels=teacher.channels,
+        images_per_epoch=24,
+        device=QUICK,
+        training=TrainingSettings(recipe=recipe, epochs=2, precision="float32"),
+    )
+
+
+@pytest.fixture(scope="module")
+def bench(assets: Assets) -> Workbench:
+    return Workbench(assets)
+
+
+def config(**changes: object) -> TrialConfig:
+    fields = {"family": "yolov5", "arch": TINY_YOLOV5, "image_size": SIZE, **changes}
+    return TrialConfig.model_validate(fields)
+
+
+def run(bench: Workbench, folder: Path, **changes: object) -> tuple[TrialResult, list[str]]:
+    lines: list[str] = []
+    place = TrialPlace(4, folder, {"family": "yolov5", "image_size": SIZE})
+    return run_trial(config(**changes), bench, place, lines.append), lines
+
+
+@pytest.mark.parametrize("family", ["yolov5", "mobilenetv3"])
+def test_a_trial_ends_with_a_scored_and_timed_artifact(bench: Workbench, tmp_path: Path, family: str) -> None:
+    arch = TINY_YOLOV5 if family == "yolov5" else {"variant": "small_050", "neck": 32}
+    result, lines = run(bench, tmp_path, family=family, arch=arch)
+    assert (result.trial, result.state, result.family, result.fidelity) == (4, "complete", family, 1.0)
+    numbers = [value for value in result.model_dump().values() if isinstance(value, float)]
+    assert len(numbers) == 9 and all(map(math.isfinite, numbers))
+    assert 0 <= result.map50_95 <= result.map50 <= 1
+    assert 0 < result.latency_ms <= result.latency_p90_ms
+    assert result.params == {
+        "family": "yolov5",
+        "image_size": SIZE,
+        "init": "warmed" if family == "yolov5" else "random",
+        "prune.achieved": 0.0,
+    }
+    assert result.epochs == 2 and result.seconds > 0
+    artifact = tmp_path / "student.onnx"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["student.onnx", "student.safetensors"]
+    assert result.size_mb == artifact.stat().st_size / 1e6
+    again = score(OnnxDetector(artifact), bench.validation(SIZE))
+    assert (again.map50, again.map50_95) == (result.map50, result.map50_95)
+    assert [line.split(":")[0] for line in lines[1:3]] == ["stage 1", "stage 2"]
+    assert "before training" in lines[0] and lines[3].startswith("mAP50 ")
+    with safe_open(tmp_path / "student.safetensors", "pt") as file:
+        assert file.metadata() == {"family": family}
+
+
+def test_saved_weights_are_the_artifacts(bench: Workbench, tmp_path: Path) -> None:
+    run(bench, tmp_path)
+    student = build_student("yolov5", TINY_YOLOV5, NAMES)
+    student.model.load_state_dict(load_file(tmp_path / "student.safetensors"))
+    images = np.asarray(bench.validation(SIZE).images[:2]).astype(np.float32) / 255
+    with torch.no_grad():
+        expected = student.model.eval()(torch.from_numpy(images))[0].numpy()
+    got = OnnxDetector(tmp_path / "student.onnx").raw(images)
+    assert np.abs(got[:, 4:] - expected[:, 4:]).max() < 1e-3
+
+
+class Recording:
+    """A profiler that notes what it is asked, and what the artifact weighed then."""
+
+    def __init__(self, inner: Profiler, notes: list[str]) -> None:
+        self.inner, self.notes = inner, notes
+        self.sizes: list[int] = []
+
+    def measure(self, artifact: Path, image_size: int | None = None) -> LatencyStats:
+        self.notes.append(f"measured at {image_size}")
+        self.sizes.append(artifact.stat().st_size)
+        return self.inner.measure(artifact, image_size)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.4])
+def test_latency_is_known_before_training_and_of_the_same_shapes(
+    assets: Assets, tmp_path: Path, ratio: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, notes = Workbench(assets), []
+    bench.profiler = profiler = Recording(bench.profiler, notes)
+    batch = type(bench.feed(SIZE)).batch
+
+    def noted(feed: object, *arguments: object) -> object:
+        if torch.is_grad_enabled():  # training, not the counting of BatchNorm statistics
+            notes.append("trained")
+        return batch(feed, *arguments)
+
+    monkeypatch.setattr(type(bench.feed(SIZE)), "batch", noted)
+    result, _ = run(bench, tmp_path, prune_ratio=ratio)
+    assert notes == [f"measured at {SIZE}", *["trained"] * 6, f"measured at {SIZE}"]
+    # the artifact timed first is as large as the last: the same graph with other weights
+    assert profiler.sizes[0] == pytest.approx(profiler.sizes[1], rel=0.01)
+    assert (result.params["prune.achieved"] > 0.1) == (ratio > 0)
+
+
+def test_pruning_makes_the_artifact_smaller(bench: Workbench, tmp_path: Path) -> None:
+    whole, _ = run(bench, tmp_path / "whole")
+    pruned, _ = run(bench, tmp_path / "pruned", prune_ratio=0.4)
+    assert pruned.params_m < 0.8 * whole.params_m
+    assert pruned.size_mb < 0.9 * whole.size_mb
+    assert pruned.gflops < whole.gflops
+    assert pruned.params["prune.achieved"] > 0.2
+
+
+def test_the_same_trial_twice_is_the_same_student(bench: Workbench, tmp_path: Path) -> None:
+    first, _ = run(bench, tmp_path / "one")
+    other, _ = run(bench, tmp_path / "two", weight_box=3.0)
+    second, _ = run(bench, tmp_path / "three")
+    weights = [load_file(tmp_path / name / "student.safetensors") for name in ("one", "two", "three")]
+    assert all(torch.equal(weights[0][name], weights[2][name]) for name in weights[0])
+    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert (first.map50, first.map50_95) == (second.map50, second.map50_95)
+
+
+def test_values_that_are_not_finite_fail_the_trial(assets: Assets, tmp_path: Path) -> None:
+    broken = build_student("yolov5", WARMED, NAMES)
+    broken.head.cv3[0][-1].bias.data[0] = math.nan
+    save_file({name: tensor.contiguous() for name, tensor in broken.model.state_dict().items()}, tmp_path / "broken.st")
+    supernets = {"yolov5": SupernetFile(tmp_path / "broken.st", WARMED, "warmed")}
+    with pytest.raises(TrialError, match="the loss became nan in stage 1 at step 0"):
+        run(Workbench(replace(assets, supernets=supernets)), tmp_path)
+
+
+def test_the_budget_may_end_in_the_middle(bench: Workbench, tmp_path: Path) -> None:
+    asked = []
+
+    def after_four() -> bool:
+        asked.append(1)
+        return len(asked) > 4
+
+    place = TrialPlace(0, tmp_path, {}, after_four)
+    with pytest.raises(DeadlineReachedError, match="stage 2"):
+        run_trial(config(), bench, place, lambda line: None)
+
+
+def test_a_student_takes_its_first_channels_from_the_supernet(bench: Workbench, assets: Assets) -> None:
+    supernet = load_file(assets.supernets["yolov5"].path)
+    student, origin = bench.student(config())
+    assert origin == "warmed"
+    weight = student.model.model[0].conv.weight
+    assert torch.equal(weight, supernet["model.0.conv.weight"][: len(weight)])
+    again, _ = bench.student(config())
+    assert again.model is not student.model
+    stranger, origin = bench.student(config(family="efficientnet_lite0", arch={"neck": 32}))
+    assert origin == "random" and stranger.family == "efficientnet_lite0"
+
+
+def test_assets_travel_to_a_worker(assets: Assets, tmp_path: Path) -> None:
+    """What a search sends: the factory is pickled, its worker turns flat parameters into a trial."""
+    (tmp_path / "space.yaml").write_text(SPACE)
+    space = load_space(str(tmp_path / "space.yaml"))
+    make = pickle.loads(pickle.dumps(MakeTrialWorker(assets, space)))
+    worker = make()
+    params = {
+        "family": "yolov5",
+        "yolov5.depth": 0.33,
+        "yolov5.width": 0.0625,
+        "image_size": SIZE,
+        "temperature.start": 4.0,
+        "temperature.end": 1.0,
+        "temperature.schedule": "linear",
+        "feature_loss": "channel_attention",
+        "weight.feature": 1.0,
+        "weight.cls": 1.0,
+        "weight.box": 1.0,
+        "prune.ratio": 0.0,
+    }
+    job = TrialJob(2, {**params, "init": "warmed"}, tmp_path, None, tmp_path / "stop")
+    result = worker.run(job, lambda line: None)
+    assert result.state == "complete" and result.params["yolov5.width"] == 0.0625
+    (tmp_path / "stop").touch()
+    with pytest.raises(DeadlineReachedError):
+        worker.run(job, lambda line: None)
+    with pytest.raises(DeadlineReachedError):
+        worker.run(replace(job, stop_file=tmp_path / "none", deadline=1.0), lambda line: None)
+
+
+class TestSettings:
+    """What all trials share."""
+
+    def test_recipes_by_name(self) -> None:
+        assert load_recipe("classic") is CLASSIC
+        with pytest.raises(InputError, match="unknown recipe 'fast'; allowed: short, classic"):
+            load_recipe("fast")
+
+    def test_unknown_keys_and_values_out_of_range_are_refused(self) -> None:
+        for wrong in ({"epoch": 3}, {"epochs": 0}, {"precision": "int8"}, {"seed": -1}):
+            with pytest.raises(ValueError, match=next(iter(wrong))):
+                TrainingSettings(**wrong)
+        with pytest.raises(ValueError, match="frozen"):
+            RECIPES["short"].batch_size = 3
+
+    def test_an_epoch_is_the_training_images(self, assets: Assets) -> None:
+        assert assets.steps_per_epoch == 3
+        assert replace(assets, images_per_epoch=1).steps_per_epoch == 1
