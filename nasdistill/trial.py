@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from nasdistill.compress.prune import prune
+from nasdistill.distill.batchnorm import recalibrate
 from nasdistill.distill.connectors import Connectors
 from nasdistill.distill.objective import LossWeights
 from nasdistill.distill.stage import Stage, StageRun, run_stage
@@ -58,6 +59,8 @@ def run_trial(config: TrialConfig, bench: Workbench, place: TrialPlace, report: 
     if config.prune_ratio:  # its maps have fewer channels now
         connectors = Connectors(pruned.student.pyramid_channels, bench.assets.teacher_channels)
     report(_line(stage2, _train(pruned.student, connectors, stage2, config, bench, place)))
+
+    recalibrate(pruned.student, bench.feed(size), bench.compute)
 
     write_onnx(pruned.student.model, size, artifact)
     accuracy = score(OnnxDetector(artifact, bench.assets.threads), bench.validation(size))

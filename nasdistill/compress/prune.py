@@ -33,8 +33,8 @@ class Pruned:
 def prune(student: Student, ratio: float, image_size: int = 64) -> Pruned:
     """Return a copy of `student` with about `ratio` (0 <= ratio < 1) of each layer's channels removed, weakest L2 first.
 
-    Channel counts are rounded down to multiples of CHANNEL_MULTIPLE: narrow layers lose more than asked for, and those that
-    would vanish lose nothing; what was achieved is returned. The copy's shapes depend on the shapes of `student` and on
+    Channel counts are rounded to the nearest multiple of CHANNEL_MULTIPLE, at least one: a narrow layer may keep all its
+    channels. What was achieved is returned. The copy's shapes depend on the shapes of `student` and on
     `ratio` alone, not on its weights or on what is frozen. `student` itself is not changed.
 
     Raises:
@@ -58,11 +58,12 @@ def prune(student: Student, ratio: float, image_size: int = 64) -> Pruned:
             example,
             importance=torch_pruning.importance.MagnitudeImportance(p=2),
             pruning_ratio=ratio,
-            pruning_ratio_dict={},  # BasePruner keeps a mutable default between calls: every dict is passed
+            # BasePruner keeps mutable defaults between calls, so every dict is passed. Its own `round_to` rounds down:
+            # 15 % of 8 channels would take 4 of them
+            pruning_ratio_dict=_rounded_ratios(model, ratio),
             ignored_layers=[*outputs, head.dfl],
             channel_groups={},
             num_heads={},
-            round_to=CHANNEL_MULTIPLE,
             output_transform=lambda output: [output[1]["boxes"], output[1]["scores"]],  # it traces in eval mode
         )
         pruner.step()
@@ -75,6 +76,17 @@ def prune(student: Student, ratio: float, image_size: int = 64) -> Pruned:
     channels_after = _channels(model)
     losses = [1.0 - channels_after[name] / count for name, count in channels_before.items()]
     return Pruned(replace(student, model=model), sum(losses) / len(losses))
+
+
+def _rounded_ratios(model: nn.Module, ratio: float) -> dict[nn.Module, float]:
+    """The ratio of each convolution that leaves a multiple of CHANNEL_MULTIPLE nearest to 1 - ratio of its channels."""
+    ratios: dict[nn.Module, float] = {}
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d):
+            multiples = max(1, round(layer.out_channels * (1.0 - ratio) / CHANNEL_MULTIPLE))
+            kept = min(layer.out_channels, multiples * CHANNEL_MULTIPLE)
+            ratios[layer] = 1.0 - (kept + 0.01) / layer.out_channels if kept < layer.out_channels else 0.0
+    return ratios
 
 
 def _channels(model: nn.Module) -> dict[str, int]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from nasdistill.distill.batchnorm import recalibrate
 from nasdistill.distill.compute import Compute
 from nasdistill.distill.connectors import Connectors
 from nasdistill.distill.feed import Feed
@@ -25,7 +26,6 @@ from nasdistill.students.student import Student
 
 WEIGHTS = LossWeights(feature=1.0, cls=1.0, box=1.0, label=1.0)
 TEMPERATURE = 2.0
-RECALIBRATION_BATCHES = 6
 
 
 @dataclass(frozen=True)
@@ -115,19 +115,8 @@ def _run_member(supernet: Student, member: Member, images: Tensor) -> dict[str, 
 def inherit(student: Student, supernet: Student, state: Mapping[str, Tensor], feed: Feed, compute: Compute) -> None:
     """Give `student` its slice of the warmed supernet (`state`) and BatchNorm statistics of its own. Changes `student`.
 
-    Statistics of the large network are wrong for a slice of it; they are averaged anew over a few batches (Yu and Huang,
-    ICCV 2019, sect. 4).
+    Statistics of the large network are wrong for a slice of it (Yu and Huang, ICCV 2019, sect. 4).
     """
     load_slice(state, supernet.model, student.model)
     compute.place(student.model)
-    norms = [module for module in student.model.modules() if isinstance(module, nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain average over the batches
-    student.model.train()
-    for indices in feed.indices(RECALIBRATION_BATCHES, 16, seed=0):
-        with compute.context():
-            student.model(feed.batch(indices, compute.device).images)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+    recalibrate(student, feed, compute)

@@ -1,0 +1,31 @@
+"""BatchNorm statistics that belong to the weights as they are now."""
+
+import torch
+from torch import nn
+
+from nasdistill.distill.compute import Compute
+from nasdistill.distill.feed import Feed
+from nasdistill.students.student import Student
+
+BATCHES, BATCH_SIZE = 8, 16
+
+
+@torch.no_grad()
+def recalibrate(student: Student, feed: Feed, compute: Compute) -> None:
+    """Average the BatchNorm statistics of `student` anew over a few batches. Changes `student`.
+
+    Running averages with momentum 0.03 lag behind weights that change within a few dozen steps, and belong to another
+    network after slicing or pruning: a short trial's score then says more about them than about the student.
+    """
+    compute.place(student.model)
+    norms = [module for module in student.model.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain average over the batches
+    student.model.train()
+    for indices in feed.indices(BATCHES, BATCH_SIZE, seed=0):
+        with compute.context():
+            student.model(feed.batch(indices, compute.device).images)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
