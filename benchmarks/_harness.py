@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import statistics
 import sys
 import time
@@ -83,6 +84,8 @@ def run_benchmark(
     arguments = list(sys.argv[1:] if argv is None else argv)
     options = parser.parse_args(arguments)
     started = time.monotonic()
+    # A machine with other work on it makes every time longer; a reader should be able to tell.
+    load_before = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     outcome = measure(options)
     report = {
         "name": name,
@@ -95,6 +98,7 @@ def run_benchmark(
         "seconds": round(time.monotonic() - started, 1),
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join(["python", "-m", f"benchmarks.{name}", *arguments]),
+        "load_before": _rounded(load_before),
         "environment": environment(),
     }
     _print(report, outcome.table)

@@ -2,9 +2,9 @@
 
     python -m benchmarks.overhead [--quick] [--json] [--out]
 
-Both go the whole way: sampler, Ray Tune, worker, trial record on disk, journal, events. Ray's own start is left out, and
-so is the first trial of each warm search, which starts the worker. The cold design is what Ray Tune does by default: an
-actor for every trial. Warm and cold searches take turns within the run, on one Ray.
+Both go the whole way: sampler, Ray Tune, worker, trial record on disk, journal, events. Ray's own start is left out,
+and so is the first trial of each warm search, which starts the worker. The cold design is what Ray Tune does by
+default: an actor for every trial. Warm and cold searches take turns within the run, on one Ray.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from nasdistill.search.distributions import Params
 from nasdistill.search.events import EventHandler, SearchEvent, TrialFinished, TrialStarted
 from nasdistill.search.proposals import Draft, Proposals
 from nasdistill.search.stop import StopControl
+from nasdistill.search.worker import SEARCH_STOPPED
 
 
 class Run(Protocol):
@@ -109,7 +110,7 @@ class Ledger:
 
     def _fail(self, error: Exception) -> None:
         self.error = self.error or error
-        self._stop.request(f"search stopped: {error}")
+        self._stop.request(f"{SEARCH_STOPPED}: {error}")
 
 
 def _without_scores(number: int, state: TrialState, reason: str, params: Params, seconds: float) -> TrialResult:

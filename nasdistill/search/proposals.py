@@ -34,12 +34,12 @@ from nasdistill.search.distributions import (
     unseen_point,
 )
 from nasdistill.search.journal import ORIGIN, REASON, TRIAL, StudyJournal
-from nasdistill.search.worker import BUDGET_USED_UP, INTERRUPTED
+from nasdistill.search.worker import BUDGET_USED_UP, INTERRUPTED, SEARCH_STOPPED
 
 Origin = Literal["interrupted", "anchor", "sampler", "fill"]
 
 # A stopped trial that only ran out of time is worth another go when the run goes on.
-_WORTH_REPEATING = (INTERRUPTED, BUDGET_USED_UP)
+_WORTH_REPEATING = (INTERRUPTED, BUDGET_USED_UP, SEARCH_STOPPED)
 _DRAWS_BEFORE_FILL = 12
 
 

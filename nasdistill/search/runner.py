@@ -7,11 +7,12 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 
 import optuna
+import ray
 from ray import cloudpickle, tune
 from ray.exceptions import RayError
 from ray.tune.error import TuneError
 
-from nasdistill.errors import InterruptedSearchError, NasdistillError
+from nasdistill.errors import InputError, InterruptedSearchError, NasdistillError
 from nasdistill.pareto.objectives import LATENCY_MS, MAP50_95, Objective
 from nasdistill.records import TrialResult
 from nasdistill.search.budget import Budget, BudgetClock
@@ -61,8 +62,9 @@ def run_search(
     used; otherwise one is started (or `ray_address` joined) and shut down again. For `admit` and `estimate` see
     `StudySearcher`. Without `warm_workers` every trial gets a process of its own, seconds slower each.
 
-    Raises InputError for an unknown sampler or address, InterruptedSearchError after Ctrl-C (everything finished is
-    kept), and whatever writing a result or `on_event` raised.
+    Raises InputError for an unknown sampler, an address where no Ray is or resources that it does not have,
+    InterruptedSearchError after Ctrl-C (everything finished is kept), and whatever writing a result or `on_event`
+    raised.
     """
     results = run.results()
     clock = budget if isinstance(budget, BudgetClock) else BudgetClock.resumed(budget, results)
@@ -78,6 +80,7 @@ def run_search(
     resources = dict(resources_per_trial or {"cpu": 1})
     try:
         with start_ray(workers, ray_address, cpus=_cpus(workers, resources)), stopping_on_signals(stop):
+            _check_resources(resources)
             _tune(searcher, ledger, stop, make_worker, workers, resources, warm_workers)
     finally:
         ledger.close(stop.reason or BUDGET_USED_UP)
@@ -135,6 +138,15 @@ def _tune(
             # After a request to stop, whatever Tune trips over no longer matters.
             if stop.reason is None:
                 raise NasdistillError(f"Ray stopped working: {_last_line(error)}") from error
+
+
+def _check_resources(resources: Mapping[str, float]) -> None:
+    """Refuse what this cluster can never give: Ray would wait for it without a word."""
+    there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    for name, amount in resources.items():
+        key = {"cpu": "CPU", "gpu": "GPU"}.get(name, name)
+        if amount > there.get(key, 0):
+            raise InputError(f"a trial needs {amount:g} {key}, but Ray has {there.get(key, 0):g} in all")
 
 
 def _cpus(workers: int, resources: Mapping[str, float]) -> int:

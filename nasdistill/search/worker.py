@@ -10,9 +10,10 @@ from typing import Protocol
 
 from nasdistill.records import Scalar, TrialResult
 
-# The reasons of a `stopped` trial that ran out of time.
+# The reasons of a `stopped` trial that had no more time; the last one is followed by what went wrong.
 INTERRUPTED = "interrupted"
 BUDGET_USED_UP = "budget used up"
+SEARCH_STOPPED = "search stopped"
 
 
 @dataclass(frozen=True)

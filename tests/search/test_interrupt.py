@@ -122,28 +122,21 @@ def test_a_second_ctrl_c_ends_it_at_once(tmp_path: Path) -> None:
 
 def test_after_kill_9_nothing_finished_is_lost_and_nothing_runs_on(tmp_path: Path) -> None:
     search = Search(tmp_path, "1000trials")
-    search.wait_for("finished", times=3)
+    search.wait_for("finished", times=2)
+    # First one of the workers: its trial is begun again by another.
+    worker = next(process for process in search.family if "_Inner.train" in "".join(process.cmdline()))
+    worker.kill()
+    search.wait_for("finished", times=5)
+    logs = [file.read_text() for file in tmp_path.glob("trials/*/log.txt")]
+    assert sum("attempt 2" in log for log in logs) == 1
     search.process.kill()
     search.end()
     # Two idle helpers of Ray try for a minute to tell the server, which is gone, that they are going as well.
     assert {name.strip() for name in search.survivors()} <= {"ray::DashboardAgent", "ray::RuntimeEnvAgent"}
     before = FileRun(tmp_path).results()
-    assert len(before) >= 3 and {result.state for result in before} == {"complete"}
+    assert len(before) >= 5 and {result.state for result in before} == {"complete"}
     journalled = JournalStorage(JournalFileBackend(str(tmp_path / "study.journal")))
     trials = optuna.load_study(study_name="nasdistill", storage=journalled).trials
     unfinished = [trial.params for trial in trials if trial.user_attrs["trial"] >= len(before)]
     assert unfinished
     check_resumed(tmp_path, before, unfinished)
-
-
-def test_a_killed_worker_costs_one_attempt(tmp_path: Path) -> None:
-    search = Search(tmp_path, "6trials", "1")
-    search.wait_for("finished", times=2)
-    (worker,) = [process for process in search.family if "TrialActor" in "".join(process.cmdline())] or [None]
-    assert worker is not None, [process.cmdline() for process in search.family]
-    worker.kill()
-    assert search.end() == 0, search.lines
-    results = FileRun(tmp_path).results()
-    assert [result.state for result in results] == ["complete"] * 6
-    logs = [(tmp_path / "trials" / str(result.trial) / "log.txt").read_text() for result in results]
-    assert sum("attempt 2" in log for log in logs) == 1

@@ -204,6 +204,12 @@ def test_a_result_that_cannot_be_written_ends_the_search_with_its_own_error(tmp_
     assert sum(result.state == "complete" for result in resumed) == 8
 
 
+def test_resources_that_are_not_there_are_refused(tmp_path: Path) -> None:
+    wanted = {"cpu": 1, "gpu": 0.5}
+    with pytest.raises(InputError, match="a trial needs 0.5 GPU, but Ray has 0 in all"):
+        run_search(SmallSpace(), CurveWorker, FileRun(tmp_path), parse_budget("1trial"), resources_per_trial=wanted)
+
+
 def test_an_unknown_sampler_is_refused_before_anything_happens(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="unknown sampler"):
         run_search(SmallSpace(), CurveWorker, FileRun(tmp_path), parse_budget("1trials"), sampler="best")
