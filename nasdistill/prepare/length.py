@@ -1,6 +1,7 @@
 """How long a trial is: epochs that let a time budget hold a useful number of trials, from measured step times."""
 
 import functools
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -21,8 +22,8 @@ from nasdistill.teacher.targets import open_targets
 Report = Callable[[str], None]
 TIMED_STEPS = 3
 TRIAL_OVERHEAD_S = 5.0  # building, pruning, exporting, scoring and timing a student
-# Trials of 1.5 * sqrt(core seconds): more budget goes half into more trials, half into longer ones
-LENGTH_FACTOR, SHORTEST_S, LONGEST_S = 1.5, 15.0, 900.0
+# Trials of (core seconds)^0.6: more budget goes into longer trials a little more than into more of them
+LENGTH_EXPONENT, SHORTEST_S, LONGEST_S = 0.6, 15.0, 900.0
 
 
 def calibration_tasks(
@@ -61,11 +62,22 @@ def _time_step(
     return seconds
 
 
-def epochs_for(core_seconds: float, step_seconds: Mapping[str, float], steps_per_epoch: int) -> int:
-    """Epochs a trial, so that a trial of the average lineage takes LENGTH_FACTOR * sqrt(core_seconds) seconds."""
-    wanted = min(max(LENGTH_FACTOR * core_seconds**0.5, SHORTEST_S), LONGEST_S)
-    mean_step = sum(step_seconds.values()) / len(step_seconds)
-    return max(1, round((wanted - TRIAL_OVERHEAD_S) / (mean_step * steps_per_epoch)))
+def epochs_for(
+    core_seconds: float,
+    step_seconds: Mapping[str, float],
+    timed_size: int,
+    image_sizes: Sequence[int],
+    steps_per_epoch: int,
+) -> int:
+    """Epochs a trial, so that a typical one takes core_seconds ** LENGTH_EXPONENT seconds.
+
+    Typical is the geometric mean over lineages (a family of slow steps must not shorten all others' trials to nothing)
+    at the mean area of the input sizes; `step_seconds` were measured at `timed_size`.
+    """
+    wanted = min(max(core_seconds**LENGTH_EXPONENT, SHORTEST_S), LONGEST_S)
+    area = sum((size / timed_size) ** 2 for size in image_sizes) / len(image_sizes)
+    step = statistics.geometric_mean(step_seconds.values()) * area
+    return max(1, round((wanted - TRIAL_OVERHEAD_S) / (step * steps_per_epoch)))
 
 
 def trial_seconds(

@@ -88,7 +88,11 @@ def prepare(
     if timed and epochs_asked is None and not before:
         core_seconds = max(1.0, clock.left - FINISH_RESERVE_S) * workers
         training = training.model_copy(
-            update={"epochs": length.epochs_for(core_seconds, step_seconds, steps_per_epoch)}
+            update={
+                "epochs": length.epochs_for(
+                    core_seconds, step_seconds, largest.image_size, inputs.image_sizes, steps_per_epoch
+                )
+            }
         )
     assets = Assets(
         names=names,
