@@ -232,6 +232,9 @@ def main() -> None:
     # read by ultralytics when it is imported: no network, no messages
     os.environ.setdefault("YOLO_OFFLINE", "true")
     os.environ.setdefault("YOLO_VERBOSE", "false")
+    os.environ.setdefault("YOLO_AUTOINSTALL", "false")
+    # this process only coordinates; two spinning threads would take the cores from the workers (they get their own share)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
         app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except typer.Exit as stop:
