@@ -62,7 +62,8 @@ def search(
     workers: Annotated[int | None, typer.Option(min=1, help="Trials at the same time [default: one a core].")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of views, weights and proposals [default: 0].")] = None,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Length of a trial [default: fitted to a time budget, else 8].")
+        int | None,
+        typer.Option(min=1, max=10_000, help="Length of a trial [default: fitted to a time budget, else 8]."),
     ] = None,
     recipe: Annotated[str | None, typer.Option(help="Distillation recipe: short or classic [default: short].")] = None,
     precision: Annotated[
@@ -73,7 +74,9 @@ def search(
         bool, typer.Option("--resume", help="Go on with the run in --out (or the latest one); --budget is its total.")
     ] = False,
     ray_address: Annotated[str | None, typer.Option(help="Join a running Ray cluster.")] = None,
-    gpus_per_trial: Annotated[float | None, typer.Option(help="Share of a GPU for each trial, e.g. 0.5.")] = None,
+    gpus_per_trial: Annotated[
+        float | None, typer.Option(min=0.01, help="Share of a GPU for each trial, e.g. 0.5.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Search within a budget; ends in a run folder with the front, the models and a report."""
@@ -131,7 +134,11 @@ def report(
     from nasdistill.store.run_folder import RunFolder
 
     folder = RunFolder.open(run)
-    print(write_report(folder, out or folder.report_file))
+    target = out or folder.report_file
+    try:
+        print(write_report(folder, target))
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written ({error.strerror})") from error
 
 
 @app.command()

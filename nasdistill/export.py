@@ -24,7 +24,7 @@ class Exported:
 
 
 def _export_onnx(source: Path, target: Path) -> None:
-    """The scored and timed ONNX file itself, byte for byte, with class names and input size in its metadata."""
+    """The scored and timed ONNX file itself, byte for byte."""
     with replacing(target) as temporary:
         shutil.copyfile(source / "student.onnx", temporary)
 
@@ -42,10 +42,10 @@ FORMATS: dict[str, tuple[str, Callable[[Path, Path], None]]] = {
 
 
 def export(run: RunFolder, trial: TrialResult, formats: Sequence[str], out: Path) -> Exported:
-    """Write a trial's model in `formats` to the folder `out`, with `model-card.md`.
+    """Write a trial's model in `formats` to the folder `out`, with a model card (`<run>-<trial>.md`); all or nothing.
 
     Raises:
-        InputError: an unknown format, or the run folder no longer holds the trial's files.
+        InputError: an unknown format, `out` is no folder, or the run folder no longer holds the trial's files.
     """
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
@@ -54,11 +54,16 @@ def export(run: RunFolder, trial: TrialResult, formats: Sequence[str], out: Path
     files: dict[str, Path] = {}
     name = f"{run.path.resolve().name}-{trial.trial:04d}"
     for format_name in dict.fromkeys(formats):
-        suffix, write = FORMATS[format_name]
+        suffix, _ = FORMATS[format_name]
         if not (source / f"student{suffix}").is_file():
             raise InputError(f"{source / f'student{suffix}'}: not there; the run folder was copied without its models")
         files[format_name] = out / f"{name}{suffix}"
-        write(source, files[format_name])
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"output folder {out}: cannot be used ({error.strerror})") from error
+    for format_name, file in files.items():
+        FORMATS[format_name][1](source, file)
     card = out / f"{name}.md"
     write_text(card, model_card(run.read_run(), trial, files))
     return Exported(trial, files, card)

@@ -1,0 +1,288 @@
+"""The command line: help that is instant, and one clear line with exit code 2 for everything that can be typed wrong."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from small import tiny_student
+from torch import nn
+from ultralytics.nn.tasks import ClassificationModel
+
+from nasdistill import __version__, cli
+from nasdistill.store.run_folder import RunFolder
+
+HELP = """\
+Usage: nasdistill [OPTIONS] COMMAND [ARGS]...
+
+  Search student detectors and distillation recipes for your device: a
+  teacher, images and a budget in, a Pareto front of distilled detectors out.
+
+Options:
+  --version  Print the version.
+  --help     Show this message and exit.
+
+Commands:
+  search   Search within a budget; ends in a run folder with the front,...
+  pareto   Print the front of a run as a table.
+  report   Write one self-contained HTML page about a run.
+  export   Write a student's model in deployable formats, with a model card.
+  profile  Measure the latency of one model on a device.
+  devices  List the shipped devices.
+  spaces   List the shipped search spaces.
+"""
+COMMANDS = ("search", "pareto", "report", "export", "profile", "devices", "spaces")
+HEAVY = ("torch", "ray", "ultralytics", "timm", "optuna", "onnxruntime", "pandas", "plotly", "numpy", "cv2")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left: exit code, standard output, standard error."""
+
+    code: int
+    out: str
+    err: str
+
+
+Nasdistill = Callable[..., Outcome]
+
+
+@pytest.fixture
+def nasdistill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Nasdistill:
+    """Runs the command line in this process, in an empty folder, with a cache of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NASDISTILL_CACHE", str(tmp_path / "cache"))
+
+    def run(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["nasdistill", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return run
+
+
+class TestHelp:
+    """`--help` lists what is there, and costs nothing."""
+
+    @pytest.mark.parametrize("arguments", [("--help",), ()])
+    def test_the_root_is_pinned(self, nasdistill: Nasdistill, arguments: tuple[str, ...]) -> None:
+        assert nasdistill(*arguments) == Outcome(0, HELP, "")
+
+    @pytest.mark.parametrize("command", COMMANDS)
+    def test_every_command_has_one(self, nasdistill: Nasdistill, command: str) -> None:
+        outcome = nasdistill(command, "--help")
+        assert outcome.code == 0 and outcome.err == ""
+        assert outcome.out.startswith(f"Usage: nasdistill {command} ")
+
+    def test_version(self, nasdistill: Nasdistill) -> None:
+        assert nasdistill("--version") == Outcome(0, f"nasdistill {__version__}\n", "")
+
+    def test_nothing_heavy_is_imported(self) -> None:
+        script = (
+            "import sys, time\n"
+            "from nasdistill.cli import main\n"
+            "sys.argv = ['nasdistill', '--help']\n"
+            "try:\n"
+            "    main()\n"
+            "except SystemExit as stop:\n"
+            "    assert not stop.code\n"
+            f"print([name for name in {HEAVY!r} if name in sys.modules], time.process_time())\n"
+        )
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        *_, last = done.stdout.strip().splitlines()
+        imported, seconds = last.rsplit(" ", 1)
+        assert imported == "[]"
+        assert float(seconds) < 3  # processor time, which a busy machine does not change
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A detector's checkpoint whose classes are the demo's."""
+    path = tmp_path_factory.mktemp("teacher") / "teacher.pt"
+    torch.save({"model": tiny_student().model, "train_args": {"imgsz": 64}}, path)
+    return path
+
+
+def refused(outcome: Outcome, *words: str) -> None:
+    """Exit code 2, one line on standard error that holds `words`, and nothing left behind."""
+    assert outcome.code == 2, outcome
+    assert outcome.err.startswith("nasdistill: ") and outcome.err.count("\n") == 1, outcome.err
+    assert "Traceback" not in outcome.err + outcome.out
+    for word in words:
+        assert word in outcome.err
+    assert not Path("results").exists()
+
+
+class TestWrongSearches:
+    """Each wrong input of a search is told before anything is spent on it."""
+
+    @pytest.mark.parametrize("budget", ["5x", "", "0s", "-5m", "2.5trials", "5 minutes", "nan"])
+    def test_budget(self, nasdistill: Nasdistill, budget: str) -> None:
+        refused(nasdistill("search", "--budget", budget), "budget", "40trials")
+
+    def test_no_budget(self, nasdistill: Nasdistill) -> None:
+        refused(nasdistill("search"), "--budget")
+
+    @pytest.mark.parametrize(
+        ("option", "value", "words"),
+        [
+            ("--sampler", "tpee", ("unknown sampler 'tpee'", "tpe", "random", "nsga2", "qmc")),
+            ("--recipe", "fast", ("unknown recipe 'fast'", "short", "classic")),
+            ("--precision", "int8", ("unknown precision 'int8'", "bfloat16")),
+            ("--device", "phone", ("unknown device 'phone'", "local")),
+            ("--device", "phone.yaml", ("phone.yaml",)),
+            ("--space", "edge", ("edge", "edge-default", "demo")),
+            ("--space", "mine.yaml", ("mine.yaml",)),
+            ("--workers", "0", ("--workers",)),
+            ("--workers", "two", ("--workers",)),
+            ("--epochs", "0", ("--epochs",)),
+            ("--epochs", "100000", ("epochs",)),
+            ("--seed", "-1", ("--seed",)),
+            ("--gpus-per-trial", "-1", ("gpus-per-trial",)),
+            ("--colour", "red", ("--colour",)),
+        ],
+    )
+    def test_options(self, nasdistill: Nasdistill, option: str, value: str, words: tuple[str, ...]) -> None:
+        refused(nasdistill("search", "--budget", "1trials", option, value), *words)
+
+    @pytest.mark.parametrize(("given", "missing"), [("--data", "--teacher"), ("--teacher", "--data")])
+    def test_one_of_data_and_teacher(self, nasdistill: Nasdistill, given: str, missing: str) -> None:
+        refused(nasdistill("search", "--budget", "1trials", given, "x"), f"{missing} is missing")
+
+    def test_an_unknown_key_in_a_space(self, nasdistill: Nasdistill, tmp_path: Path) -> None:
+        (tmp_path / "mine.yaml").write_text(
+            "name: mine\nimage_size: 96\nfamilies:\n  yolov5: {depth: 0.33, widht: 0.25}\n"
+        )
+        refused(nasdistill("search", "--budget", "1trials", "--space", "mine.yaml"), "mine.yaml", "line 4", "widht")
+
+    def test_an_unknown_key_in_a_device(self, nasdistill: Nasdistill, tmp_path: Path) -> None:
+        (tmp_path / "board.yaml").write_text("name: board\nruntime: onnxruntime\nthread: 2\n")
+        refused(nasdistill("search", "--budget", "1trials", "--device", "board.yaml"), "board.yaml", "thread")
+
+    @pytest.mark.parametrize(
+        ("text", "word"),
+        [(None, "data.yaml"), ("names: [", "data.yaml"), ("- 1\n- 2\n", "data.yaml"), ("train: a\nval: b\n", "names")],
+    )
+    def test_data(self, nasdistill: Nasdistill, tmp_path: Path, teacher: Path, text: str | None, word: str) -> None:
+        if text is not None:
+            (tmp_path / "data.yaml").write_text(text)
+        refused(nasdistill("search", "--budget", "1trials", "--data", "data.yaml", "--teacher", teacher), word)
+
+    def test_an_empty_split(self, nasdistill: Nasdistill, tmp_path: Path, teacher: Path) -> None:
+        (tmp_path / "a").mkdir()
+        (tmp_path / "data.yaml").write_text("train: a\nval: a\nnames: [open, short]\n")
+        refused(nasdistill("search", "--budget", "1trials", "--data", "data.yaml", "--teacher", teacher), "train")
+
+    def test_classes_that_do_not_match(self, nasdistill: Nasdistill, tmp_path: Path, demo_yaml: Path) -> None:
+        path = tmp_path / "cats.pt"
+        model = tiny_student().model
+        model.names = dict(enumerate(["cat", "dog", "cow", "hen", "pig", "ant"]))
+        torch.save({"model": model}, path)
+        outcome = nasdistill("search", "--budget", "1trials", "--data", demo_yaml, "--teacher", path)
+        refused(outcome, "does not know the classes", "mousebite", "cat")
+
+    def teacher_refused(self, nasdistill: Nasdistill, demo_yaml: Path, path: Path, *words: str) -> None:
+        refused(nasdistill("search", "--budget", "1trials", "--data", demo_yaml, "--teacher", path), str(path), *words)
+
+    def test_teacher_that_is_no_detector(self, nasdistill: Nasdistill, tmp_path: Path, demo_yaml: Path) -> None:
+        path = tmp_path / "classifier.pt"
+        torch.save({"model": ClassificationModel("yolo11n-cls.yaml", nc=3, verbose=False)}, path)
+        self.teacher_refused(nasdistill, demo_yaml, path, "no detector", "Classify")
+
+    def test_teacher_with_a_foreign_class(self, nasdistill: Nasdistill, tmp_path: Path, demo_yaml: Path) -> None:
+        path = tmp_path / "foreign.pt"
+        model = tiny_student().model
+        model.extra = Foreign()
+        torch.save({"model": model}, path)
+        self.teacher_refused(nasdistill, demo_yaml, path, "Foreign", "--trust-teacher")
+
+    def test_teacher_that_is_missing_or_broken_or_bare(
+        self, nasdistill: Nasdistill, tmp_path: Path, demo_yaml: Path
+    ) -> None:
+        self.teacher_refused(nasdistill, demo_yaml, tmp_path / "none.pt", "no such teacher file")
+        (tmp_path / "text.pt").write_text("not a checkpoint")
+        self.teacher_refused(nasdistill, demo_yaml, tmp_path / "text.pt", "not a readable torch checkpoint")
+        torch.save(tiny_student().model.state_dict(), tmp_path / "bare.pt")
+        self.teacher_refused(nasdistill, demo_yaml, tmp_path / "bare.pt", "--teacher-yaml")
+
+    def test_an_output_folder_that_is_taken(self, nasdistill: Nasdistill, tmp_path: Path) -> None:
+        run = RunFolder.create(tmp_path / "run")
+        run.update_run(note="kept")
+        refused(nasdistill("search", "--budget", "1trials", "--out", "run"), "already holds a run", "--resume")
+        assert run.read_run()["note"] == "kept"
+        (tmp_path / "other").mkdir()
+        (tmp_path / "other" / "thesis.txt").write_text("years of work")
+        refused(nasdistill("search", "--budget", "1trials", "--out", "other"), "thesis.txt")
+        refused(nasdistill("search", "--budget", "1trials", "--out", "other/thesis.txt"), "thesis.txt")
+        assert (tmp_path / "other" / "thesis.txt").read_text() == "years of work"
+
+    def test_nothing_to_resume(self, nasdistill: Nasdistill, tmp_path: Path) -> None:
+        refused(nasdistill("search", "--budget", "1trials", "--resume"), "--resume")
+        refused(nasdistill("search", "--budget", "1trials", "--resume", "--out", "nowhere"), "nowhere")
+        RunFolder.create(tmp_path / "empty")
+        refused(nasdistill("search", "--budget", "1trials", "--resume", "--out", "empty"), "empty")
+
+    def test_resuming_with_other_settings(self, nasdistill: Nasdistill, tmp_path: Path) -> None:
+        run = RunFolder.create(tmp_path / "run")
+        run.update_run(settings={"seed": 3, "space": None})
+        arguments = ("search", "--budget", "1trials", "--resume", "--out", "run")
+        refused(nasdistill(*arguments, "--seed", "4"), "--seed 4", "started with 3")
+        refused(nasdistill(*arguments, "--space", "demo"), "--space demo", "its default")
+
+
+class Foreign(nn.Module):
+    """A layer that nobody allowed."""
+
+
+class TestOtherCommands:
+    """Lists, and what they refuse."""
+
+    def test_lists(self, nasdistill: Nasdistill) -> None:
+        devices, spaces = nasdistill("devices"), nasdistill("spaces")
+        assert devices.out.startswith("local: onnxruntime, fp32, 1 thread")
+        assert {line.split(":")[0] for line in spaces.out.splitlines()} >= {"demo", "edge-default"}
+        assert [device["name"] for device in json.loads(nasdistill("devices", "--json").out)] == ["local"]
+        listed = json.loads(nasdistill("spaces", "--json").out)
+        assert {space["name"] for space in listed} >= {"demo", "edge-default"}
+
+    @pytest.mark.parametrize("command", ["pareto", "report", "export"])
+    def test_what_is_no_run(self, nasdistill: Nasdistill, tmp_path: Path, command: str) -> None:
+        refused(nasdistill(command, "nowhere"), "nowhere")
+        refused(nasdistill(command, tmp_path), "no run.json")
+        refused(nasdistill(command), "RUN")
+
+    def test_what_cannot_be_profiled(self, nasdistill: Nasdistill, tmp_path: Path) -> None:
+        refused(nasdistill("profile", "none.onnx"), "none.onnx")
+        (tmp_path / "text.onnx").write_text("hello")
+        refused(nasdistill("profile", "text.onnx"), "text.onnx")
+        refused(nasdistill("profile", "text.onnx", "--device", "phone"), "phone")
+
+    def test_an_unknown_command(self, nasdistill: Nasdistill) -> None:
+        refused(nasdistill("serach"), "serach")
+
+    def test_a_bug_keeps_its_traceback(self, nasdistill: Nasdistill, monkeypatch: pytest.MonkeyPatch) -> None:
+        def broken() -> None:
+            raise ZeroDivisionError("a bug")
+
+        monkeypatch.setattr("nasdistill.devices.profile.list_devices", broken)
+        with pytest.raises(ZeroDivisionError):
+            nasdistill("devices")
+
+
+def test_in_a_process_of_its_own(tmp_path: Path) -> None:
+    """Real exit codes and streams, once."""
+    command = [sys.executable, "-c", "from nasdistill.cli import main; main()"]
+    done = subprocess.run([*command, "pareto", "nowhere"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "nasdistill: run folder nowhere: no such folder\n"
