@@ -1,0 +1,192 @@
+"""What the training benchmarks share: inputs, a pool of views with the teacher's targets, and the timing of steps."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from nasdistill.config import TrainingSettings
+from nasdistill.data.views import open_views
+from nasdistill.distill.compute import Compute, Precision, choose_compute
+from nasdistill.distill.connectors import Connectors
+from nasdistill.distill.feed import Feed
+from nasdistill.distill.objective import LossWeights
+from nasdistill.distill.stage import Stage, run_stage
+from nasdistill.prepare.families import Warmed, WarmPlan, warm_tasks
+from nasdistill.prepare.inputs import Inputs, load_inputs
+from nasdistill.prepare.pools import PoolPlan, plan_pools, seal, target_tasks, teacher_size, view_tasks
+from nasdistill.records import Scalar, TrialConfig, TrialResult
+from nasdistill.space.search_space import flat_params
+from nasdistill.students.families import build_student
+from nasdistill.students.student import Student
+from nasdistill.teacher.targets import open_targets
+from nasdistill.trial import TrialPlace, run_trial
+from nasdistill.workbench import Assets, SupernetFile, Workbench
+
+BATCH_SIZE = 16
+DISTILLED = LossWeights(feature=1.0, cls=1.0, box=1.0, label=1.0)
+LEARNING_RATE = 1e-5  # small: timing steps must not end in a loss that is not finite
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Checked inputs and the pools, a plan for each of `image_sizes`, whose views and targets are on disk."""
+
+    inputs: Inputs
+    pools: tuple[PoolPlan, ...]
+    training: TrainingSettings
+    target_passes: int
+    """Forward passes of the teacher that filling the targets took (0: they were there)."""
+
+    @property
+    def data_name(self) -> str:
+        """The data set, without where it lies."""
+        return "embedded demo" if self.inputs.demo else self.inputs.dataset.yaml_path.resolve().parent.name
+
+    def feed(self, with_targets: bool = True, image_size: int | None = None) -> Feed:
+        """The views of one size (the only one, unless named), with the teacher's targets or with labels alone."""
+        pool = self.pools[0] if image_size is None else next(p for p in self.pools if p.image_size == image_size)
+        targets = open_targets(pool.folders.targets) if with_targets else None
+        return Feed(open_views(pool.folders.views), targets)
+
+    def student(self, family: str, arch: Mapping[str, Scalar]) -> Student:
+        """A student with random weights, always the same ones."""
+        return build_student(family, arch, self.inputs.dataset.names, seed=0)
+
+    def assets(self, warmed: Mapping[str, SupernetFile], training: TrainingSettings) -> Assets:
+        """What a trial's workbench opens; without `warmed` supernets, students start from random weights."""
+        return Assets(
+            names=self.inputs.dataset.names,
+            pools={pool.image_size: pool.folders for pool in self.pools},
+            supernets=warmed,
+            teacher_channels=self.inputs.teacher.channels[:3],
+            images_per_epoch=len(self.pools[-1].train),
+            device=self.inputs.device,
+            training=training,
+        )
+
+
+def add_input_arguments(parser: argparse.ArgumentParser) -> None:
+    """`--data` and `--teacher`: both or neither."""
+    parser.add_argument("--data", type=Path, help="a data.yaml (default: the embedded demo)")
+    parser.add_argument("--teacher", type=Path, help="the teacher's file (default: the embedded demo's)")
+
+
+def open_setting(
+    data: Path | None,
+    teacher: Path | None,
+    folder: Path,
+    training: TrainingSettings,
+    image_sizes: Sequence[int] | None = None,
+    space: str | None = None,
+) -> Setting:
+    """Read the inputs and fill the pools in `folder`; `image_sizes` replaces those of the search space.
+
+    Raises:
+        InputError: something is missing or wrong.
+    """
+    inputs = load_inputs(data, teacher, None, False, space, "local", folder)
+    if image_sizes is not None:
+        inputs = dataclasses.replace(inputs, image_sizes=tuple(image_sizes))
+    plans = plan_pools(inputs, training, folder)
+    own = next(plan for plan in plans if plan.image_size == teacher_size(inputs))
+    trained = [plan for plan in plans if plan.image_size in inputs.image_sizes]
+    for task in view_tasks(plans, inputs.dataset.names, training.seed):
+        task(_ignore)
+    tasks = target_tasks(trained, own, inputs.teacher, inputs.class_order, training, workers=1)
+    passes = sum(task(_ignore) for task in tasks)
+    seal(trained, inputs.teacher)
+    return Setting(inputs, tuple(trained), training, passes)
+
+
+@dataclass
+class StepTimer:
+    """Times single training steps of one student, as `run_stage` makes them."""
+
+    student: Student
+    connectors: Connectors
+    feed: Feed
+    weights: LossWeights
+    compute: Compute
+    wall_s: list[float] = field(default_factory=list)
+    cpu_s: list[float] = field(default_factory=list)
+    steps: int = 0
+    """All steps made, those that were not kept included."""
+
+    def __post_init__(self) -> None:
+        self.compute.place(self.student.model)
+        self.compute.place(self.connectors)
+
+    def step(self, seed: int, keep: bool = True) -> None:
+        """Run a stage of two steps and keep the time of the second: the first one sets the optimiser up.
+
+        `keep=False` is a warm-up.
+        """
+        wall, cpu = [], []
+
+        def before_each_step() -> bool:
+            wall.append(time.perf_counter())
+            cpu.append(time.process_time())
+            return False
+
+        stage = Stage("timing", 2, LEARNING_RATE, self.weights, False, 0, 2, BATCH_SIZE)
+        run_stage(
+            self.student,
+            self.connectors,
+            self.feed,
+            stage,
+            lambda progress: 2.0,
+            self.compute,
+            seed=seed,
+            should_stop=before_each_step,
+        )
+        before_each_step()
+        self.steps += stage.steps
+        if keep:
+            self.wall_s.append(wall[2] - wall[1])
+            self.cpu_s.append(cpu[2] - cpu[1])
+
+
+def make_timer(setting: Setting, student: Student, feed: Feed, weights: LossWeights, compute: Compute) -> StepTimer:
+    """A timer of a student whose connectors fit the setting's teacher."""
+    torch.manual_seed(0)
+    connectors = Connectors(student.pyramid_channels, setting.inputs.teacher.channels[:3])
+    return StepTimer(student, connectors, feed, weights, compute)
+
+
+def distillation_timer(
+    setting: Setting, family: str, arch: Mapping[str, Scalar], precision: Precision, image_size: int | None = None
+) -> StepTimer:
+    """A timer of a student's distillation steps from the cache, with every loss."""
+    feed, compute = setting.feed(image_size=image_size), choose_compute(precision)
+    return make_timer(setting, setting.student(family, arch), feed, DISTILLED, compute)
+
+
+def warm(setting: Setting, plan: WarmPlan, folder: Path) -> Warmed | None:
+    """Warm one lineage as a search does; None when its supernet is in the cache already."""
+    tasks = warm_tasks(
+        [plan],
+        setting.inputs.dataset.names,
+        setting.inputs.teacher,
+        setting.inputs.class_order,
+        setting.pools,
+        setting.training,
+        folder / "stop",
+    )
+    return tasks[0](_ignore) if tasks else None
+
+
+def run_one_trial(config: TrialConfig, assets: Assets, folder: Path) -> TrialResult:
+    """Run one trial in this process, in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return run_trial(config, Workbench(assets), TrialPlace(0, folder, flat_params(config)), _ignore)
+
+
+def _ignore(text: str) -> None:
+    """Nobody watches the preparation of a benchmark."""

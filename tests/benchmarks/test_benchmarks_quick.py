@@ -1,0 +1,61 @@
+"""The training benchmarks import, read their options, and keep what they have measured. Nothing is timed here."""
+
+import argparse
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import cached_step, inheritance, precision
+
+NAMES = ("cached_step", "precision", "inheritance")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_help_names_the_options(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    module = importlib.import_module(f"benchmarks.{name}")
+    with pytest.raises(SystemExit) as end:
+        module.main(["--help"])
+    assert end.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(option in shown for option in ("--quick", "--json", "--out", "--data", "--teacher"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_unknown_options_are_refused(name: str) -> None:
+    with pytest.raises(SystemExit) as end:
+        importlib.import_module(f"benchmarks.{name}").main(["--quik"])
+    assert end.value.code == 2
+
+
+def test_cached_step_takes_the_student() -> None:
+    parser = argparse.ArgumentParser()
+    cached_step.add_arguments(parser)
+    assert parser.parse_args(["--width", "0.25"]).width == 0.25
+
+
+def test_a_killed_run_goes_on_where_it_ended(tmp_path: Path) -> None:
+    path, made = tmp_path / "parts.json", []
+
+    def make() -> dict[str, float]:
+        made.append(1)
+        return {"map50": 0.5}
+
+    first = inheritance.Parts(path, {"data": "a"}).get("trial", make)
+    assert inheritance.Parts(path, {"data": "a"}).get("trial", make) == first
+    assert len(made) == 1
+    inheritance.Parts(path, {"data": "b"}).get("trial", make)  # of other inputs: measured anew
+    assert len(made) == 2
+    path.write_text("{")  # torn
+    inheritance.Parts(path, {"data": "b"}).get("trial", make)
+    assert len(made) == 3
+    assert json.loads(path.read_text())["parts"]["trial"]["map50"] == 0.5
+
+
+def test_precisions_are_compared_over_seeds() -> None:
+    scores = {("float32", 0): 0.5, ("float32", 1): 0.6, ("auto", 0): 0.52, ("auto", 1): 0.6}
+    rows = [{"precision": p, "seed": seed, "map50": score} for (p, seed), score in scores.items()]
+    found = precision.compare(rows)
+    assert found["difference"] == pytest.approx(0.01)
+    assert found["difference_between_seeds"] == pytest.approx(0.09)
