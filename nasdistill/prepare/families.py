@@ -42,6 +42,7 @@ class WarmPlan:
     seconds: float
     path: Path
     sliced: bool
+    threads: int = 1
 
     @property
     def supernet(self) -> SupernetFile:
@@ -79,7 +80,9 @@ def plan_warming(
             sort_keys=True,
         )
         path = cache / "supernets" / f"{hashlib.sha256(key.encode()).hexdigest()[:20]}.safetensors"
-        found.append(WarmPlan(lineage, seconds[lineage.name], path, sliced[lineage.name]))
+        # with fewer lineages than workers the cores would idle: a lineage then gets several threads
+        threads = max(1, workers // len(lineages))
+        found.append(WarmPlan(lineage, seconds[lineage.name], path, sliced[lineage.name], threads))
     return sorted(found, key=lambda plan: -plan.seconds)  # the longest first: they decide when warming ends
 
 
@@ -136,7 +139,7 @@ def _warm(
     report: Report,
 ) -> Warmed:
     started = time.perf_counter()
-    torch.set_num_threads(1)
+    torch.set_num_threads(plan.threads)
     torch.manual_seed(training.seed)
     compute = choose_compute(training.precision)
     archs = plan.lineage.archs
