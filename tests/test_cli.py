@@ -14,6 +14,7 @@ from torch import nn
 from ultralytics.nn.tasks import ClassificationModel
 
 from nasdistill import __version__, cli
+from nasdistill.data.defects import CLASS_NAMES
 from nasdistill.store.run_folder import RunFolder
 
 HELP = """\
@@ -110,7 +111,9 @@ class TestHelp:
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A detector's checkpoint whose classes are the demo's."""
     path = tmp_path_factory.mktemp("teacher") / "teacher.pt"
-    torch.save({"model": tiny_student().model, "train_args": {"imgsz": 64}}, path)
+    model = tiny_student().model
+    model.names = dict(enumerate(CLASS_NAMES))
+    torch.save({"model": model, "train_args": {"imgsz": 64}}, path)
     return path
 
 
@@ -126,6 +129,19 @@ def refused(outcome: Outcome, *words: str) -> None:
 
 class TestWrongSearches:
     """Each wrong input of a search is told before anything is spent on it."""
+
+    @pytest.fixture(autouse=True)
+    def nothing_starts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A search that goes ahead fails at once, instead of running for minutes."""
+
+        def started(*arguments: object, **options: object) -> None:
+            raise AssertionError("the search has started")
+
+        monkeypatch.setattr("nasdistill.session.search.start_ray", started)
+
+    def test_what_is_right_would_start(self, nasdistill: Nasdistill, demo_yaml: Path, teacher: Path) -> None:
+        with pytest.raises(AssertionError, match="the search has started"):
+            nasdistill("search", "--budget", "1trials", "--data", demo_yaml, "--teacher", teacher)
 
     @pytest.mark.parametrize("budget", ["5x", "", "0s", "-5m", "2.5trials", "5 minutes", "nan"])
     def test_budget(self, nasdistill: Nasdistill, budget: str) -> None:
