@@ -111,7 +111,9 @@ def load_teacher(path: Path, model_yaml: Path | None = None, trust: bool = False
     if type(head).__name__ not in ("Detect", "v10Detect") or not isinstance(head, Detect):
         kind = type(head).__name__ if head is not None else type(checkpoint.model).__name__
         raise InputError(f"{path}: the teacher is no detector with a Detect head (found {kind})")
-    teacher = Teacher(checkpoint.model, checkpoint.names, path.name, file_sha256(path), checkpoint.image_size)
+    # rounded up as Ultralytics does when it trains: the file keeps the size that was asked for
+    size = checkpoint.image_size and -(-checkpoint.image_size // 32) * 32
+    teacher = Teacher(checkpoint.model, checkpoint.names, path.name, file_sha256(path), size)
     if teacher.strides[:3] != (8, 16, 32):
         raise InputError(f"{path}: the teacher's strides are {teacher.strides}; 8, 16, 32 are needed")
     return teacher

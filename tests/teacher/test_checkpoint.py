@@ -85,6 +85,14 @@ def test_the_shared_teacher_is_read_without_trust(shared_dir: Path) -> None:
     assert (teacher.image_size, teacher.strides, teacher.channels) == (256, (8, 16, 32), (128, 256, 512))
 
 
+@pytest.mark.parametrize(("asked", "used"), [(100, 128), (96, 96), ([640, 480], None), (None, None)])
+def test_the_input_size_is_one_that_the_strides_divide(
+    tmp_path: Path, student_model: DetectionModel, asked: object, used: int | None
+) -> None:
+    torch.save({"model": student_model, "train_args": {"imgsz": asked}}, tmp_path / "odd.pt")
+    assert load_teacher(tmp_path / "odd.pt").image_size == used
+
+
 class TestPickles:
     """Pickles that hold more than tensors and known layers."""
 
