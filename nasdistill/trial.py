@@ -47,7 +47,7 @@ def run_trial(config: TrialConfig, bench: Workbench, place: TrialPlace, report: 
     artifact = place.folder / "student.onnx"
     student, init = bench.student(config)
 
-    write_onnx(prune(student, config.prune_ratio).student.model, size, artifact)
+    write_onnx(prune(student, config.prune_ratio).student.model, size, artifact, bench.assets.device.batch)
     before = bench.profiler.measure(artifact, size)
     report(f"{config.family} {dict(config.arch)} at {size} px from {init}: {before.median_ms:.2f} ms before training")
 
@@ -62,10 +62,10 @@ def run_trial(config: TrialConfig, bench: Workbench, place: TrialPlace, report: 
 
     recalibrate(pruned.student, bench.feed(size), bench.compute)
 
-    write_onnx(pruned.student.model, size, artifact)
+    write_onnx(pruned.student.model, size, artifact, bench.assets.device.batch)
     accuracy = score(OnnxDetector(artifact, bench.assets.threads), bench.validation(size))
     latency = bench.profiler.measure(artifact, size)
-    facts = complexity(pruned.student.model, size, artifact)
+    facts = complexity(pruned.student.model, size, artifact, bench.assets.device.batch)
     _save_weights(pruned.student, place.folder / "student.safetensors")
     report(
         f"mAP50 {accuracy.map50:.4f}, mAP50-95 {accuracy.map50_95:.4f}, {latency.median_ms:.2f} ms"

@@ -89,6 +89,8 @@ def warm_supernet(
         # connectors belong to the supernet's channels: narrower members learn from responses
         weights = WEIGHTS if member is None else LossWeights(0.0, WEIGHTS.cls, WEIGHTS.box, WEIGHTS.label)
         parts = criteria[id(student)](output, batch.targets, batch.labels, weights, TEMPERATURE)
+        if not torch.isfinite(parts["total"]):  # one bad step must not spoil a lineage for all its trials
+            continue
         parts["total"].backward()
         nn.utils.clip_grad_norm_(parameters, GRADIENT_CLIP)
         optimizer.step()

@@ -38,11 +38,14 @@ class OnnxDetector:
 
     def raw(self, images_bchw: np.ndarray) -> np.ndarray:
         """Raw output (b, 4 + classes, a) for images (b, 3, s, s) float32 in 0..1."""
+        count = len(images_bchw)
+        if missing := -count % self.batch:  # a fixed batch is filled up with its last image
+            images_bchw = np.concatenate([images_bchw, np.repeat(images_bchw[-1:], missing, axis=0)])
         parts = [
             self._session.run(None, {self._input: images_bchw[start : start + self.batch]})[0]
             for start in range(0, len(images_bchw), self.batch)
         ]
-        return np.concatenate(parts)
+        return np.concatenate(parts)[:count]
 
     def detect_views(self, images_bchw: np.ndarray, confidence: float = CONFIDENCE) -> list[Detections]:
         """Detections in input pixels of letterboxed images (b, 3, s, s) uint8."""

@@ -52,7 +52,7 @@ def _measure(
 ) -> TeacherFigures:
     torch.set_num_threads(1)
     artifact = folder / "teacher.onnx"
-    write_onnx(teacher.model, pool.image_size, artifact)
+    write_onnx(teacher.model, pool.image_size, artifact, device.batch)
     detector, views = OnnxDetector(artifact), open_views(pool.folders.validation)
     to_data = {teacher_class: data_class for data_class, teacher_class in enumerate(class_order)}
     found: list[Detections] = []

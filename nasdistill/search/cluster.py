@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import AuthenticationError, RayError, RayTaskError
 
 from nasdistill.errors import InputError, InterruptedSearchError, NasdistillError
 from nasdistill.search.ray_private import LOOPBACK_ENVIRONMENT, on_loopback, worker_deaths_to_log
@@ -175,7 +175,21 @@ def _join(address: str, workers: int) -> None:
                 logging_level=logging.ERROR,
             )
         except (RuntimeError, ConnectionError, TimeoutError, ValueError) as error:
+            if _wants_token(error):
+                raise InputError(
+                    f"--ray-address {address}: the cluster refused us, it wants an authentication token; "
+                    "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH as for every program on that cluster"
+                ) from error
             raise InputError(f"--ray-address {address}: no Ray cluster answers there ({str(error).strip()})") from error
+
+
+def _wants_token(error: BaseException | None) -> bool:
+    """Ray reports a refused login as a failed connection; only the errors behind it tell."""
+    while error is not None:
+        if isinstance(error, AuthenticationError) or "InvalidAuthToken" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _answers(address: str) -> bool:

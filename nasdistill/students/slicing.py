@@ -3,7 +3,8 @@
 A smaller network takes the first channels of every layer of the larger one ("weight sharing by leading channels":
 Yu et al., Slimmable Neural Networks, ICLR 2019; Cai et al., Once-for-All, ICLR 2020). Where a convolution reads a
 concatenation, the first channels *of each part* are taken, so the slice is exact: the cut network computes what the large
-one computes with the other channels masked.
+one computes with the other channels masked. Backbone variants of timm that differ in more than widths (rounding gives
+MobileNetV3 small_050 a shortcut that small_100 lacks) are cut the same way, as a starting point that is not exact.
 """
 
 from collections.abc import Iterator, Mapping
