@@ -65,7 +65,7 @@ def run_trial(config: TrialConfig, bench: Workbench, place: TrialPlace, report: 
     write_onnx(pruned.student.model, size, artifact, bench.assets.device.batch)
     accuracy = score(OnnxDetector(artifact, bench.assets.threads), bench.validation(size))
     latency = bench.profiler.measure(artifact, size)
-    facts = complexity(pruned.student.model, size, artifact, bench.assets.device.batch)
+    facts = complexity(pruned.student.model, size, artifact)
     _save_weights(pruned.student, place.folder / "student.safetensors")
     report(
         f"mAP50 {accuracy.map50:.4f}, mAP50-95 {accuracy.map50_95:.4f}, {latency.median_ms:.2f} ms"
