@@ -27,6 +27,8 @@ class _Search:
 
     reference: Reference
     epochs: int
+    started: float
+    used_before: float
 
 
 class Progress:
@@ -97,7 +99,8 @@ class Progress:
 
     def searching(self, results: Sequence[TrialResult], reference: Reference, epochs: int) -> None:
         """The trials start; `results` are those of a resumed run."""
-        self._search = _Search(reference, epochs)
+        used = 0.0 if self._clock is None else self._clock.used
+        self._search = _Search(reference, epochs, time.monotonic(), used)
         self.log(f"each trial trains for {epochs} epochs")
         self._change(phase="searching", phase_progress=None, results=tuple(results))
 
@@ -132,14 +135,21 @@ class Progress:
 
     def _show(self) -> None:
         with self._lock:
-            status = self._status if self._clock is None else replace(self._status, **_budget_fields(self._clock))
+            status = (
+                self._status
+                if self._clock is None
+                else replace(self._status, **_budget_fields(self._clock, self._search))
+            )
             self._display.update(status)
 
 
-def _budget_fields(clock: BudgetClock) -> dict[str, Any]:
-    """The status fields that tell how much of the budget is used and when it ends."""
+def _budget_fields(clock: BudgetClock, search: _Search | None) -> dict[str, Any]:
+    """The status fields that tell how much of the budget is used and when it ends: by the clock, or at the pace so far."""
     amount = functools.partial(_amount, clock.budget.kind)
     end = None if clock.deadline is None else datetime.fromtimestamp(clock.deadline)
+    if end is None and search is not None and clock.used > search.used_before:
+        pace = (time.monotonic() - search.started) / (clock.used - search.used_before)
+        end = datetime.now() + timedelta(seconds=pace * clock.left)
     return {
         "budget_used": amount(min(clock.used, clock.budget.amount)),
         "budget_left": amount(clock.left),

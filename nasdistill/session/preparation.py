@@ -9,9 +9,8 @@ from nasdistill.config import TrainingSettings
 from nasdistill.errors import NothingSucceededError
 from nasdistill.prepare import families, length, pools, reference
 from nasdistill.prepare.inputs import Inputs
-from nasdistill.progress import Progress
+from nasdistill.progress import Progress, RunTasks
 from nasdistill.search.budget import BudgetClock
-from nasdistill.search.cluster import run_tasks
 from nasdistill.search.runner import STOP_FILE_NAME
 from nasdistill.store.run_folder import RunFolder
 from nasdistill.workbench import Assets
@@ -45,6 +44,7 @@ def prepare(
     workers: int,
     cache: Path,
     epochs_asked: int | None,
+    run_tasks: RunTasks,
     progress: Progress,
 ) -> Prepared:
     """Views, targets, the teacher's figures, warmed families and the trials' length.

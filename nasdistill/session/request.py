@@ -72,6 +72,14 @@ def default_workers() -> int:
     return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
+def gpu_share(request: SearchRequest, workers: int) -> float:
+    """Share of a GPU for each worker: as asked, else the GPUs there are divided among them; 0 without one."""
+    import torch
+
+    gpus = torch.cuda.device_count()
+    return 0.0 if not gpus else request.gpus_per_trial or min(1.0, gpus / workers)
+
+
 def _agreeing(request: SearchRequest, run: RunFolder) -> dict[str, Any]:
     """The resumed run's own settings.
 

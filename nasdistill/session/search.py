@@ -1,5 +1,6 @@
 """A search: check, prepare, run, measure again, write."""
 
+import functools
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,11 +15,11 @@ from nasdistill.records import TrialResult
 from nasdistill.remeasure import remeasure
 from nasdistill.report.html import write_report
 from nasdistill.search.budget import BudgetClock
-from nasdistill.search.cluster import start_ray
+from nasdistill.search.cluster import run_tasks, start_ray
 from nasdistill.search.events import SearchEvent, TrialFinished
 from nasdistill.search.runner import run_search
 from nasdistill.session.preparation import Prepared, prepare
-from nasdistill.session.request import SearchRequest, default_workers, training_of
+from nasdistill.session.request import SearchRequest, default_workers, gpu_share, training_of
 from nasdistill.store.provenance import environment
 from nasdistill.store.run_folder import RunFolder
 from nasdistill.worker import MakeTrialWorker
@@ -73,7 +74,17 @@ def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], pro
     progress.log(f"results go to {run.path}")
     try:
         with start_ray(workers, request.ray_address):
-            prepared = prepare(run, inputs, training, clock, workers, cache, settings["epochs"], progress)
+            prepared = prepare(
+                run,
+                inputs,
+                training,
+                clock,
+                workers,
+                cache,
+                settings["epochs"],
+                functools.partial(run_tasks, gpus=gpu_share(request, workers)),
+                progress,
+            )
             _run_trials(request, run, inputs, prepared, clock, workers, watch, progress)
     except InterruptedSearchError:
         _write(run)
@@ -107,7 +118,7 @@ def _run_trials(
             run.update_run(seconds=watch.seconds)  # a killed run knows what it has used
         progress.event(event)
 
-    training = prepared.assets.training
+    training, gpus = prepared.assets.training, gpu_share(request, workers)
     progress.searching(run.results(), Reference(latency_ms=prepared.teacher["latency_ms"] * 1.1), training.epochs)
     run_search(
         inputs.space,
@@ -117,7 +128,7 @@ def _run_trials(
         sampler=request.sampler,
         workers=workers,
         seed=training.seed,
-        resources_per_trial=_resources(request, workers),
+        resources_per_trial={"cpu": 1, "gpu": gpus} if gpus else {"cpu": 1},
         on_event=on_event,
         estimate=prepared.trial_seconds,
     )
@@ -165,14 +176,6 @@ def _tell_problems(inputs: Inputs, progress: Progress) -> None:
         progress.log(f"skipped: {problem}")
     if len(problems) > MOST_PROBLEMS_SHOWN:
         progress.log(f"skipped: {len(problems) - MOST_PROBLEMS_SHOWN} more problems in the data")
-
-
-def _resources(request: SearchRequest, workers: int) -> dict[str, float]:
-    """What Ray reserves for a trial: a CPU, and a share of a GPU where there is one."""
-    import torch
-
-    gpus = torch.cuda.device_count()
-    return {"cpu": 1} if not gpus else {"cpu": 1, "gpu": request.gpus_per_trial or min(1.0, gpus / workers)}
 
 
 def _now() -> str:
