@@ -80,7 +80,8 @@ def check_resumed(folder: Path, before: list[TrialResult], interrupted: list[dic
 
 def test_ctrl_c_keeps_everything_leaves_nothing_behind_and_resume_goes_on(tmp_path: Path) -> None:
     search = Search(tmp_path, "1000trials")
-    search.wait_for("finished", times=3)
+    # The fifth has just begun, whether the second worker is up by now or not: something is there to be interrupted.
+    search.wait_for("started", times=5)
     asked = time.time()
     os.killpg(search.process.pid, signal.SIGINT)
     assert search.end() == 130, search.lines
@@ -91,7 +92,7 @@ def test_ctrl_c_keeps_everything_leaves_nothing_behind_and_resume_goes_on(tmp_pa
     assert search.survivors() == []
     before = FileRun(tmp_path).results()
     stopped = [result for result in before if result.state == "stopped"]
-    assert {result.reason for result in stopped} == {"interrupted"}
+    assert {result.reason for result in stopped} == {"interrupted"}, before
     assert len(before) == sum("started" in line for line in search.lines)
     assert "RUNNING" not in optuna_states(tmp_path)
     check_resumed(tmp_path, before, [result.params for result in stopped])
