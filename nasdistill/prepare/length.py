@@ -20,10 +20,11 @@ from nasdistill.students.families import Lineage, build_student, lineage
 from nasdistill.teacher.targets import open_targets
 
 Report = Callable[[str], None]
-TIMED_STEPS = 3
+TIMED_STEPS = 5
 TRIAL_OVERHEAD_S = 5.0  # building, pruning, exporting, scoring and timing a student
 # Trials of (core seconds)^0.6: more budget goes into longer trials a little more than into more of them
 LENGTH_EXPONENT, SHORTEST_S, LONGEST_S = 0.6, 15.0, 900.0
+FEWEST_TRIALS = 15  # that should fit, before the machine turns out to be slower than it looked
 
 
 def calibration_tasks(
@@ -32,9 +33,16 @@ def calibration_tasks(
     channels: Sequence[int],
     pool: PoolPlan,
     training: TrainingSettings,
+    workers: int,
 ) -> list[Callable]:
-    """Work that measures one distillation step of each lineage's middle member at the pool's size."""
-    return [functools.partial(_time_step, line, tuple(names), tuple(channels)[:3], pool, training) for line in lineages]
+    """Work that measures one distillation step of each lineage's middle member at the pool's size.
+
+    Fewer lineages than workers are measured several times at once, since trials will run at once, too: the results are
+    in the order of `lineages`, repeated.
+    """
+    repeats = -(-workers // len(lineages))
+    tasks = [functools.partial(_time_step, line, tuple(names), tuple(channels)[:3], pool, training) for line in lineages]
+    return tasks * repeats
 
 
 def _time_step(
@@ -52,14 +60,14 @@ def _time_step(
     compute.place(student.model)
     compute.place(connectors)
     feed = Feed(open_views(pool.folders.views), open_targets(pool.folders.targets))
-    seconds = float("inf")
+    seconds: list[float] = []
     for repeat in range(1 + TIMED_STEPS):
         stage = Stage("calibration", 1, 1e-6, LossWeights(label=1.0), False, 0, 1, training.recipe.batch_size)
         started = time.perf_counter()
         run_stage(student, connectors, feed, stage, lambda progress: 2.0, compute, seed=repeat)
         if repeat:  # the first step allocates
-            seconds = min(seconds, time.perf_counter() - started)
-    return seconds
+            seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
 
 
 def epochs_for(
@@ -69,12 +77,12 @@ def epochs_for(
     image_sizes: Sequence[int],
     steps_per_epoch: int,
 ) -> int:
-    """Epochs a trial, so that a typical one takes core_seconds ** LENGTH_EXPONENT seconds.
+    """Epochs a trial, so that a typical one takes core_seconds ** LENGTH_EXPONENT seconds, and FEWEST_TRIALS fit.
 
     Typical is the geometric mean over lineages (a family of slow steps must not shorten all others' trials to nothing)
     at the mean area of the input sizes; `step_seconds` were measured at `timed_size`.
     """
-    wanted = min(max(core_seconds**LENGTH_EXPONENT, SHORTEST_S), LONGEST_S)
+    wanted = min(max(min(core_seconds**LENGTH_EXPONENT, core_seconds / FEWEST_TRIALS), SHORTEST_S), LONGEST_S)
     area = sum((size / timed_size) ** 2 for size in image_sizes) / len(image_sizes)
     step = statistics.geometric_mean(step_seconds.values()) * area
     return max(1, round((wanted - TRIAL_OVERHEAD_S) / (step * steps_per_epoch)))

@@ -24,6 +24,7 @@ PLAIN_INTERVAL_S = 10.0
 """Plain output says where the search is at most this often, beside one line for each finished trial and each phase."""
 
 FRONT_ROWS = 8
+MOST_COLUMNS = 120
 
 # A phase that counts ("warming family 2 of 3", "targets 45 %") is still the same phase.
 _NO_DIGITS = str.maketrans("", "", "0123456789.")
@@ -146,6 +147,7 @@ def draw_status(
     status: SearchStatus, members: list[TrialResult], width: int, height: int | None = None
 ) -> RenderableType:
     """The panel for `status` and the front `members`, for a terminal of `width` x `height` characters."""
+    width = min(width, MOST_COLUMNS)
     inner = max(width - 4, 10)
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim", no_wrap=True, overflow="crop")
@@ -170,9 +172,7 @@ def draw_status(
         )
         hidden = len(members) - table.row_count
         parts += [Text("front so far" + (f" ({hidden} more between these)" if hidden else ""), style="bold"), table]
-    return Panel(
-        Group(*parts), title="nasdistill search", title_align="left", border_style="dim", width=min(width, 100)
-    )
+    return Panel(Group(*parts), title="nasdistill search", title_align="left", border_style="dim", width=width)
 
 
 def _phase_text(status: SearchStatus) -> str:

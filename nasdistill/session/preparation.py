@@ -81,9 +81,10 @@ def prepare(
     tasks = families.warm_tasks(warm, names, teacher, order, trained, training, stop_file)
     warmed = progress.tasks("warming the families", tasks, run_tasks)
 
-    calibration = length.calibration_tasks(inputs.lineages, names, teacher.channels, largest, training)
+    calibration = length.calibration_tasks(inputs.lineages, names, teacher.channels, largest, training, workers)
     seconds = progress.tasks("timing a training step", calibration, run_tasks)
-    step_seconds = {line.name: value for line, value in zip(inputs.lineages, seconds, strict=True)}
+    each = len(inputs.lineages)
+    step_seconds = {line.name: max(seconds[index::each]) for index, line in enumerate(inputs.lineages)}
     steps_per_epoch = max(1, round(len(largest.train) / training.recipe.batch_size))
     if timed and epochs_asked is None and not before:
         core_seconds = max(1.0, clock.left - FINISH_RESERVE_S) * workers
