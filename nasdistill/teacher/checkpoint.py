@@ -21,6 +21,7 @@ import torch
 import yaml
 from safetensors import SafetensorError, safe_open
 from torch import nn
+from ultralytics.nn.modules import Conv
 from ultralytics.nn.tasks import DetectionModel, _SafeLoad, yaml_model_load
 from ultralytics.utils import IterableSimpleNamespace
 
@@ -132,11 +133,14 @@ def _no_evaluation() -> Iterator[None]:
     metadata or an argument of an allowed class in a pickle.
     """
     before = getattr(_SafeLoad._local, "active", False)
+    # a description that fails half-way would leave its activation as every later model's default
+    activation = Conv.default_act
     _SafeLoad._local.active = True
     try:
         yield
     finally:
         _SafeLoad._local.active = before
+        Conv.default_act = activation
 
 
 def _shapes_fit(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> bool:
