@@ -240,6 +240,8 @@ def main() -> None:
     os.environ.setdefault("YOLO_OFFLINE", "true")
     os.environ.setdefault("YOLO_VERBOSE", "false")
     os.environ.setdefault("YOLO_AUTOINSTALL", "false")
+    # under `uv run` Ray would copy the whole current folder to its workers, where relative paths lead nowhere
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     # this process only coordinates; two spinning threads would take the cores from the workers (they get their own share)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
