@@ -1,5 +1,11 @@
 """Fixtures that several test folders use."""
 
+import os
+
+# Read by Ray when it is imported: under `uv run` it would start workers in a copy of the folder, with uv of their own.
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # before any other import
+
+
 from pathlib import Path
 
 import pytest
