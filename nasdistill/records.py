@@ -11,6 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Scalar = str | int | float | bool
 TrialState = Literal["complete", "stopped", "rejected", "failed"]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+FeatureLoss = Literal["channel_attention", "cbam", "cwd", "pkd", "mgd", "score_weighted"]
+BoxLoss = Literal["l1_giou", "ld", "l1_giou_ld"]
+Participation = Literal["off", "complexity", "error", "both"]
+WeightSchedule = Literal["constant", "cosine", "off_at_end"]
+Connector = Literal["conv", "conv_bn"]
 
 
 class Record(BaseModel):
@@ -32,10 +37,15 @@ class TrialConfig(Record):
     temperature_start: Annotated[float, Field(ge=0.1, le=100.0)] = 3.0
     temperature_end: Annotated[float, Field(ge=0.1, le=100.0)] = 1.0
     temperature_schedule: Literal["constant", "linear", "cosine"] = "linear"
-    feature_loss: Literal["channel_attention"] = "channel_attention"
+    feature_loss: FeatureLoss = "channel_attention"
+    connector: Connector = "conv"
+    box_loss: BoxLoss = "l1_giou"
+    participation: Participation = "off"
+    weight_schedule: WeightSchedule = "constant"
     weight_feature: Annotated[float, Field(ge=0.0, le=1000.0)] = 1.0
     weight_cls: Annotated[float, Field(ge=0.0, le=1000.0)] = 1.0
     weight_box: Annotated[float, Field(ge=0.0, le=1000.0)] = 1.0
+    weight_detections: Annotated[float, Field(ge=0.0, le=1000.0)] = 0.0
     prune_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
 
 

@@ -46,12 +46,5 @@ class Feed:
         """Read one batch. On the CPU nothing is copied twice; on a GPU tensors are moved as bytes, then widened."""
         images = torch.from_numpy(self.views.images[indices]).to(device, non_blocking=True).float().div_(255.0)
         labels = {name: torch.from_numpy(array).to(device) for name, array in self.views.batch_labels(indices).items()}
-        targets = None
-        if self.targets is not None:
-            read = self.targets.batch(indices)
-            targets = TargetBatch(
-                read.logits_bac.to(device),
-                read.distances_ba4.to(device),
-                [level.to(device) for level in read.attention],
-            )
+        targets = None if self.targets is None else self.targets.batch(indices).to(device)
         return Batch(images.contiguous(memory_format=torch.channels_last), labels, targets)

@@ -5,17 +5,24 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from ultralytics.utils.loss import E2ELoss, v8DetectionLoss
 
 from nasdistill.distill.connectors import Connectors
-from nasdistill.distill.losses import FOREGROUND, box_regression, channel_attention, class_kl, confidence
+from nasdistill.distill.losses import feature
+from nasdistill.distill.losses.box import FOREGROUND, box_regression, localisation_kl
+from nasdistill.distill.losses.detections import DetectionLoss
+from nasdistill.distill.losses.response import class_kl, confidence
+from nasdistill.records import BoxLoss, FeatureLoss, Participation
 from nasdistill.students.student import Student
 from nasdistill.teacher.targets import TargetBatch
 from nasdistill.teacher.teacher import distances
 
 # What weight 1 means for each part: gains that bring the parts to the size of Ultralytics' own class and box losses
-GAINS: Mapping[str, float] = {"feature": 1.0, "cls": 1.0, "box": 5.0}
+GAINS: Mapping[str, float] = {"feature": 1.0, "cls": 1.0, "box": 5.0, "detections": 1.0}
+
+LD_GAIN = 0.25  # of localisation distillation within the box part, as in its paper
 
 
 @dataclass(frozen=True)
@@ -26,16 +33,35 @@ class LossWeights:
     cls: float = 1.0
     box: float = 1.0
     label: float = 0.0
+    detections: float = 0.0
+
+
+@dataclass(frozen=True)
+class LossChoice:
+    """Which form each part has, and whether the teacher counts for the same on every image (`off`)."""
+
+    feature: FeatureLoss = "channel_attention"
+    box: BoxLoss = "l1_giou"
+    participation: Participation = "off"
+
+
+DEFAULT = LossChoice()
 
 
 class DistillationLoss:
-    """Loss of a student against cached targets and labels. Holds nothing but Ultralytics' label loss of the student."""
+    """Loss of a student against the teacher's targets and labels. Holds nothing but Ultralytics' losses of the student.
 
-    def __init__(self, student: Student, connectors: Connectors) -> None:
+    Of an NMS-free student, the one-to-many head learns from the teacher's answers at the anchors; detections and labels
+    teach both heads.
+    """
+
+    def __init__(self, student: Student, connectors: Connectors, choice: LossChoice = DEFAULT) -> None:
         self._reg_max = student.head.reg_max
         self._connectors = connectors
+        self._choice = choice
         criterion: v8DetectionLoss | E2ELoss = student.model.init_criterion()
         self._label_loss = criterion
+        self._detection_loss = DetectionLoss(student)
 
     def __call__(
         self,
@@ -44,48 +70,122 @@ class DistillationLoss:
         labels: Mapping[str, Tensor],
         weights: LossWeights,
         temperature: float,
+        teacher_share: float = 1.0,
     ) -> dict[str, Tensor]:
         """Named parts (unweighted scalars) and their weighted `total`.
 
         Args:
-            output: the student's training output (`boxes`, `scores`, `feats`).
+            output: the student's training output (`boxes`, `scores`, `feats`, or these of both heads).
             targets: the teacher's targets for the same views; None trains on labels alone.
             labels: `batch_idx` (n,), `cls` (n, 1), `bboxes` (n, 4) xywh in 0..1, as Ultralytics' loss takes them.
-            temperature: softening of the class probabilities, > 0.
+            temperature: softening of the class probabilities and bins, > 0.
+            teacher_share: what all weights but the labels' are multiplied by; at 0 those parts are left out.
         """
+        dense = output.get("one2many", output)
         parts: dict[str, Tensor] = {}
-        if targets is not None:
-            weight_ba = confidence(targets.logits_bac)
-            if weights.feature:
-                # a 1x1 convolution's mean over space is the convolution of the mean: same loss, a fraction of the cost
-                pooled = [_mean_over_space(feature) for feature in output["feats"]]
-                parts["feature"] = channel_attention(self._connectors(pooled), targets.attention)
-            if weights.cls:
-                logits_bac = output["scores"].float().permute(0, 2, 1)
-                parts["cls"] = class_kl(logits_bac, targets.logits_bac, weight_ba, temperature)
-            if weights.box:
-                # most anchors see no object: only those that do are decoded
-                image, anchor = torch.where(weight_ba > FOREGROUND)
-                bins_nr = output["boxes"].permute(0, 2, 1)[image, anchor]  # its gradient has the label loss's layout
-                distances_n4 = distances(bins_nr.T[None], self._reg_max)[0]
-                teacher_n4, weight_n = targets.distances_ba4[image, anchor], weight_ba[image, anchor]
-                parts["box"] = box_regression(distances_n4, teacher_n4, weight_n)
-        total = sum(
-            (GAINS[name] * getattr(weights, name) * part for name, part in parts.items()),
-            torch.zeros((), device=output["scores"].device),
-        )
+        total = torch.zeros((), device=dense["scores"].device)
+        if targets is not None and (teacher_share or not weights.label):  # without labels: no loss, but a gradient
+            parts = self._teacher_parts(output, dense, targets, weights, temperature)
+            weighted = (GAINS[name] * getattr(weights, name) * part for name, part in parts.items())
+            total = teacher_share * sum(weighted, total)
         if weights.label:
-            floats = {"boxes": output["boxes"].float(), "scores": output["scores"].float(), "feats": output["feats"]}
-            images = output["scores"].shape[0]
-            parts["label"] = self._label_loss(floats, labels)[0].sum() / images
+            images = dense["scores"].shape[0]
+            parts["label"] = self._label_loss(_in_float32(output), labels)[0].sum() / images
             total = total + weights.label * parts["label"]
         parts["total"] = total
         return parts
 
+    def _teacher_parts(
+        self,
+        output: dict[str, Any],
+        dense: dict[str, Any],
+        targets: TargetBatch,
+        weights: LossWeights,
+        temperature: float,
+    ) -> dict[str, Tensor]:
+        parts: dict[str, Tensor] = {}
+        weight_b = None if self._choice.participation == "off" else targets.participation[self._choice.participation]
+        weight_ba = confidence(targets.logits_bac)
+        if weights.feature:
+            parts["feature"] = self._feature(dense["feats"], targets, weight_ba, weight_b)
+        if weights.cls:
+            logits_bac = dense["scores"].float().permute(0, 2, 1)
+            if targets.anchors_ba is not None:
+                logits_bac = logits_bac.gather(1, targets.anchors_ba[..., None].expand(-1, -1, logits_bac.shape[2]))
+            parts["cls"] = class_kl(logits_bac, targets.logits_bac, weight_ba, temperature, weight_b)
+        if weights.box:
+            parts["box"] = self._box(dense["boxes"], targets, weight_ba, weight_b, temperature)
+        if weights.detections:
+            assert targets.detections is not None, "the targets hold no detections"
+            parts["detections"] = self._detection_loss(_in_float32(output), targets.detections, weight_b)
+        return parts
 
-def _mean_over_space(feature_bchw: Tensor) -> Tensor:
-    """Mean over height and width in float32, (b, c, 1, 1).
+    def _feature(
+        self, features: list[Tensor], targets: TargetBatch, weight_ba: Tensor, weight_b: Tensor | None
+    ) -> Tensor:
+        kind, connectors = self._choice.feature, self._connectors
+        if kind in ("channel_attention", "cbam"):
+            channel = feature.channel_attention(connectors.over_space(features), targets.attention, weight_b)
+            if kind == "channel_attention":
+                return channel
+            assert targets.spatial is not None, "the targets hold no spatial attention"
+            spatial = feature.spatial_attention(connectors.over_channels(features), targets.spatial, weight_b)
+            return feature.cbam_attention(channel, spatial)
+        assert targets.maps is not None, "the targets hold no neck maps"
+        with torch.autocast(features[0].device.type, dtype=torch.bfloat16, enabled=features[0].dtype is torch.bfloat16):
+            student = connectors(features)
+            if kind == "mgd":
+                student = connectors.generated(student, [feature.keep_mask(maps) for maps in student])
+        teacher = [_fitted(maps, like) for maps, like in zip(targets.maps, student, strict=True)]
+        if kind == "score_weighted":
+            assert targets.anchors_ba is None, "score weighting needs the scores of all anchors"
+            score = _by_level(weight_ba, features)
+            return feature.score_weighted_l2(student, teacher, score, weight_b)
+        compare = {"cwd": feature.cwd, "pkd": feature.pkd, "mgd": feature.mgd}[kind]
+        return compare(student, teacher, weight_b)
 
-    Taken over the channels_last view: the gradient is then spread in memory order, 4 times as fast on a CPU.
-    """
-    return feature_bchw.permute(0, 2, 3, 1).flatten(1, 2).mean(dim=1, dtype=torch.float32)[:, :, None, None]
+    def _box(
+        self,
+        boxes_bra: Tensor,
+        targets: TargetBatch,
+        weight_ba: Tensor,
+        weight_b: Tensor | None,
+        temperature: float,
+    ) -> Tensor:
+        """Most anchors see no object: only those where the teacher does are decoded."""
+        image, place = torch.where(weight_ba > FOREGROUND)
+        anchor = place if targets.anchors_ba is None else targets.anchors_ba[image, place]
+        bins_nr = boxes_bra.permute(0, 2, 1)[image, anchor]  # its gradient has the label loss's layout
+        weight_n = weight_ba[image, place]
+        image_weight_n = None if weight_b is None else weight_b[image]
+        loss = torch.zeros((), device=boxes_bra.device)
+        if self._choice.box in ("l1_giou", "l1_giou_ld"):
+            distances_n4 = distances(bins_nr.T[None], self._reg_max)[0]
+            loss = loss + box_regression(distances_n4, targets.distances_ba4[image, place], weight_n, image_weight_n)
+        if self._choice.box in ("ld", "l1_giou_ld"):
+            assert targets.bins_bar is not None, "the targets hold no bins"
+            theirs_n4r = targets.bins_bar[image, place].view(len(image), 4, self._reg_max)
+            ours_n4r = bins_nr.view(len(image), 4, self._reg_max)
+            loss = loss + LD_GAIN * localisation_kl(ours_n4r, theirs_n4r, weight_n, temperature, image_weight_n)
+        return loss
+
+
+def _in_float32(output: dict[str, Any]) -> dict[str, Any]:
+    """The raw outputs for Ultralytics' losses, which decode boxes: float32; of `feats` they read only the shape."""
+    if "one2many" in output:
+        return {name: _in_float32(head) for name, head in output.items()}
+    return {"boxes": output["boxes"].float(), "scores": output["scores"].float(), "feats": output["feats"]}
+
+
+def _fitted(maps_bchw: Tensor, like: Tensor) -> Tensor:
+    """The teacher's maps on the student's grid, where their input sizes differ."""
+    if maps_bchw.shape[2:] == like.shape[2:]:
+        return maps_bchw
+    return F.interpolate(maps_bchw.float(), size=like.shape[2:], mode="bilinear", align_corners=False)
+
+
+def _by_level(weight_ba: Tensor, features: list[Tensor]) -> list[Tensor]:
+    """Values at the anchors as maps (b, h_l, w_l), a level each."""
+    sizes = [maps.shape[2] * maps.shape[3] for maps in features]
+    parts = weight_ba.split(sizes, dim=1)
+    return [part.view(len(part), *maps.shape[2:]) for part, maps in zip(parts, features, strict=True)]

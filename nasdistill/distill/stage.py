@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -11,7 +11,7 @@ from torch import nn
 from nasdistill.distill.compute import Compute
 from nasdistill.distill.connectors import Connectors
 from nasdistill.distill.feed import Feed
-from nasdistill.distill.objective import DistillationLoss, LossWeights
+from nasdistill.distill.objective import DistillationLoss, LossChoice, LossWeights
 from nasdistill.errors import DeadlineReachedError, TrialError
 from nasdistill.students.student import Student
 
@@ -36,6 +36,7 @@ class Stage:
     first_step: int
     all_steps: int
     batch_size: int = 16
+    losses: LossChoice = field(default_factory=LossChoice)
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,14 @@ def run_stage(
     compute: Compute,
     seed: int,
     should_stop: Callable[[], bool] = lambda: False,
+    teacher_share: Callable[[float], float] = lambda progress: 1.0,
 ) -> StageRun:
     """Train `student` and `connectors` in place.
 
     Args:
         temperature: from progress through the whole trial (0..1) to the temperature.
         should_stop: asked before every step.
+        teacher_share: from the same progress to the share of their weights that the distillation losses have.
 
     Raises:
         DeadlineReachedError: `should_stop` said so.
@@ -68,7 +71,7 @@ def run_stage(
     """
     model = student.model
     set_trainable(student, stage.freeze_backbone)
-    criterion = DistillationLoss(student, connectors)
+    criterion = DistillationLoss(student, connectors, stage.losses)
     parameters = [p for p in (*model.parameters(), *connectors.parameters()) if p.requires_grad]
     optimizer = torch.optim.AdamW(parameter_groups((model, connectors)), lr=stage.learning_rate, foreach=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_share(step, stage.steps))
@@ -82,7 +85,9 @@ def run_stage(
         with compute.context():
             output = model(batch.images)
         progress = (stage.first_step + step) / max(1, stage.all_steps - 1)
-        parts = criterion(output, batch.targets, batch.labels, stage.weights, temperature(progress))
+        parts = criterion(
+            output, batch.targets, batch.labels, stage.weights, temperature(progress), teacher_share(progress)
+        )
         if not torch.isfinite(parts["total"]):
             raise TrialError(f"the loss became {parts['total'].item()} in {stage.name} at step {step}")
         optimizer.zero_grad(set_to_none=True)
@@ -97,7 +102,10 @@ def run_stage(
     broken = [name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()]
     if broken:  # the last update, or statistics that training mode does not read
         raise TrialError(f"{stage.name} left values that are not finite in {broken[0]}")
-    losses = {name: sum(row[name] for row in recent) / len(recent) for name in (recent[0] if recent else {})}
+    losses = {}
+    for name in recent[0] if recent else ():  # the teacher may fall silent on the way
+        said = [row[name] for row in recent if name in row]
+        losses[name] = sum(said) / len(said)
     return StageRun(losses, time.perf_counter() - started)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
-from nasdistill.records import Scalar, TrialConfig
+from nasdistill.records import BoxLoss, Connector, FeatureLoss, Participation, Scalar, TrialConfig, WeightSchedule
 from nasdistill.space.rules import OneOf, Real, Rule, Whole
 
 
@@ -33,10 +34,15 @@ COMMON: dict[str, CommonParameter] = {
     "temperature.schedule": CommonParameter(
         ("distill", "temperature", "schedule"), OneOf(("constant", "linear", "cosine")), "temperature_schedule"
     ),
-    "feature_loss": CommonParameter(("distill", "feature_loss"), OneOf(("channel_attention",)), "feature_loss"),
+    "feature_loss": CommonParameter(("distill", "feature_loss"), OneOf(get_args(FeatureLoss)), "feature_loss"),
+    "connector": CommonParameter(("distill", "connector"), OneOf(get_args(Connector)), "connector"),
+    "box_loss": CommonParameter(("distill", "box_loss"), OneOf(get_args(BoxLoss)), "box_loss"),
+    "participation": CommonParameter(("distill", "participation"), OneOf(get_args(Participation)), "participation"),
+    "schedule": CommonParameter(("distill", "schedule"), OneOf(get_args(WeightSchedule)), "weight_schedule"),
     "weight.feature": CommonParameter(("distill", "weights", "feature"), Real(0.0, 1000.0), "weight_feature"),
     "weight.cls": CommonParameter(("distill", "weights", "cls"), Real(0.0, 1000.0), "weight_cls"),
     "weight.box": CommonParameter(("distill", "weights", "box"), Real(0.0, 1000.0), "weight_box"),
+    "weight.detections": CommonParameter(("distill", "weights", "detections"), Real(0.0, 1000.0), "weight_detections"),
     # Above 0.9 hardly a channel is left in the small students.
     "prune.ratio": CommonParameter(("prune", "ratio"), Real(0.0, 0.9), "prune_ratio"),
 }

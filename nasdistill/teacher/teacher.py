@@ -25,11 +25,13 @@ class RawOutput:
 
     logits_bac: class logits (b, a, classes). distances_ba4: (b, a, 4) ltrb in strides.
     features: the maps the head reads, each (b, c_l, s / stride_l, s / stride_l).
+    boxes_bra: the raw box branch (b, 4 * reg_max, a), whose bins localisation distillation compares.
     """
 
     logits_bac: torch.Tensor
     distances_ba4: torch.Tensor
     features: list[torch.Tensor]
+    boxes_bra: torch.Tensor
 
 
 class Teacher:
@@ -63,6 +65,11 @@ class Teacher:
         return int(self._head.nc)
 
     @property
+    def reg_max(self) -> int:
+        """Bins of each side of a box; 1: the head predicts distances themselves."""
+        return int(self._head.reg_max)
+
+    @property
     def channels(self) -> tuple[int, ...]:
         """Channels of the maps that its head reads, P3 first."""
         return tuple(branch[0].conv.in_channels for branch in self._head.cv2)
@@ -83,7 +90,7 @@ def raw_output(output: dict[str, Any], reg_max: int, class_order: Sequence[int] 
     logits = output["scores"].float().permute(0, 2, 1)
     if class_order is not None and list(class_order) != list(range(logits.shape[2])):
         logits = logits[..., list(class_order)]
-    return RawOutput(logits, distances(output["boxes"], reg_max), list(output["feats"]))
+    return RawOutput(logits, distances(output["boxes"], reg_max), list(output["feats"]), output["boxes"])
 
 
 def distances(boxes_bra: torch.Tensor, reg_max: int) -> torch.Tensor:

@@ -224,7 +224,9 @@ class TestFeed:
             assert np.array_equal(np.rint(batch.images[place].numpy() * 255), feed.views.images[index])
             rows = batch.labels["batch_idx"] == place
             assert np.allclose(batch.labels["bboxes"][rows].numpy(), feed.views.boxes(index)[:, 1:])
-            assert np.array_equal(batch.targets.logits_bac[place].numpy(), feed.targets.logits[index].astype("f4"))
+            assert np.array_equal(
+                batch.targets.logits_bac[place].numpy(), feed.targets.arrays["logits"][index].astype("f4")
+            )
 
     def test_labels_alone(self, feed: Feed) -> None:
         assert Feed(feed.views, None).batch(np.array([0]), CPU.device).targets is None

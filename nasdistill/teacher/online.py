@@ -1,0 +1,55 @@
+"""Targets without a cache: the teacher looks at every batch. For tests, benchmarks, and disks that hold no cache."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from nasdistill.data.views import Views
+from nasdistill.teacher.forms import TargetForm
+from nasdistill.teacher.targets import LEVELS, TargetBatch, decoded, encoded, encoded_maps, target_shape
+from nasdistill.teacher.teacher import RawOutput, Teacher
+
+
+@dataclass(frozen=True)
+class OnlineTargets:
+    """Answers as an opened cache does, by asking the teacher; `views` are those of its own size.
+
+    What the cache says, without its rounding to float16. `form` must ask for no facts: what participation compares a
+    view with is known only when all have been seen.
+    """
+
+    teacher: Teacher
+    views: Views
+    class_order: tuple[int, ...]
+    size: int
+    form: TargetForm
+    device: torch.device
+    autocast: torch.dtype | None
+
+    def batch(self, indices: np.ndarray) -> TargetBatch:
+        """The targets of the views `indices` (b,) for students of input `size`."""
+        images = torch.from_numpy(np.array(self.views.images[indices])).to(self.device).float().div_(255)
+        with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+            raw = self.teacher(images.contiguous(memory_format=torch.channels_last), self.class_order)
+        labels = [self.views.boxes(int(index)) for index in indices]
+        return targets_of(raw, self.teacher, self.views.size, self.size, self.form, len(self.class_order), labels)
+
+
+def targets_of(
+    raw: RawOutput,
+    teacher: Teacher,
+    teacher_size: int,
+    size: int,
+    form: TargetForm,
+    classes: int,
+    labels: Sequence[np.ndarray],
+) -> TargetBatch:
+    """What a cache of `form` would say of views that the teacher saw at `teacher_size`, to students of input `size`."""
+    shape = target_shape(teacher, size, classes)
+    own = target_shape(teacher, teacher_size, classes)
+    arrays = encoded(raw, form, shape, teacher_size, size, teacher.strides[:LEVELS], labels)
+    if form.maps:
+        arrays |= encoded_maps(raw)
+    return decoded(arrays, shape.channels, shape.cells, own.cells, {})
