@@ -51,6 +51,11 @@ class TargetShape:
         return sum(self.cells)
 
 
+def anchor_count(size: int, strides: Sequence[int]) -> int:
+    """Anchor points of a square input: one for each cell of each level."""
+    return sum((size // stride) ** 2 for stride in strides)
+
+
 def shape_of(size: int, strides: Sequence[int], channels: Sequence[int], classes: int, reg_max: int) -> TargetShape:
     """The shape of targets for square inputs of `size` pixels."""
     cells = tuple((size // stride) ** 2 for stride in strides)

@@ -18,7 +18,16 @@ from nasdistill.data.views import Views
 from nasdistill.teacher import cache as chunks
 from nasdistill.teacher.cache import ChunkedCache, open_sealed
 from nasdistill.teacher.detections import Detections, final_detections, unpack, view_facts
-from nasdistill.teacher.forms import DETECTIONS, TargetForm, TargetShape, layout_of, maps_layout, shape_of, top_anchors
+from nasdistill.teacher.forms import (
+    DETECTIONS,
+    TargetForm,
+    TargetShape,
+    anchor_count,
+    layout_of,
+    maps_layout,
+    shape_of,
+    top_anchors,
+)
 from nasdistill.teacher.participation import PARTICIPATIONS, participation
 from nasdistill.teacher.teacher import RawOutput, Teacher
 
@@ -225,7 +234,7 @@ def encoded(
             dim=1,
         )
     if form.detections or form.facts:
-        kept_anchors = sum((teacher_size // stride) ** 2 for stride in strides)
+        kept_anchors = anchor_count(teacher_size, strides)
         seen = raw.logits_bac[:, :kept_anchors], raw.distances_ba4[:, :kept_anchors]
         detections = final_detections(*seen, strides, teacher_size, DETECTIONS)
         if form.detections:

@@ -1,6 +1,5 @@
 """The teacher's targets: computed once, finished after a crash, laid out anew when torn, shared by processes."""
 
-import json
 import os
 from pathlib import Path
 
@@ -10,9 +9,9 @@ import torch
 from small import CPU, NAMES, SIZE, fill_all, small_teacher, training_views
 
 from nasdistill.data.views import Views
-from nasdistill.teacher import targets
+from nasdistill.teacher import cache
+from nasdistill.teacher.forms import anchor_count
 from nasdistill.teacher.targets import (
-    anchor_count,
     create_targets,
     fill_targets,
     is_complete,
@@ -33,7 +32,17 @@ def views(demo_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> Views:
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of 8 views: 30 views make three whole ones and a rest of 6."""
-    monkeypatch.setattr(targets, "CHUNK", 8)
+    monkeypatch.setattr(cache, "CHUNK", 8)
+
+
+@pytest.fixture(scope="module")
+def whole_cache(views: Views, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of a complete cache."""
+    folder = tmp_path_factory.mktemp("whole") / "targets"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cache, "CHUNK", 8)
+        fill_all(folder, small_teacher(), views)
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
 
 
 def fill(folder: Path, views: Views, ranges: list[tuple[int, int]], **options: object) -> None:
@@ -46,7 +55,7 @@ def test_what_is_stored_is_what_the_teacher_says(tmp_path: Path, views: Views) -
     fill_all(folder, teacher, views)
     assert teacher.forward_passes == 4  # one a chunk of at most 16 views
     stored = open_targets(folder)
-    assert stored.logits.shape == (COUNT, anchor_count(SIZE, (8, 16, 32)), len(NAMES))
+    assert stored.arrays["logits"].shape == (COUNT, anchor_count(SIZE, (8, 16, 32)), len(NAMES))
     indices = np.array([0, 7, 8, 29])
     batch = stored.batch(indices)
     online = teacher(torch.from_numpy(views.images[indices]).float() / 255, ORDER)
@@ -83,21 +92,21 @@ def test_after_a_crash_only_the_rest_is_left(tmp_path: Path, views: Views) -> No
     assert create_targets(folder, teacher, COUNT, SIZE, len(NAMES)) == []
     seal_targets(folder, "key", teacher)
     assert is_complete(folder, "key") and not is_complete(folder, "another key")
-    logits = open_targets(folder).logits
+    logits = open_targets(folder).arrays["logits"]
     assert np.array_equal(logits[:16], before)
     assert (np.abs(logits).max(axis=(1, 2)) > 0).all()
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "other shape", "gone", "text"])
 @pytest.mark.parametrize("array", ["logits", "attention", "done"])
-def test_a_torn_array_is_noticed_and_laid_out_anew(tmp_path: Path, views: Views, array: str, damage: str) -> None:
+def test_a_torn_array_is_noticed_and_laid_out_anew(
+    tmp_path: Path, whole_cache: dict[str, bytes], array: str, damage: str
+) -> None:
     folder, file = tmp_path / "targets", tmp_path / "targets" / f"{array}.npy"
     teacher = small_teacher()
     ranges = create_targets(folder, teacher, COUNT, SIZE, len(NAMES))
-    done = np.load(folder / "done.npy", mmap_mode="r+")
-    done[:] = 1
-    done.flush()
-    seal_targets(folder, "key", teacher)
+    for name, content in whole_cache.items():
+        (folder / name).write_bytes(content)
     assert is_complete(folder, "key")
     content = file.read_bytes()
     if damage == "gone":
@@ -106,8 +115,7 @@ def test_a_torn_array_is_noticed_and_laid_out_anew(tmp_path: Path, views: Views,
         np.save(file, np.zeros((3, 4)))
     else:
         file.write_bytes({"cut": content[:-3], "empty": b"", "text": b"x" * len(content)}[damage])
-    if array != "done" and damage != "other shape":
-        assert not is_complete(folder, "key")
+    assert not is_complete(folder, "key")
     assert create_targets(folder, teacher, COUNT, SIZE, len(NAMES)) == ranges
     assert not (folder / "targets.json").exists()
 
@@ -122,10 +130,10 @@ def test_one_pass_of_the_teacher_serves_students_of_every_size(tmp_path: Path, v
     for size, folder in folders.items():
         seal_targets(folder, "key", teacher)
         stored = open_targets(folder)
-        assert stored.logits.shape == (COUNT, anchor_count(size, (8, 16, 32)), len(NAMES))
+        assert stored.arrays["logits"].shape == (COUNT, anchor_count(size, (8, 16, 32)), len(NAMES))
         assert np.load(folder / "done.npy").all()
     same, other = open_targets(folders[SIZE]), open_targets(folders[160])
-    assert np.array_equal(same.attention, other.attention)
+    assert np.array_equal(same.arrays["attention"], other.arrays["attention"])
 
 
 def anchors_of(size: int) -> list[tuple[int, float, float, float]]:
@@ -171,12 +179,14 @@ def test_a_damaged_description_is_no_complete_cache(tmp_path: Path, text: str) -
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork: a fresh interpreter takes seconds to import torch")
-def test_processes_that_start_at_once_share_one_cache(tmp_path: Path, views: Views) -> None:
-    """Each lays out what is missing, then fills its chunk; no one wipes what another has written."""
+def test_processes_that_start_at_once_share_one_cache(
+    tmp_path: Path, views: Views, whole_cache: dict[str, bytes]
+) -> None:
+    """Each lays out what is missing and is told to fill all; together they do it once, and none ends before it is done."""
     folder, teacher = tmp_path / "targets", small_teacher()
     waiting, go = os.pipe()
     children = []
-    for number in range(4):
+    for _ in range(4):
         child = os.fork()
         if child == 0:
             status = 1
@@ -184,10 +194,7 @@ def test_processes_that_start_at_once_share_one_cache(tmp_path: Path, views: Vie
                 os.close(go)
                 os.read(waiting, 1)  # ends for all of them when the parent closes its side
                 create_targets(folder, teacher, COUNT, SIZE, len(NAMES))
-                logits = np.load(folder / "logits.npy", mmap_mode="r+")
-                logits[number * 8 : number * 8 + 8] = number + 1
-                done = np.load(folder / "done.npy", mmap_mode="r+")
-                done[number] = 1
+                fill(folder, views, [(start, min(COUNT, start + 8)) for start in range(0, COUNT, 8)])
                 status = 0
             finally:
                 os._exit(status)
@@ -196,8 +203,9 @@ def test_processes_that_start_at_once_share_one_cache(tmp_path: Path, views: Vie
     assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
     os.close(waiting)
     assert create_targets(folder, teacher, COUNT, SIZE, len(NAMES)) == []
-    written = np.load(folder / "logits.npy")
-    assert (written == np.repeat([1, 2, 3, 4], 8)[:COUNT, None, None]).all()
     seal_targets(folder, "key", teacher)
-    assert json.loads((folder / "targets.json").read_text())["channels"] == [32, 64, 128]
-    assert open_targets(folder).channels == (32, 64, 128)
+    assert is_complete(folder, "key")
+    assert not (folder / "locks").exists()
+    whole, stored = open_targets(folder), np.frombuffer(whole_cache["logits.npy"], np.uint8)
+    assert np.array_equal(np.fromfile(folder / "logits.npy", np.uint8), stored)
+    assert whole.channels == (32, 64, 128) and whole.cells == (144, 36, 9)
