@@ -65,9 +65,17 @@ def search(
         int | None,
         typer.Option(min=1, max=10_000, help="Length of a trial [default: fitted to a time budget, else 8]."),
     ] = None,
-    recipe: Annotated[str | None, typer.Option(help="Distillation recipe: short or classic [default: short].")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Distillation recipe: short or classic [default: the space's, else short].")
+    ] = None,
     precision: Annotated[
         str | None, typer.Option(help="auto, float32 or bfloat16 [default: auto: bfloat16 where the hardware has it].")
+    ] = None,
+    cache: Annotated[
+        str | None,
+        typer.Option(
+            help="How the teacher's targets are kept: full, sparse, online (not at all), auto [default: auto]."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder [default: results/<date and time>].")] = None,
     resume: Annotated[
@@ -103,6 +111,7 @@ def search(
         epochs=epochs,
         recipe=recipe,
         precision=precision,
+        cache=cache,
         out=out,
         resume=resume,
         ray_address=ray_address,

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from nasdistill.errors import InputError
-from nasdistill.records import Record
+from nasdistill.records import CacheKind, Record, TrialConfig, ViewsName
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Rate = Annotated[float, Field(gt=0.0, le=1.0)]
@@ -26,8 +26,25 @@ class Recipe(Record):
     stage2_learning_rate: Rate
     """Stage 2, after pruning: everything is free, ground truth is mixed in."""
     stage2_label_weight: Weight
+    closing_share: Share = 0.1
+    """The last share of the steps draws light views alone, where the pool has heavy ones (Mosaic, MixUp, CutMix) too."""
     batch_size: Annotated[int, Field(ge=1, le=1024)] = 16
 
+    def with_trial(self, config: TrialConfig) -> "Recipe":
+        """The recipe with what a trial's search space chose itself."""
+        chosen = {name: getattr(config, name) for name in SEARCHED}
+        return self.model_copy(update={name: value for name, value in chosen.items() if value is not None})
+
+
+SEARCHED = (
+    "stage1_share",
+    "stage1_learning_rate",
+    "stage1_label_weight",
+    "stage2_learning_rate",
+    "stage2_label_weight",
+    "closing_share",
+)
+"""What a search space may search of a recipe, by its name in `TrialConfig` too."""
 
 # The published values, for full-length training (150 + 50 epochs).
 CLASSIC = Recipe(
@@ -57,6 +74,10 @@ class TrainingSettings(Record):
     recipe: Recipe = SHORT
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 8
     """Length of a trial; an epoch draws as many views as there are training images (at most `max_images`)."""
+    views: ViewsName = "plain"
+    """How views are drawn (`prepare/pools.py: POLICIES`)."""
+    cache: CacheKind = "auto"
+    """In which form the teacher's targets are kept; `auto` is resolved before the first trial."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     views_per_image: Annotated[int, Field(ge=1, le=100)] = 3
     max_views: Annotated[int, Field(ge=1)] = 6000

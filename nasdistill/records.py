@@ -13,7 +13,9 @@ TrialState = Literal["complete", "stopped", "rejected", "failed"]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 FeatureLoss = Literal["channel_attention", "cbam", "cwd", "pkd", "mgd", "score_weighted"]
 BoxLoss = Literal["l1_giou", "ld", "l1_giou_ld"]
-Participation = Literal["off", "complexity", "error", "both"]
+Participation = Literal["none", "complexity", "error", "both"]
+ViewsName = Literal["plain", "heavy"]
+CacheKind = Literal["auto", "full", "sparse", "online"]
 WeightSchedule = Literal["constant", "cosine", "off_at_end"]
 Connector = Literal["conv", "conv_bn"]
 
@@ -40,13 +42,20 @@ class TrialConfig(Record):
     feature_loss: FeatureLoss = "channel_attention"
     connector: Connector = "conv"
     box_loss: BoxLoss = "l1_giou"
-    participation: Participation = "off"
+    participation: Participation = "none"
     weight_schedule: WeightSchedule = "constant"
     weight_feature: Annotated[float, Field(ge=0.0, le=1000.0)] = 1.0
     weight_cls: Annotated[float, Field(ge=0.0, le=1000.0)] = 1.0
     weight_box: Annotated[float, Field(ge=0.0, le=1000.0)] = 1.0
     weight_detections: Annotated[float, Field(ge=0.0, le=1000.0)] = 0.0
     prune_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    stage1_share: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
+    """This and the following: the run's recipe says it where it is None."""
+    stage1_learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    stage1_label_weight: Annotated[float, Field(ge=0.0, le=1000.0)] | None = None
+    stage2_learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    stage2_label_weight: Annotated[float, Field(ge=0.0, le=1000.0)] | None = None
+    closing_share: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
 
 
 class LatencyStats(Record):

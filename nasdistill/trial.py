@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from nasdistill.compress.prune import prune
 from nasdistill.distill.batchnorm import recalibrate
 from nasdistill.distill.connectors import Connectors
-from nasdistill.distill.objective import LossWeights
+from nasdistill.distill.objective import LossChoice, LossWeights
+from nasdistill.distill.schedule import teacher_share_at
 from nasdistill.distill.stage import Stage, StageRun, run_stage
 from nasdistill.distill.temperature import temperature_at
 from nasdistill.measure.accuracy import score
@@ -52,12 +53,12 @@ def run_trial(config: TrialConfig, bench: Workbench, place: TrialPlace, report: 
     report(f"{config.family} {dict(config.arch)} at {size} px from {init}: {before.median_ms:.2f} ms before training")
 
     torch.manual_seed(training.seed)
-    connectors = Connectors(student.pyramid_channels, bench.assets.teacher_channels)
+    connectors = _connectors(student, config, bench)
     stage1, stage2 = _stages(config, bench)
     report(_line(stage1, _train(student, connectors, stage1, config, bench, place)))
     pruned = prune(student, config.prune_ratio)
     if config.prune_ratio:  # its maps have fewer channels now
-        connectors = Connectors(pruned.student.pyramid_channels, bench.assets.teacher_channels)
+        connectors = _connectors(pruned.student, config, bench)
     report(_line(stage2, _train(pruned.student, connectors, stage2, config, bench, place)))
 
     recalibrate(pruned.student, bench.feed(size), bench.compute)
@@ -91,12 +92,14 @@ def run_trial(config: TrialConfig, bench: Workbench, place: TrialPlace, report: 
 
 def _stages(config: TrialConfig, bench: Workbench) -> tuple[Stage, Stage]:
     """The two stages of the recipe, in steps."""
-    recipe, epochs = bench.assets.training.recipe, bench.assets.training.epochs
+    recipe, epochs = bench.assets.training.recipe.with_trial(config), bench.assets.training.epochs
     steps = epochs * bench.assets.steps_per_epoch
     first = round(steps * recipe.stage1_share)
+    closing = round(steps * recipe.closing_share)
+    losses = LossChoice(config.feature_loss, config.box_loss, config.participation)
 
     def weights(label: float) -> LossWeights:
-        return LossWeights(config.weight_feature, config.weight_cls, config.weight_box, label)
+        return LossWeights(config.weight_feature, config.weight_cls, config.weight_box, label, config.weight_detections)
 
     return (
         Stage(
@@ -108,6 +111,8 @@ def _stages(config: TrialConfig, bench: Workbench) -> tuple[Stage, Stage]:
             first_step=0,
             all_steps=steps,
             batch_size=recipe.batch_size,
+            losses=losses,
+            closing_steps=max(0, closing - (steps - first)),
         ),
         Stage(
             "stage 2",
@@ -118,8 +123,15 @@ def _stages(config: TrialConfig, bench: Workbench) -> tuple[Stage, Stage]:
             first_step=first,
             all_steps=steps,
             batch_size=recipe.batch_size,
+            losses=losses,
+            closing_steps=closing,
         ),
     )
+
+
+def _connectors(student: Student, config: TrialConfig, bench: Workbench) -> Connectors:
+    channels = bench.assets.teacher_channels
+    return Connectors(student.pyramid_channels, channels, config.connector, generators=config.feature_loss == "mgd")
 
 
 def _train(
@@ -138,6 +150,7 @@ def _train(
         bench.compute,
         seed=bench.assets.training.seed + stage.first_step,
         should_stop=place.should_stop,
+        teacher_share=lambda progress: teacher_share_at(progress, config.weight_schedule),
     )
 
 

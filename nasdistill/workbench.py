@@ -21,7 +21,26 @@ from nasdistill.distill.warm import inherit
 from nasdistill.records import Scalar, TrialConfig
 from nasdistill.students.families import build_student, lineage
 from nasdistill.students.student import Student
+from nasdistill.teacher.forms import TargetForm
+from nasdistill.teacher.online import OnlineTargets
 from nasdistill.teacher.targets import open_targets
+from nasdistill.teacher.teacher import Teacher
+
+
+@dataclass(frozen=True)
+class OnlineSource:
+    """A teacher that is asked in every step, and the views of its own size. Picklable."""
+
+    teacher: Teacher
+    class_order: tuple[int, ...]
+    views: Path
+    form: TargetForm
+
+    def targets(self, size: int, compute: Compute) -> OnlineTargets:
+        """Its answers for students of input `size`."""
+        compute.place(self.teacher.model)
+        views, order = open_views(self.views), self.class_order
+        return OnlineTargets(self.teacher, views, order, size, self.form, compute.device, compute.autocast)
 
 
 @dataclass(frozen=True)
@@ -31,6 +50,17 @@ class SizedPool:
     views: Path
     targets: Path
     validation: Path
+    maps: Path | None = None
+    """The teacher's neck maps, where a loss compares them."""
+    online: OnlineSource | None = None
+    """The teacher itself, where nothing is kept of what it says."""
+
+    def feed(self, compute: Compute) -> Feed:
+        """The training views and targets, opened."""
+        views = open_views(self.views)
+        if self.online is None:
+            return Feed(views, open_targets(self.targets, self.maps))
+        return Feed(views, self.online.targets(views.size, compute))
 
 
 @dataclass(frozen=True)
@@ -74,8 +104,7 @@ class Workbench:
     @functools.cache  # noqa: B019  a workbench lives as long as its process
     def feed(self, image_size: int) -> Feed:
         """Training views and targets of one input size."""
-        pool = self.assets.pools[image_size]
-        return Feed(open_views(pool.views), open_targets(pool.targets))
+        return self.assets.pools[image_size].feed(self.compute)
 
     @functools.cache  # noqa: B019
     def validation(self, image_size: int) -> Views:

@@ -156,6 +156,7 @@ class TestWrongSearches:
             ("--sampler", "tpee", ("unknown sampler 'tpee'", "tpe", "random", "nsga2", "qmc")),
             ("--recipe", "fast", ("unknown recipe 'fast'", "short", "classic")),
             ("--precision", "int8", ("unknown precision 'int8'", "bfloat16")),
+            ("--cache", "big", ("unknown cache 'big'", "auto, full, sparse, online")),
             ("--device", "phone", ("unknown device 'phone'", "local")),
             ("--device", "phone.yaml", ("phone.yaml",)),
             ("--space", "edge", ("edge", "edge-default", "demo")),

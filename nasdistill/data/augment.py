@@ -28,6 +28,8 @@ class ViewPolicy(BaseModel):
     """Four images around a random centre (Bochkovskiy et al., YOLOv4, 2020)."""
     p_mixup: Probability = 0.1
     """A second view blended in (Zhang et al., mixup, 2018), its share drawn from beta(32, 32) as in Ultralytics."""
+    p_cutmix: Probability = 0.0
+    """A rectangle of 10 to 50 % of the view filled from a second view (Yun et al., CutMix, 2019)."""
     p_hsv: Probability = 0.5
     hue: Annotated[float, Field(ge=0.0, le=0.5)] = 0.015
     saturation: Annotated[float, Field(ge=0.0, le=1.0)] = 0.7
@@ -41,7 +43,13 @@ class ViewPolicy(BaseModel):
     translate: Annotated[float, Field(ge=0.0, le=0.5)] = 0.1
     """The view is shifted by up to this share of its size."""
     close_share: Probability = 0.25
-    """The last share of each image's views is drawn without Mosaic and MixUp, close to what the detector will meet."""
+    """The last share of each image's views is drawn without Mosaic, MixUp and CutMix, close to what the
+    detector will meet."""
+
+    @property
+    def is_light(self) -> bool:
+        """Whether no view can be a Mosaic, MixUp or CutMix."""
+        return not (self.p_mosaic or self.p_mixup or self.p_cutmix)
 
 
 @dataclass(frozen=True)
@@ -76,6 +84,10 @@ def draw_view(
         share = rng.beta(32.0, 32.0)
         other, other_rows = _placed(sources, count, int(rng.integers(count)), closing, policy, rng)
         image, rows = cv2.addWeighted(image, share, other, 1 - share, 0.0), np.concatenate([rows, other_rows])
+    # no number is drawn where it is never done: views of policies without it stay what they were
+    if not closing and policy.p_cutmix and rng.random() < policy.p_cutmix:
+        other, other_rows = _placed(sources, count, int(rng.integers(count)), closing, policy, rng)
+        image, rows = _cut_in(image, rows, other, other_rows, rng)
     if rng.random() < policy.p_hsv:
         image = _shift_colours(image, policy, rng)
     size = image.shape[0]
@@ -162,11 +174,32 @@ def _shift_colours(image: np.ndarray, policy: ViewPolicy, rng: np.random.Generat
 
 def _erase(image: np.ndarray, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Overwrite a rectangle of `image` with one random colour; returns the rows of what can still be seen."""
-    size = image.shape[0]
-    area, aspect = size * size * rng.uniform(0.02, 0.1), np.exp(rng.uniform(np.log(0.3), np.log(3.3)))
-    width, height = (min(size, max(1, int(side))) for side in (np.sqrt(area * aspect), np.sqrt(area / aspect)))
-    x, y = int(rng.random() * (size - width + 1)), int(rng.random() * (size - height + 1))
+    x, y, width, height = _rectangle(image.shape[0], (0.02, 0.1), rng)
     image[y : y + height, x : x + width] = rng.integers(0, 256, 3)
+    return _uncovered(rows, x, y, width, height)
+
+
+def _cut_in(
+    image: np.ndarray, rows: np.ndarray, other: np.ndarray, other_rows: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """A rectangle of `image` filled with what `other` shows there, and the rows of what can be seen of both."""
+    x, y, width, height = _rectangle(image.shape[0], (0.1, 0.5), rng)
+    mixed = image.copy()
+    mixed[y : y + height, x : x + width] = other[y : y + height, x : x + width]
+    inside = other_rows.copy()
+    inside[:, 1:5] = np.clip(inside[:, 1:5], [x, y, x, y], [x + width, y + height, x + width, y + height])
+    return mixed, np.concatenate([_uncovered(rows, x, y, width, height), _keep(inside)])
+
+
+def _rectangle(size: int, share: tuple[float, float], rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """Left, top, width and height of a rectangle in a view, of a random share of its area."""
+    area, aspect = size * size * rng.uniform(*share), np.exp(rng.uniform(np.log(0.3), np.log(3.3)))
+    width, height = (min(size, max(1, int(side))) for side in (np.sqrt(area * aspect), np.sqrt(area / aspect)))
+    return int(rng.random() * (size - width + 1)), int(rng.random() * (size - height + 1)), width, height
+
+
+def _uncovered(rows: np.ndarray, x: int, y: int, width: int, height: int) -> np.ndarray:
+    """The rows of which a rectangle hides at most MOST_ERASED."""
     low = np.maximum(rows[:, 1:3], [x, y])
     high = np.minimum(rows[:, 3:5], [x + width, y + height])
     covered = np.clip(high - low, 0, None).prod(axis=1)

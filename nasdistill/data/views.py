@@ -24,13 +24,13 @@ from nasdistill.data.augment import Source, ViewPolicy, box_rows, draw_view
 from nasdistill.data.dataset import Split
 from nasdistill.data.images import fit, letterbox, letterbox_boxes, read_image
 from nasdistill.errors import InputError
+from nasdistill.store.arrays import new_array
 from nasdistill.store.atomic import write_text
 
 __all__ = ["ViewPolicy", "Views", "build_views", "letterboxed_split", "open_views", "view_key"]
 
-VERSION = 2  # raise it when the same arguments would give other views
+VERSION = 3  # raise it when the same arguments would give other views
 Progress = Callable[[int, int], None]
-_DISK_RESERVE = 64 << 20  # bytes that stay free
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Views:
     """An opened pool. `images` (n, 3, s, s) uint8 stays on disk; pages are shared between processes.
 
     `cls_boxes` (m, 5) float32 holds class, x, y, w, h in 0..1 of all views; view i has rows offsets[i]:offsets[i + 1].
-    `closing` (n,) bool: drawn without Mosaic and MixUp. `geometry` (n, 5) float64: scale, left and top padding, width
-    and height of the source image, for plainly letterboxed views (nan in augmented ones).
+    `closing` (n,) bool: light, drawn without Mosaic, MixUp and CutMix. `geometry` (n, 5) float64: scale, left and top
+    padding, width and height of the source image, for plainly letterboxed views (nan in augmented ones).
     """
 
     folder: Path
@@ -107,7 +107,7 @@ def build_views(
                 pool.images[index] = image.transpose(2, 0, 1)
                 return labels
 
-            pool.closing[:] = closing
+            pool.closing[:] = closing | policy.is_light
             pool.run(draw, workers, on_progress)
 
     return _build(folder, split, names, size, count, facts, fill)
@@ -273,8 +273,5 @@ def _letterboxed_sources(split: Split, size: int, path: Path) -> Iterator[Callab
 
 
 def _new_array(path: Path, shape: tuple[int, ...]) -> np.memmap:
-    """A new memory-mapped uint8 array. Space is checked first: a full disk kills a process that writes to a mapping."""
-    needed, free = int(np.prod(shape)), shutil.disk_usage(path.parent).free
-    if needed + _DISK_RESERVE > free:
-        raise InputError(f"{path.parent}: the views need {needed / 1e6:.0f} MB, the disk has {free / 1e6:.0f} MB free")
-    return np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+    """A new memory-mapped uint8 array."""
+    return new_array(path, shape, "|u1", "views")

@@ -1,13 +1,12 @@
 """Connectors: small layers that bring student maps to the teacher's channels. Trained, never exported."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-ConnectorKind = Literal["conv", "conv_bn"]
+from nasdistill.records import Connector
 
 
 class Connectors(nn.Module):
@@ -20,7 +19,7 @@ class Connectors(nn.Module):
         self,
         student_channels: Sequence[int],
         teacher_channels: Sequence[int],
-        kind: ConnectorKind = "conv",
+        kind: Connector = "conv",
         generators: bool = False,
     ) -> None:
         super().__init__()

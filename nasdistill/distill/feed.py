@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from nasdistill.data.views import Views
-from nasdistill.teacher.targets import TargetBatch, Targets
+from nasdistill.teacher.encoding import TargetBatch
+from nasdistill.teacher.online import OnlineTargets
+from nasdistill.teacher.targets import Targets
 
 
 @dataclass(frozen=True)
@@ -25,20 +27,27 @@ class Feed:
     """The pool of views of one input size and the targets that belong to it (None: labels alone)."""
 
     views: Views
-    targets: Targets | None
+    targets: Targets | OnlineTargets | None
 
     @property
     def image_size(self) -> int:
         """Side of the square views in pixels."""
         return int(self.views.images.shape[-1])
 
-    def indices(self, steps: int, batch_size: int, seed: int) -> Iterator[np.ndarray]:
-        """`steps` arrays of view indices: the pool in random order, over and over, set by `seed` alone."""
+    def indices(self, steps: int, batch_size: int, seed: int, closing_steps: int = 0) -> Iterator[np.ndarray]:
+        """`steps` arrays of view indices: the pool in random order, over and over, set by `seed` alone.
+
+        The last `closing_steps` of them draw from the light views, where the pool has any.
+        """
         generator = np.random.default_rng(seed)
-        waiting = np.zeros(0, dtype=np.int64)
-        for _ in range(steps):
+        light = np.flatnonzero(self.views.closing)
+        everything = np.arange(len(self.views))
+        waiting, pool = np.zeros(0, dtype=np.int64), everything
+        for step in range(steps):
+            if pool is everything and step >= steps - closing_steps and 0 < len(light) < len(everything):
+                waiting, pool = waiting[:0], light
             while len(waiting) < batch_size:
-                waiting = np.concatenate([waiting, generator.permutation(len(self.views.images))])
+                waiting = np.concatenate([waiting, pool[generator.permutation(len(pool))]])
             yield np.sort(waiting[:batch_size])
             waiting = waiting[batch_size:]
 

@@ -16,7 +16,7 @@ from nasdistill.distill.losses.detections import DetectionLoss
 from nasdistill.distill.losses.response import class_kl, confidence
 from nasdistill.records import BoxLoss, FeatureLoss, Participation
 from nasdistill.students.student import Student
-from nasdistill.teacher.targets import TargetBatch
+from nasdistill.teacher.encoding import TargetBatch
 from nasdistill.teacher.teacher import distances
 
 # What weight 1 means for each part: gains that bring the parts to the size of Ultralytics' own class and box losses
@@ -38,11 +38,11 @@ class LossWeights:
 
 @dataclass(frozen=True)
 class LossChoice:
-    """Which form each part has, and whether the teacher counts for the same on every image (`off`)."""
+    """Which form each part has, and whether the teacher counts for the same on every image (`none`)."""
 
     feature: FeatureLoss = "channel_attention"
     box: BoxLoss = "l1_giou"
-    participation: Participation = "off"
+    participation: Participation = "none"
 
 
 DEFAULT = LossChoice()
@@ -104,7 +104,7 @@ class DistillationLoss:
         temperature: float,
     ) -> dict[str, Tensor]:
         parts: dict[str, Tensor] = {}
-        weight_b = None if self._choice.participation == "off" else targets.participation[self._choice.participation]
+        weight_b = None if self._choice.participation == "none" else targets.participation[self._choice.participation]
         weight_ba = confidence(targets.logits_bac)
         if weights.feature:
             parts["feature"] = self._feature(dense["feats"], targets, weight_ba, weight_b)

@@ -24,8 +24,8 @@ FINAL_LR_SHARE = 0.05
 class Stage:
     """Settings of one stage.
 
-    `first_step` and `all_steps` place it within the trial, for the temperature schedule. `learning_rate` is the peak of a
-    short linear warm-up and a cosine fall to FINAL_LR_SHARE of it.
+    The last `closing_steps` draw light views alone. `first_step` and `all_steps` place it within the trial, for the
+    schedules. `learning_rate` is the peak of a short linear warm-up and a cosine fall to FINAL_LR_SHARE of it.
     """
 
     name: str
@@ -37,6 +37,7 @@ class Stage:
     all_steps: int
     batch_size: int = 16
     losses: LossChoice = field(default_factory=LossChoice)
+    closing_steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def run_stage(
     scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.autocast is torch.float16)
     recent: list[dict[str, float]] = []
     started = time.perf_counter()
-    for step, indices in enumerate(feed.indices(stage.steps, stage.batch_size, seed)):
+    for step, indices in enumerate(feed.indices(stage.steps, stage.batch_size, seed, stage.closing_steps)):
         if should_stop():
             raise DeadlineReachedError(f"stopped in {stage.name} at step {step} of {stage.steps}")
         batch = feed.batch(indices, compute.device)

@@ -12,16 +12,13 @@ import torch
 from safetensors.torch import save_file
 
 from nasdistill.config import TrainingSettings
-from nasdistill.data.views import open_views
 from nasdistill.distill.compute import choose_compute
-from nasdistill.distill.feed import Feed
 from nasdistill.distill.warm import warm_supernet
 from nasdistill.prepare.pools import PoolPlan
 from nasdistill.store.atomic import replacing
 from nasdistill.students.families import Lineage, build_student
 from nasdistill.students.importance import sorted_by_importance
 from nasdistill.students.slicing import transplant
-from nasdistill.teacher.targets import open_targets
 from nasdistill.teacher.teacher import Teacher
 from nasdistill.workbench import SupernetFile
 
@@ -153,7 +150,7 @@ def _warm(
         else []
     )
     members = [build_student(plan.lineage.family, smaller[index], names) for index in spread]
-    feeds = [Feed(open_views(p.folders.views), open_targets(p.folders.targets)) for p in pools]
+    feeds = [p.folders.feed(compute) for p in pools]
     steps = warm_supernet(
         supernet,
         members,

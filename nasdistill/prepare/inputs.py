@@ -9,6 +9,7 @@ from nasdistill.data.dataset import Dataset, dataset_hash, load_dataset
 from nasdistill.data.demo import make_demo
 from nasdistill.devices.profile import DeviceProfile, load_device
 from nasdistill.errors import InputError
+from nasdistill.prepare.needs import check_losses
 from nasdistill.records import Scalar
 from nasdistill.space.loader import load_space
 from nasdistill.space.parameters import Parameter, Range
@@ -81,6 +82,8 @@ def load_inputs(
             f"device {device_profile.name} takes images of {device_profile.image_size} px, "
             f"but image_size in {search_space.source} is {', '.join(map(str, sizes))}"
         )
+    lines = tuple(lineages(search_space, dataset.names))
+    check_losses(search_space, loaded_teacher, lines, dataset.names)
     return Inputs(
         dataset=dataset,
         data_hash=dataset_hash(dataset),
@@ -89,7 +92,7 @@ def load_inputs(
         space=search_space,
         device=device_profile,
         image_sizes=sizes,
-        lineages=tuple(lineages(search_space, dataset.names)),
+        lineages=lines,
         demo=demo,
     )
 

@@ -8,16 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from nasdistill.config import TrainingSettings
-from nasdistill.data.views import open_views
 from nasdistill.distill.compute import choose_compute
 from nasdistill.distill.connectors import Connectors
-from nasdistill.distill.feed import Feed
 from nasdistill.distill.objective import LossWeights
 from nasdistill.distill.stage import Stage, run_stage
 from nasdistill.prepare.pools import PoolPlan
 from nasdistill.records import Scalar
 from nasdistill.students.families import Lineage, build_student, lineage
-from nasdistill.teacher.targets import open_targets
 
 Report = Callable[[str], None]
 TIMED_STEPS = 5
@@ -61,7 +58,7 @@ def _time_step(
     connectors = Connectors(student.pyramid_channels, channels)
     compute.place(student.model)
     compute.place(connectors)
-    feed = Feed(open_views(pool.folders.views), open_targets(pool.folders.targets))
+    feed = pool.folders.feed(compute)
     seconds: list[float] = []
     for repeat in range(1 + TIMED_STEPS):
         stage = Stage("calibration", 1, 1e-6, LossWeights(label=1.0), False, 0, 1, training.recipe.batch_size)

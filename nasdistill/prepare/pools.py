@@ -9,7 +9,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -20,13 +20,19 @@ from nasdistill.data.views import ViewPolicy, build_views, letterboxed_split, op
 from nasdistill.distill.compute import choose_compute
 from nasdistill.prepare.inputs import Inputs
 from nasdistill.teacher import targets
+from nasdistill.teacher.forms import TargetForm
+from nasdistill.teacher.targets import PLAIN
 from nasdistill.teacher.teacher import Teacher
-from nasdistill.workbench import SizedPool
+from nasdistill.workbench import OnlineSource, SizedPool
 
 Report = Callable[[str], None]
 MOST_VALIDATION_IMAGES = 1000
-# For trials of minutes plain views teach more than mosaics; the measurements are in docs/decisions.md
-POLICY = ViewPolicy(p_mosaic=0.0, p_mixup=0.0, p_erase=0.0, scale=0.1, translate=0.1)
+POLICIES: dict[str, ViewPolicy] = {
+    # for trials of minutes plain views teach more than mosaics; the measurements are in docs/decisions.md
+    "plain": ViewPolicy(p_mosaic=0.0, p_mixup=0.0, p_cutmix=0.0, p_erase=0.0, scale=0.1, translate=0.1),
+    # for long training
+    "heavy": ViewPolicy(p_mosaic=0.5, p_mixup=0.5, p_cutmix=0.5, p_erase=0.5, scale=0.25, translate=0.1),
+}
 SMALLEST_POOL = 64
 TIMED_BATCH = 8
 DRAWING_S = 0.01  # one view at 256 px, on one core
@@ -42,6 +48,10 @@ class PoolPlan:
     validation: Split
     count: int
     target_key: str
+    policy: ViewPolicy
+    form: TargetForm
+    maps_key: str = ""
+    """Of the teacher's neck maps, which all input sizes share."""
 
 
 def teacher_size(inputs: Inputs) -> int:
@@ -50,28 +60,51 @@ def teacher_size(inputs: Inputs) -> int:
     return max(32, round(size / 32) * 32)
 
 
-def plan_pools(inputs: Inputs, training: TrainingSettings, cache: Path) -> list[PoolPlan]:
+def plan_pools(
+    inputs: Inputs, training: TrainingSettings, cache: Path, form: TargetForm = PLAIN, online: bool = False
+) -> list[PoolPlan]:
     """One plan for each input size of the students, and one for the teacher's where it is another.
+
+    `form` says what is kept of the teacher's targets; nothing is when it is asked `online`.
 
     Folders are named by the hash of all that their content depends on. View i of every size shows the same scene.
     """
     train = thinned(inputs.dataset.splits["train"], training.max_views)
     validation = thinned(inputs.dataset.splits["val"], MOST_VALIDATION_IMAGES)
-    per_image = max(1, min(training.views_per_image, training.max_views // len(train.image_paths)))
-    count = per_image * len(train.image_paths)
+    count = pool_size(inputs, training)
+    policy, own = POLICIES[training.views], teacher_size(inputs)
+    precision = str(choose_compute(training.precision).autocast)
+    own_key = view_key(inputs.data_hash, own, count, policy, training.seed)
+    maps_key = _hash([own_key, inputs.teacher.sha256, precision, targets.VERSION]) if form.maps else ""
+    maps = cache / "maps" / maps_key[:20] if form.maps and not online else None
+    source = OnlineSource(inputs.teacher, inputs.class_order, cache / "views" / own_key[:20], form) if online else None
     plans = []
     for size in sorted({*inputs.image_sizes, teacher_size(inputs)}):
-        key = view_key(inputs.data_hash, size, count, POLICY, training.seed)
+        key = view_key(inputs.data_hash, size, count, policy, training.seed)
         checked = f"val-{len(validation.image_paths)}"
-        validation_key = hashlib.sha256(json.dumps([inputs.data_hash, size, checked]).encode()).hexdigest()
-        target_key = hashlib.sha256(
-            json.dumps([key, inputs.teacher.sha256, inputs.class_order, teacher_size(inputs), targets.VERSION]).encode()
-        ).hexdigest()
+        validation_key = _hash([inputs.data_hash, size, checked])
+        # class order before size: other data may have the same boxes under other names
+        facts = [key, inputs.teacher.sha256, inputs.class_order, own, precision, asdict(form), targets.VERSION]
+        target_key = _hash(facts)
         folders = SizedPool(
-            cache / "views" / key[:20], cache / "targets" / target_key[:20], cache / "views" / validation_key[:20]
+            cache / "views" / key[:20],
+            cache / "targets" / target_key[:20],
+            cache / "views" / validation_key[:20],
+            maps,
+            source,
         )
-        plans.append(PoolPlan(size, folders, train, validation, count, target_key))
+        plans.append(PoolPlan(size, folders, train, validation, count, target_key, policy, form, maps_key))
     return plans
+
+
+def _hash(facts: Sequence[object]) -> str:
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def pool_size(inputs: Inputs, training: TrainingSettings) -> int:
+    """Views in a pool: the same number of every image, at most `max_views` in all."""
+    images = min(len(inputs.dataset.splits["train"]), training.max_views)
+    return images * max(1, min(training.views_per_image, training.max_views // images))
 
 
 def affordable_views(inputs: Inputs, training: TrainingSettings, core_seconds: float) -> int:
@@ -123,7 +156,7 @@ def _build_training_views(plan: PoolPlan, names: tuple[str, ...], seed: int, rep
         names,
         plan.image_size,
         plan.count,
-        POLICY,
+        plan.policy,
         seed,
         plan.folders.views,
         on_progress=lambda done, total: report(f"{done / total:.3f}"),
@@ -149,17 +182,24 @@ def target_tasks(
     workers: int,
 ) -> list[Callable]:
     """Work that is left to fill the targets of `plans` from the teacher's own pool; none when the cache is complete."""
+    if teacher_plan.folders.online is not None:
+        return []
     missing = {
         plan.image_size: plan.folders.targets
         for plan in plans
         if not targets.is_complete(plan.folders.targets, plan.target_key)
     }
+    maps, form = teacher_plan.folders.maps, teacher_plan.form
+    if maps is not None and targets.is_complete(maps, teacher_plan.maps_key, maps=True):
+        maps = None
     ranges: set[tuple[int, int]] = set()
     for size, folder in missing.items():
-        ranges.update(targets.create_targets(folder, teacher, teacher_plan.count, size, len(class_order)))
+        ranges.update(targets.create_targets(folder, teacher, teacher_plan.count, size, len(class_order), form))
+    if maps is not None:
+        ranges.update(targets.create_maps(maps, teacher, teacher_plan.count, teacher_plan.image_size))
     shares = [share for worker in range(workers) if (share := sorted(ranges)[worker::workers])]
     return [
-        functools.partial(_fill, missing, teacher_plan, teacher, tuple(class_order), share, training.precision)
+        functools.partial(_fill, missing, maps, teacher_plan, teacher, tuple(class_order), share, training.precision)
         for share in shares
     ]
 
@@ -167,12 +207,17 @@ def target_tasks(
 def seal(plans: Sequence[PoolPlan], teacher: Teacher) -> None:
     """Mark the targets as complete, once all tasks are done."""
     for plan in plans:
-        if not targets.is_complete(plan.folders.targets, plan.target_key):
+        if plan.folders.online is not None:
+            continue
+        if not targets.is_sealed(plan.folders.targets):
             targets.seal_targets(plan.folders.targets, plan.target_key, teacher)
+        if plan.folders.maps is not None and not targets.is_sealed(plan.folders.maps, maps=True):
+            targets.seal_maps(plan.folders.maps, plan.maps_key, teacher)
 
 
 def _fill(
     folders: Mapping[int, Path],
+    maps: Path | None,
     teacher_plan: PoolPlan,
     teacher: Teacher,
     class_order: tuple[int, ...],
@@ -201,5 +246,7 @@ def _fill(
         compute.device,
         compute.autocast,
         on_progress=count,
+        form=teacher_plan.form,
+        maps=maps,
     )
     return teacher.forward_passes - before

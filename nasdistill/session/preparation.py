@@ -9,6 +9,7 @@ from nasdistill.config import TrainingSettings
 from nasdistill.errors import NothingSucceededError
 from nasdistill.prepare import families, length, pools, reference
 from nasdistill.prepare.inputs import Inputs
+from nasdistill.prepare.needs import cache_bytes, choose_cache
 from nasdistill.progress import Progress, RunTasks
 from nasdistill.search.budget import BudgetClock
 from nasdistill.search.runner import STOP_FILE_NAME
@@ -59,8 +60,15 @@ def prepare(
         progress.phase("timing the teacher")
         core_seconds = POOL_SHARE * clock.budget.amount * workers
         training = training.model_copy(update={"max_views": pools.affordable_views(inputs, training, core_seconds)})
-    plans = pools.plan_pools(inputs, training, cache)
-    own = next(plan for plan in plans if plan.image_size == pools.teacher_size(inputs))
+    count = pools.pool_size(inputs, training)
+    own_size = pools.teacher_size(inputs)
+    kind, form = choose_cache(
+        inputs.space, training.cache, teacher, inputs.image_sizes, own_size, count, cache / "targets"
+    )
+    training = training.model_copy(update={"cache": kind})  # on resuming the disk may look different
+    progress.log(_cache_line(kind, cache_bytes(form, teacher, inputs.image_sizes, own_size, len(names)) * count))
+    plans = pools.plan_pools(inputs, training, cache, form, online=kind == "online")
+    own = next(plan for plan in plans if plan.image_size == own_size)
     trained = [plan for plan in plans if plan.image_size in inputs.image_sizes]
     largest = trained[-1]
 
@@ -125,6 +133,12 @@ def prepare(
             f"it is kept: go on with --resume --out {run.path} and a larger --budget"
         )
     return prepared
+
+
+def _cache_line(kind: str, size: int) -> str:
+    if kind == "online":
+        return "teacher targets: none are kept, the teacher looks at every batch"
+    return f"teacher targets: {kind}, {size / 1e6:.1f} MB"
 
 
 def _warm_seconds(clock: BudgetClock, workers: int, lineages: int) -> float:

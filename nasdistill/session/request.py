@@ -4,16 +4,18 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from nasdistill.config import TrainingSettings, load_recipe
 from nasdistill.errors import InputError
+from nasdistill.records import CacheKind
 from nasdistill.search.budget import Budget
 from nasdistill.search.samplers import SAMPLERS
+from nasdistill.space.search_space import SearchSpace
 from nasdistill.store.run_folder import RunFolder, default_run_path
 
 # What a resumed run takes from its run.json; on the command line it must be left out, or agree.
-KEPT = ("data", "teacher", "teacher_yaml", "space", "device", "recipe", "epochs", "precision", "seed")
+KEPT = ("data", "teacher", "teacher_yaml", "space", "device", "recipe", "epochs", "precision", "seed", "cache")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,7 @@ class SearchRequest:
     epochs: int | None = None
     recipe: str | None = None
     precision: str | None = None
+    cache: str | None = None
     out: Path | None = None
     resume: bool = False
     ray_address: str | None = None
@@ -49,6 +52,8 @@ def check(request: SearchRequest) -> tuple[RunFolder, dict[str, Any]]:
         raise InputError(f"unknown sampler '{request.sampler}'; allowed: {', '.join(SAMPLERS)}")
     if request.precision not in (None, "auto", "float32", "bfloat16"):
         raise InputError(f"unknown precision '{request.precision}'; allowed: auto, float32, bfloat16")
+    if request.cache is not None and request.cache not in get_args(CacheKind):
+        raise InputError(f"unknown cache '{request.cache}'; allowed: {', '.join(get_args(CacheKind))}")
     load_recipe(request.recipe or "short")
     if request.resume:
         run = RunFolder.open(request.out or _latest_run())
@@ -59,12 +64,14 @@ def check(request: SearchRequest) -> tuple[RunFolder, dict[str, Any]]:
     return RunFolder(request.out or default_run_path()), settings
 
 
-def training_of(settings: Mapping[str, Any], run: Mapping[str, Any]) -> TrainingSettings:
-    """What all trials share: as a resumed run recorded it, else from the settings."""
+def training_of(settings: Mapping[str, Any], run: Mapping[str, Any], space: SearchSpace) -> TrainingSettings:
+    """What all trials share: as a resumed run recorded it, else from the settings, then from the search space's file."""
     if "training" in run:
         return TrainingSettings.model_validate(run["training"])
-    given = {name: settings[name] for name in ("epochs", "precision", "seed") if settings[name] is not None}
-    return TrainingSettings(recipe=load_recipe(settings["recipe"] or "short"), **given)
+    given = {name: settings[name] for name in ("epochs", "precision", "seed", "cache") if settings[name] is not None}
+    if space.views is not None:
+        given["views"] = space.views
+    return TrainingSettings(recipe=load_recipe(settings["recipe"] or space.recipe or "short"), **given)
 
 
 def default_workers() -> int:

@@ -10,6 +10,7 @@ from nasdistill.errors import InputError, InterruptedSearchError, NothingSucceed
 from nasdistill.pareto.front import front
 from nasdistill.pareto.hypervolume import Reference
 from nasdistill.prepare.inputs import Inputs, cache_folder, load_inputs
+from nasdistill.prepare.needs import check_cache
 from nasdistill.progress import Progress
 from nasdistill.records import TrialResult
 from nasdistill.remeasure import remeasure
@@ -65,7 +66,8 @@ def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], pro
     if recorded.get("data_hash", inputs.data_hash) != inputs.data_hash:
         raise InputError(f"{run.path}: its data changed since it was started; start a new run")
     _tell_problems(inputs, progress)
-    training = training_of(settings, recorded)
+    training = training_of(settings, recorded, inputs.space)
+    check_cache(inputs.space, training.cache)
     workers = request.workers or default_workers()
     if not request.resume:
         run = RunFolder.create(run.path)

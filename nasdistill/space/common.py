@@ -18,8 +18,13 @@ class CommonParameter:
     field: str
 
     @property
+    def is_required(self) -> bool:
+        """Whether a file must name it."""
+        return TrialConfig.model_fields[self.field].is_required()
+
+    @property
     def default(self) -> Scalar | None:
-        """The value when the file does not name it; None where the file must."""
+        """The value when the file does not name it; None where the file must, or where the run's recipe then says it."""
         field = TrialConfig.model_fields[self.field]
         default: Scalar | None = None if field.is_required() else field.default
         return default
@@ -43,6 +48,18 @@ COMMON: dict[str, CommonParameter] = {
     "weight.cls": CommonParameter(("distill", "weights", "cls"), Real(0.0, 1000.0), "weight_cls"),
     "weight.box": CommonParameter(("distill", "weights", "box"), Real(0.0, 1000.0), "weight_box"),
     "weight.detections": CommonParameter(("distill", "weights", "detections"), Real(0.0, 1000.0), "weight_detections"),
+    # Left out: the recipe's own.
+    **{
+        f"stages.{name}": CommonParameter(("stages", name), rule, name)
+        for name, rule in {
+            "stage1_share": Real(0.0, 1.0),
+            "stage1_learning_rate": Real(1e-6, 0.1),
+            "stage1_label_weight": Real(0.0, 1000.0),
+            "stage2_learning_rate": Real(1e-6, 0.1),
+            "stage2_label_weight": Real(0.0, 1000.0),
+            "closing_share": Real(0.0, 1.0),
+        }.items()
+    },
     # Above 0.9 hardly a channel is left in the small students.
     "prune.ratio": CommonParameter(("prune", "ratio"), Real(0.0, 0.9), "prune_ratio"),
 }

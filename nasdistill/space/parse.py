@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import get_args
 
-from nasdistill.records import Scalar
+from nasdistill.config import RECIPES
+from nasdistill.records import Scalar, ViewsName
 from nasdistill.space.common import COMMON
 from nasdistill.space.families import FAMILIES
 from nasdistill.space.parameters import Choice, Parameter, Range
@@ -14,7 +16,7 @@ from nasdistill.space.rules import OneOf, Rule, Whole
 from nasdistill.space.search_space import SearchSpace
 from nasdistill.strict_yaml import Value, parse_yaml
 
-_TOP_KEYS = ("name", "description", "families", "image_size", "distill", "prune")
+_TOP_KEYS = ("name", "description", "recipe", "views", "families", "image_size", "distill", "stages", "prune")
 _MOST_STEPS = 10_000
 
 
@@ -42,7 +44,14 @@ def parse_space(text: str, source: str) -> SearchSpace:
         text=text,
         families=families,
         common=_common_parameters(top),
+        recipe=_one_of(top.get("recipe"), tuple(RECIPES)),
+        views=_one_of(top.get("views"), get_args(ViewsName)),
     )
+
+
+def _one_of(value: Value | None, names: tuple[str, ...]) -> str | None:
+    """A setting of the whole run: one name, not a choice."""
+    return None if value is None else str(_scalar(value, OneOf(names)))
 
 
 def _common_parameters(top: Mapping[str, Value]) -> dict[str, Parameter]:
@@ -51,9 +60,10 @@ def _common_parameters(top: Mapping[str, Value]) -> dict[str, Parameter]:
         value = _find(top, entry.path)
         if value is not None:
             common[name] = _parameter(value, entry.rule)
-        else:
-            assert entry.default is not None, f"{name} has no default, so its key is required"
+        elif entry.default is not None:
             common[name] = Choice((entry.default,))
+        else:
+            assert not entry.is_required, f"{name} has no default, so its key is required"
     return common
 
 

@@ -32,6 +32,9 @@ class SearchSpace:
     text: str
     families: Mapping[str, Mapping[str, Parameter]]
     common: Mapping[str, Parameter]
+    recipe: str | None = None
+    """The recipe that the file asks for, and how views are drawn; None: the default, or what the command line says."""
+    views: str | None = None
 
     def parameters(self, chosen: Mapping[str, Scalar]) -> dict[str, Parameter]:
         """The parameters still to choose, by flat name: `family` first, then all others; {} at the end.
@@ -137,7 +140,8 @@ def flat_params(config: TrialConfig) -> dict[str, Scalar]:
     """A trial's parameters under the flat names of the trials table (`family`, `yolov5.width`, `weight.cls`, …)."""
     own = {f"{config.family}.{name}": value for name, value in config.arch.items()}
     common = {name: getattr(config, entry.field) for name, entry in COMMON.items()}
-    return {"family": config.family, **own, **common}
+    chosen = {name: value for name, value in common.items() if value is not None}
+    return {"family": config.family, **own, **chosen}
 
 
 def _sized(parameter: Parameter, rule: Rule, size: str, middle_of_two: int = 0) -> Scalar:

@@ -5,7 +5,7 @@ has the anchors where the teacher is most confident, as many as fit into a twent
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nasdistill.teacher.cache import Layout, bytes_per_view
 
@@ -75,7 +75,7 @@ def maps_layout(shape: TargetShape) -> Layout:
 
 def top_anchors(form: TargetForm, shape: TargetShape) -> int:
     """How many anchors the sparse form keeps, so that it takes at most SPARSE_SHARE of the full form's bytes."""
-    full = bytes_per_view({**_responses(form, shape, shape.anchors), **_small(form, shape), **maps_layout(shape)})
+    full = bytes_per_view({**layout_of(replace(form, sparse=False), shape), **maps_layout(shape)})
     room = SPARSE_SHARE * full - bytes_per_view(_small(form, shape))
     each = bytes_per_view(_responses(form, shape, 1))
     most = min(MOST_TOP_ANCHORS, shape.anchors)

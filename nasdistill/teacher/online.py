@@ -7,8 +7,9 @@ import numpy as np
 import torch
 
 from nasdistill.data.views import Views
+from nasdistill.teacher.encoding import TargetBatch, decoded, encoded, encoded_maps
 from nasdistill.teacher.forms import TargetForm
-from nasdistill.teacher.targets import LEVELS, TargetBatch, decoded, encoded, encoded_maps, target_shape
+from nasdistill.teacher.targets import LEVELS, target_shape
 from nasdistill.teacher.teacher import RawOutput, Teacher
 
 
@@ -51,5 +52,5 @@ def targets_of(
     own = target_shape(teacher, teacher_size, classes)
     arrays = encoded(raw, form, shape, teacher_size, size, teacher.strides[:LEVELS], labels)
     if form.maps:
-        arrays |= encoded_maps(raw)
+        arrays |= encoded_maps(raw, LEVELS)
     return decoded(arrays, shape.channels, shape.cells, own.cells, {})

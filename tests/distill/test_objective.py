@@ -18,9 +18,9 @@ from nasdistill.distill.objective import GAINS, DistillationLoss, LossChoice, Lo
 from nasdistill.records import BoxLoss, FeatureLoss
 from nasdistill.students.student import Student
 from nasdistill.teacher.detections import Detections
+from nasdistill.teacher.encoding import TargetBatch
 from nasdistill.teacher.forms import TargetForm
 from nasdistill.teacher.online import targets_of
-from nasdistill.teacher.targets import TargetBatch
 from nasdistill.teacher.teacher import RawOutput, Teacher, raw_output
 
 

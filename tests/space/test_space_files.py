@@ -1,10 +1,14 @@
 """Search-space files: the shipped ones load, and every mistake is one line with file, line, key and what is allowed."""
 
+import random
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from nasdistill.config import CLASSIC
 from nasdistill.errors import InputError
+from nasdistill.records import FeatureLoss, Participation
 from nasdistill.space.common import COMMON
 from nasdistill.space.loader import list_spaces, load_space
 from nasdistill.space.parameters import Choice, Range
@@ -48,7 +52,43 @@ def test_a_good_file_says_what_it_says() -> None:
     assert space.common["temperature.schedule"] == Choice(("linear",))
     assert space.common["feature_loss"] == Choice(("channel_attention",))
     assert space.common["weight.box"] == Choice((1.0,))
-    assert list(space.common) == list(COMMON)
+    assert space.common["box_loss"] == Choice(("l1_giou",))
+    assert space.common["weight.detections"] == Choice((0.0,))
+    # Left out, and then the recipe's own: no parameters of the space.
+    assert list(space.common) == [name for name in COMMON if not name.startswith("stages.")]
+    assert space.recipe is None and space.views is None
+
+
+def test_the_recipe_and_the_views_are_named_and_stages_are_searched() -> None:
+    stages = "stages: {stage1_share: [0.0, 0.1, 0.3], stage2_learning_rate: {range: [1e-3, 4e-3], log: true}}\n"
+    space = parse_space(GOOD + "recipe: classic\nviews: heavy\n" + stages, "edge.yaml")
+    assert (space.recipe, space.views) == ("classic", "heavy")
+    assert space.common["stages.stage1_share"] == Choice((0.0, 0.1, 0.3))
+    params = space.sample(random.Random(0))
+    config = space.config(params)
+    assert config.stage1_share == params["stages.stage1_share"] and config.stage1_learning_rate is None
+    assert space.params(config) == params
+    recipe = CLASSIC.with_trial(config)
+    assert recipe.stage1_share == params["stages.stage1_share"]
+    assert recipe.stage2_learning_rate == params["stages.stage2_learning_rate"]
+    assert recipe.stage1_learning_rate == CLASSIC.stage1_learning_rate
+
+
+def test_every_kind_of_loss_can_be_searched() -> None:
+    distill = """distill:
+  feature_loss: [channel_attention, cbam, cwd, pkd, mgd, score_weighted]
+  connector: [conv, conv_bn]
+  box_loss: [l1_giou, ld, l1_giou_ld]
+  participation: [none, complexity, error, both]
+  schedule: [constant, cosine, off_at_end]
+  weights: {detections: {range: [0.0, 2.0], step: 0.5}}
+"""
+    text = GOOD.replace(GOOD[GOOD.index("distill:") : GOOD.index("prune:")], distill)
+    space = parse_space(text, "edge.yaml")
+    configs = [space.config(space.sample(random.Random(seed))) for seed in range(60)]
+    assert {config.feature_loss for config in configs} == set(get_args(FeatureLoss))
+    assert {config.participation for config in configs} == set(get_args(Participation))
+    assert len({(config.box_loss, config.weight_schedule, config.connector) for config in configs}) == 18
 
 
 def test_a_whole_number_range_steps_by_the_smallest_allowed_multiple() -> None:
@@ -68,11 +108,15 @@ MISTAKES = [
         "  yolo5:",
         "line 3: unknown key 'yolo5' in families; allowed: yolov5, mobilenetv3, efficientnet_lite0",
     ),
-    ("image_size", "imagesize", "line 6: unknown key 'imagesize'; allowed: name, description, families, image_size"),
+    (
+        "image_size",
+        "imagesize",
+        "line 6: unknown key 'imagesize'; allowed: name, description, recipe, views, families, image_size",
+    ),
     (
         "cls:",
         "class:",
-        "line 10: unknown key 'class' in distill.weights; allowed: feature, cls, box (did you mean 'cls'?)",
+        "line 10: unknown key 'class' in distill.weights; allowed: feature, cls, box, detections (did you mean 'cls'?)",
     ),
     ("start:", "begin:", "line 8: unknown key 'begin' in distill.temperature; allowed: start, end, schedule"),
     ("ratio:", "share:", "line 11: unknown key 'share' in prune; allowed: ratio"),

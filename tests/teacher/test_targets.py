@@ -11,12 +11,12 @@ from small import CPU, NAMES, SIZE, fill_all, small_teacher, training_views
 from nasdistill.data.views import Views
 from nasdistill.teacher import cache
 from nasdistill.teacher.forms import anchor_count
+from nasdistill.teacher.resample import resample
 from nasdistill.teacher.targets import (
     create_targets,
     fill_targets,
     is_complete,
     open_targets,
-    resample,
     seal_targets,
 )
 

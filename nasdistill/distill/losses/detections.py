@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from nasdistill.students.student import Student
-from nasdistill.teacher.targets import Detections
+from nasdistill.teacher.detections import Detections
 
 
 class DetectionLoss:

@@ -1,0 +1,108 @@
+"""Trials whose losses read everything there is of the teacher, from the cache and online."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small import CPU, NAMES, SIZE, TINY_YOLOV5, small_teacher, training_views, validation_views
+
+from nasdistill.config import Recipe, TrainingSettings
+from nasdistill.devices.profile import DeviceProfile
+from nasdistill.distill.connectors import Connectors
+from nasdistill.distill.objective import LossChoice, LossWeights
+from nasdistill.distill.stage import Stage, StageRun, run_stage
+from nasdistill.records import TrialConfig
+from nasdistill.students.families import build_student
+from nasdistill.teacher.forms import TargetForm
+from nasdistill.teacher.targets import create_maps, create_targets, fill_targets, seal_maps, seal_targets
+from nasdistill.trial import TrialPlace, run_trial
+from nasdistill.workbench import Assets, OnlineSource, SizedPool, Workbench
+
+FULL = TargetForm(bins=True, spatial=True, detections=True, facts=True, maps=True)
+SPARSE = TargetForm(sparse=True, bins=True, spatial=True, detections=True, facts=True)
+QUICK = DeviceProfile(name="quick", runtime="onnxruntime", warmup_s=0.0, min_samples=4, max_seconds=0.05)
+ORDER = tuple(range(len(NAMES)))
+
+
+@pytest.fixture(scope="module")
+def pools(demo_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, SizedPool]:
+    """The same 24 views with full targets, sparse ones, and the teacher itself."""
+    folder, teacher = tmp_path_factory.mktemp("pools"), small_teacher()
+    views = training_views(demo_yaml, folder / "views")
+    validation_views(demo_yaml, folder / "val")
+    for form in (FULL, SPARSE):
+        place, maps = folder / f"sparse-{form.sparse}", folder / "maps" if form.maps else None
+        ranges = create_targets(place, teacher, len(views), SIZE, len(NAMES), form)
+        if maps is not None:
+            create_maps(maps, teacher, len(views), SIZE)
+        fill_targets({SIZE: place}, teacher, views, ORDER, ranges, CPU.device, None, form=form, maps=maps)
+        seal_targets(place, "key", teacher)
+    seal_maps(folder / "maps", "key", teacher)
+    source = OnlineSource(teacher, ORDER, folder / "views", dataclasses.replace(FULL, facts=False))
+    return {
+        "full": SizedPool(folder / "views", folder / "sparse-False", folder / "val", folder / "maps"),
+        "sparse": SizedPool(folder / "views", folder / "sparse-True", folder / "val"),
+        "online": SizedPool(folder / "views", folder / "nothing", folder / "val", online=source),
+    }
+
+
+def bench_of(pool: SizedPool) -> Workbench:
+    recipe = Recipe(
+        name="tiny",
+        stage1_share=0.5,
+        stage1_learning_rate=1e-3,
+        stage2_learning_rate=1e-3,
+        stage2_label_weight=1.0,
+        batch_size=8,
+    )
+    training = TrainingSettings(recipe=recipe, epochs=1, precision="float32")
+    return Workbench(Assets(NAMES, {SIZE: pool}, {}, small_teacher().channels, 24, QUICK, training))
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("full", {"feature_loss": "mgd", "box_loss": "l1_giou_ld", "participation": "both", "prune_ratio": 0.25}),
+        ("sparse", {"feature_loss": "cbam", "box_loss": "ld", "participation": "error", "stage1_share": 0.34}),
+        ("online", {"feature_loss": "score_weighted", "connector": "conv_bn", "weight_schedule": "off_at_end"}),
+    ],
+)
+def test_a_trial_of_every_loss(pools: dict[str, SizedPool], tmp_path: Path, kind: str, changes: dict) -> None:
+    fields = {"family": "yolov5", "arch": TINY_YOLOV5, "image_size": SIZE, "weight_detections": 0.5, **changes}
+    lines: list[str] = []
+    place = TrialPlace(0, tmp_path, {})
+    result = run_trial(TrialConfig.model_validate(fields), bench_of(pools[kind]), place, lines.append)
+    assert result.state == "complete"
+    stage1, stage2 = (next(line for line in lines if line.startswith(stage)) for stage in ("stage 1", "stage 2"))
+    assert all(f"{part} " in stage1 for part in ("feature", "cls", "box", "detections"))
+    assert ("label " in stage2) and ("1 steps" if kind == "sparse" else "2 steps") in stage1
+
+
+def losses(pool: SizedPool, choice: LossChoice, weights: LossWeights) -> StageRun:
+    torch.manual_seed(0)
+    student = build_student("yolov5", TINY_YOLOV5, NAMES)
+    connectors = Connectors(student.pyramid_channels, (32, 64, 128))
+    stage = Stage("agree", 3, 1e-3, weights, False, 0, 3, 8, choice)
+    return run_stage(student, connectors, pool.feed(CPU), stage, lambda progress: 2.0, CPU, seed=0)
+
+
+@pytest.mark.parametrize("feature", ["channel_attention", "cbam", "cwd", "pkd", "score_weighted"])
+def test_cached_and_online_losses_agree_within_a_thousandth(pools: dict[str, SizedPool], feature: str) -> None:
+    choice, weights = LossChoice(feature, "l1_giou_ld"), LossWeights(detections=1.0, label=1.0)
+    cached, online = (losses(pools[kind], choice, weights).losses for kind in ("full", "online"))
+    assert cached.keys() == online.keys()
+    assert all(cached[name] == pytest.approx(online[name], rel=1e-3) for name in cached), (cached, online)
+
+
+def test_the_last_steps_draw_light_views(pools: dict[str, SizedPool]) -> None:
+    feed = pools["full"].feed(CPU)
+    closing = feed.views.closing
+    assert 0 < closing.sum() < len(closing)
+    drawn = list(feed.indices(12, 4, seed=0, closing_steps=5))
+    assert all(len(batch) == 4 for batch in drawn)
+    assert all(closing[batch].all() for batch in drawn[7:])
+    assert not closing[np.concatenate(drawn[:7])].all()
+    plain = list(feed.indices(12, 4, seed=0))
+    assert all(np.array_equal(a, b) for a, b in zip(drawn[:7], plain[:7], strict=True))
