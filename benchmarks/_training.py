@@ -16,7 +16,7 @@ from nasdistill.data.views import open_views
 from nasdistill.distill.compute import Compute, Precision, choose_compute
 from nasdistill.distill.connectors import Connectors
 from nasdistill.distill.feed import Feed
-from nasdistill.distill.objective import LossWeights
+from nasdistill.distill.objective import DEFAULT, LossChoice, LossWeights
 from nasdistill.distill.stage import Stage, run_stage
 from nasdistill.prepare.families import Warmed, WarmPlan, warm_tasks
 from nasdistill.prepare.inputs import Inputs, load_inputs
@@ -25,9 +25,10 @@ from nasdistill.records import Scalar, TrialConfig, TrialResult
 from nasdistill.space.search_space import flat_params
 from nasdistill.students.families import build_student
 from nasdistill.students.student import Student
-from nasdistill.teacher.targets import open_targets
+from nasdistill.teacher.forms import TargetForm
+from nasdistill.teacher.targets import PLAIN
 from nasdistill.trial import TrialPlace, run_trial
-from nasdistill.workbench import Assets, SupernetFile, Workbench
+from nasdistill.workbench import Assets, OnlineSource, SupernetFile, Workbench
 
 BATCH_SIZE = 16
 DISTILLED = LossWeights(feature=1.0, cls=1.0, box=1.0, label=1.0)
@@ -41,6 +42,8 @@ class Setting:
     inputs: Inputs
     pools: tuple[PoolPlan, ...]
     training: TrainingSettings
+    all_pools: tuple[PoolPlan, ...]
+    """Those of the teacher's own size too."""
     target_passes: int
     """Forward passes of the teacher that filling the targets took (0: they were there)."""
 
@@ -52,8 +55,16 @@ class Setting:
     def feed(self, with_targets: bool = True, image_size: int | None = None) -> Feed:
         """The views of one size (the only one, unless named), with the teacher's targets or with labels alone."""
         pool = self.pools[0] if image_size is None else next(p for p in self.pools if p.image_size == image_size)
-        targets = open_targets(pool.folders.targets) if with_targets else None
-        return Feed(open_views(pool.folders.views), targets)
+        if not with_targets:
+            return Feed(open_views(pool.folders.views), None)
+        return pool.folders.feed(choose_compute(self.training.precision))
+
+    def online_feed(self, form: TargetForm) -> Feed:
+        """The views of the only size, with the teacher itself in the place of the cache."""
+        own = next(plan for plan in self.all_pools if plan.image_size == teacher_size(self.inputs))
+        source = OnlineSource(self.inputs.teacher, self.inputs.class_order, own.folders.views, form)
+        folders = dataclasses.replace(self.pools[0].folders, online=source)
+        return folders.feed(choose_compute(self.training.precision))
 
     def student(self, family: str, arch: Mapping[str, Scalar]) -> Student:
         """A student with random weights, always the same ones."""
@@ -85,8 +96,10 @@ def open_setting(
     training: TrainingSettings,
     image_sizes: Sequence[int] | None = None,
     space: str | None = None,
+    form: TargetForm = PLAIN,
 ) -> Setting:
-    """Read the inputs and fill the pools in `folder`; `image_sizes` replaces those of the search space.
+    """Read the inputs and fill the pools in `folder`; `image_sizes` replaces those of the search space, `form` says
+    what is kept of the teacher's targets.
 
     Raises:
         InputError: something is missing or wrong.
@@ -94,7 +107,7 @@ def open_setting(
     inputs = load_inputs(data, teacher, None, False, space, "local", folder)
     if image_sizes is not None:
         inputs = dataclasses.replace(inputs, image_sizes=tuple(image_sizes))
-    plans = plan_pools(inputs, training, folder)
+    plans = plan_pools(inputs, training, folder, form)
     own = next(plan for plan in plans if plan.image_size == teacher_size(inputs))
     trained = [plan for plan in plans if plan.image_size in inputs.image_sizes]
     for task in view_tasks(plans, inputs.dataset.names, training.seed):
@@ -102,7 +115,7 @@ def open_setting(
     tasks = target_tasks(trained, own, inputs.teacher, inputs.class_order, training, workers=1)
     passes = sum(task(_ignore) for task in tasks)
     seal(trained, inputs.teacher)
-    return Setting(inputs, tuple(trained), training, passes)
+    return Setting(inputs, tuple(trained), training, tuple(plans), passes)
 
 
 @dataclass
@@ -114,6 +127,7 @@ class StepTimer:
     feed: Feed
     weights: LossWeights
     compute: Compute
+    losses: LossChoice = field(default_factory=LossChoice)
     wall_s: list[float] = field(default_factory=list)
     cpu_s: list[float] = field(default_factory=list)
     steps: int = 0
@@ -135,7 +149,7 @@ class StepTimer:
             cpu.append(time.process_time())
             return False
 
-        stage = Stage("timing", 2, LEARNING_RATE, self.weights, False, 0, 2, BATCH_SIZE)
+        stage = Stage("timing", 2, LEARNING_RATE, self.weights, False, 0, 2, BATCH_SIZE, self.losses)
         run_stage(
             self.student,
             self.connectors,
@@ -153,11 +167,20 @@ class StepTimer:
             self.cpu_s.append(cpu[2] - cpu[1])
 
 
-def make_timer(setting: Setting, student: Student, feed: Feed, weights: LossWeights, compute: Compute) -> StepTimer:
+def make_timer(
+    setting: Setting,
+    student: Student,
+    feed: Feed,
+    weights: LossWeights,
+    compute: Compute,
+    losses: LossChoice = DEFAULT,
+) -> StepTimer:
     """A timer of a student whose connectors fit the setting's teacher."""
     torch.manual_seed(0)
-    connectors = Connectors(student.pyramid_channels, setting.inputs.teacher.channels[:3])
-    return StepTimer(student, connectors, feed, weights, compute)
+    generators = losses.feature == "mgd"
+    channels = setting.inputs.teacher.channels[:3]
+    connectors = Connectors(student.pyramid_channels, channels, generators=generators)
+    return StepTimer(student, connectors, feed, weights, compute, losses)
 
 
 def distillation_timer(

@@ -3,8 +3,9 @@
     python -m benchmarks.cached_step [--quick] [--json] [--out] [--data D --teacher T]
 
 All three are steps of `run_stage`, on the same views, the same student and one core, and take turns within the run.
-The plain step trains on labels alone; the cached one adds every distillation loss, its targets read from the cache; the
-online one adds the same losses, its targets from a forward pass of the teacher in the step.
+The plain step trains on labels alone; the cached one adds the distillation losses (`--losses`), its targets read from the
+cache; the online one adds the same losses, its targets from a forward pass of the teacher in the step. For the online
+goal the teacher should have about ten times the student's parameters: DeepPCB's has 13 times the default student's.
 """
 
 from __future__ import annotations
@@ -12,44 +13,25 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from benchmarks._harness import Goal, Outcome, paired_ratios, run_benchmark, spread
-from benchmarks._training import BATCH_SIZE, DISTILLED, Setting, add_input_arguments, make_timer, open_setting
+from benchmarks._losses import MIXES, Mix
+from benchmarks._training import BATCH_SIZE, Setting, add_input_arguments, make_timer, open_setting
 from nasdistill.config import TrainingSettings
-from nasdistill.distill.compute import Compute, choose_compute
-from nasdistill.distill.feed import Batch, Feed
+from nasdistill.distill.compute import choose_compute
 from nasdistill.distill.objective import LossWeights
 from nasdistill.records import Scalar
-from nasdistill.teacher.targets import TargetBatch
-from nasdistill.teacher.teacher import Teacher
+from nasdistill.students.student import parameters_m
 
-GOAL, LATER_GOAL = Goal(1.25), Goal(1.12)
+GOAL, ONLINE_GOAL = Goal(1.12), Goal(3.0, at_most=False)
 FAMILY = "yolov5"
 IMAGE_SIZE = 256
 PLAIN = LossWeights(feature=0.0, cls=0.0, box=0.0, label=1.0)
 WARM_UP = 2  # rounds
-
-
-@dataclass(frozen=True)
-class OnlineFeed(Feed):
-    """Views whose targets the teacher says in every batch, instead of once in the cache."""
-
-    teacher: Teacher
-    class_order: tuple[int, ...]
-    compute: Compute
-
-    def batch(self, indices: np.ndarray, device: torch.device) -> Batch:
-        """Read the views and ask the teacher about them."""
-        batch = super().batch(indices, device)
-        with self.compute.context():
-            raw = self.teacher(batch.images, self.class_order)
-        pooled = [feature.float().mean(dim=(2, 3)) for feature in raw.features[:3]]
-        return replace(batch, targets=TargetBatch(raw.logits_bac, raw.distances_ba4, pooled))
 
 
 @dataclass(frozen=True)
@@ -61,20 +43,17 @@ class Timed:
     teacher_passes: float
 
 
-def time_steps(setting: Setting, arch: dict[str, Scalar], rounds: int) -> dict[str, Timed]:
+def time_steps(setting: Setting, arch: dict[str, Scalar], rounds: int, mix: Mix) -> dict[str, Timed]:
     """Time `rounds` rounds of a `plain`, a `cached` and an `online` step."""
     compute = choose_compute(setting.training.precision)
     teacher = setting.inputs.teacher
-    compute.place(teacher.model)
-    cached = setting.feed()
-    online = OnlineFeed(cached.views, None, teacher, setting.inputs.class_order, compute)
     kinds = {
         "plain": (setting.feed(with_targets=False), PLAIN),
-        "cached": (cached, DISTILLED),
-        "online": (online, DISTILLED),
+        "cached": (setting.feed(), mix.weights),
+        "online": (setting.online_feed(mix.form), mix.weights),
     }
     timers = {
-        name: make_timer(setting, setting.student(FAMILY, arch), feed, weights, compute)
+        name: make_timer(setting, setting.student(FAMILY, arch), feed, weights, compute, mix.losses)
         for name, (feed, weights) in kinds.items()
     }
     passes = dict.fromkeys(timers, 0)
@@ -95,33 +74,35 @@ def measure(options: argparse.Namespace) -> Outcome:
     """Prepare a small pool, time the steps, and compare them."""
     torch.set_num_threads(1)
     rounds, views = (10, 64) if options.quick else (30, 256)
+    mix = MIXES[options.losses]
     arch: dict[str, Scalar] = {"depth": options.depth, "width": options.width}
     training = TrainingSettings(views_per_image=1, max_views=views)
     with tempfile.TemporaryDirectory() as folder:
-        setting = open_setting(options.data, options.teacher, Path(folder), training, [IMAGE_SIZE])
-        timed = time_steps(setting, arch, rounds)
+        setting = open_setting(options.data, options.teacher, Path(folder), training, [IMAGE_SIZE], form=mix.form)
+        timed = time_steps(setting, arch, rounds, mix)
     plain, cached, online = timed["plain"], timed["cached"], timed["online"]
     ratio = paired_ratios(cached.wall_ms, plain.wall_ms)
     online_ratio = paired_ratios(online.wall_ms, cached.wall_ms)
-    print(
-        f"cached / plain {ratio['median']:.3f}: {LATER_GOAL} {'met' if LATER_GOAL.met_by(ratio['median']) else 'MISSED'}"
-    )
-    print(f"online / cached {online_ratio['median']:.2f}")
+    student_m = parameters_m(setting.student(FAMILY, arch).model)
+    met = "met" if ONLINE_GOAL.met_by(online_ratio["median"]) else "MISSED"
+    print(f"online / cached {online_ratio['median']:.2f}, goal {ONLINE_GOAL}: {met}")
     return Outcome(
         value=ratio["median"],
         unit="times a plain step",
         goal=GOAL,
         spread=ratio,
         detail={
-            "later_goal": str(LATER_GOAL),
-            "later_goal_met": LATER_GOAL.met_by(ratio["median"]),
+            "losses": options.losses,
+            "online_goal": str(ONLINE_GOAL),
+            "online_goal_met": ONLINE_GOAL.met_by(online_ratio["median"]),
+            "teacher_over_student_parameters": setting.inputs.teacher.parameters_m / student_m,
             "online_over_cached": online_ratio,
             "online_over_plain": paired_ratios(online.wall_ms, plain.wall_ms),
             "cached_over_plain_cpu": paired_ratios(cached.cpu_ms, plain.cpu_ms),
             "step_ms": {name: spread(kind.wall_ms) for name, kind in timed.items()},
             "teacher_passes_a_step": {name: kind.teacher_passes for name, kind in timed.items()},
             "teacher_passes_to_fill_the_cache": setting.target_passes,
-            "student": {"family": FAMILY, **arch},
+            "student": {"family": FAMILY, **arch, "params_m": student_m},
             "teacher": {"name": setting.inputs.teacher.name, "params_m": setting.inputs.teacher.parameters_m},
             "data": setting.data_name,
             "image_size": IMAGE_SIZE,
@@ -145,7 +126,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The inputs, and the YOLOv5 student's depth and width."""
     add_input_arguments(parser)
     parser.add_argument("--depth", type=float, default=0.33)
-    parser.add_argument("--width", type=float, default=0.1875)
+    parser.add_argument("--width", type=float, default=0.125)
+    parser.add_argument("--losses", choices=tuple(MIXES), default="default", help="which losses [default: default]")
 
 
 def main(argv: Sequence[str] | None = None) -> Outcome:

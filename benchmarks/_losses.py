@@ -1,0 +1,79 @@
+"""The mixes of losses that the distillation benchmarks compare: each loss alone, and the default mix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from nasdistill.distill.objective import LossChoice, LossWeights
+from nasdistill.prepare.needs import WITH_BINS, WITH_MAPS
+from nasdistill.records import Scalar, TrialConfig
+from nasdistill.teacher.forms import TargetForm
+
+
+@dataclass(frozen=True)
+class Mix:
+    """A way to distil: the fields of `TrialConfig` in which it differs from labels alone."""
+
+    fields: Mapping[str, Scalar]
+
+    @property
+    def losses(self) -> LossChoice:
+        """Which form each loss has."""
+        config = self._config()
+        return LossChoice(config.feature_loss, config.box_loss, config.participation)
+
+    @property
+    def weights(self) -> LossWeights:
+        """Weights of the parts, with labels at 1."""
+        config = self._config()
+        return LossWeights(config.weight_feature, config.weight_cls, config.weight_box, 1.0, config.weight_detections)
+
+    @property
+    def form(self) -> TargetForm:
+        """What must be kept of the teacher's targets."""
+        return form_of([self])
+
+    def config(self, **student: object) -> TrialConfig:
+        """A trial of this mix: `family`, `arch` and `image_size` of the student, and what else differs."""
+        return TrialConfig.model_validate({**NOTHING, **self.fields, **student})
+
+    def _config(self) -> TrialConfig:
+        return self.config(family="any", arch={}, image_size=32)
+
+
+NOTHING: dict[str, Scalar] = {"weight_feature": 0.0, "weight_cls": 0.0, "weight_box": 0.0, "weight_detections": 0.0}
+RESPONSE: dict[str, Scalar] = {"weight_cls": 1.0, "weight_box": 1.0}
+DEFAULT_MIX: dict[str, Scalar] = {**RESPONSE, "weight_feature": 1.0}
+MIXES: dict[str, Mix] = {
+    "default": Mix(DEFAULT_MIX),
+    **{
+        name: Mix({"weight_feature": 1.0, "feature_loss": name})
+        for name in ("channel_attention", "cbam", "cwd", "pkd", "mgd", "score_weighted")
+    },
+    "cls": Mix({"weight_cls": 1.0}),
+    "box": Mix({"weight_box": 1.0}),
+    "ld": Mix({"weight_box": 1.0, "box_loss": "ld"}),
+    "response": Mix(RESPONSE),
+    "detections": Mix({"weight_detections": 1.0}),
+    "default_off_at_end": Mix({**DEFAULT_MIX, "weight_schedule": "off_at_end"}),
+    "default_cosine": Mix({**DEFAULT_MIX, "weight_schedule": "cosine"}),
+    "default_participation": Mix({**DEFAULT_MIX, "participation": "both"}),
+    "default_pkd": Mix({**DEFAULT_MIX, "feature_loss": "pkd"}),
+    "default_detections": Mix({**DEFAULT_MIX, "weight_detections": 1.0}),
+}
+LABELS = Mix({})
+"""Labels alone: what every mix is compared with."""
+
+
+def form_of(mixes: list[Mix]) -> TargetForm:
+    """The full form that serves all of `mixes`."""
+    configs = [mix._config() for mix in mixes]
+    used = [config for config in configs if config.weight_feature]
+    return TargetForm(
+        bins=any(config.weight_box and config.box_loss in WITH_BINS for config in configs),
+        spatial=any(config.feature_loss == "cbam" for config in used),
+        detections=any(config.weight_detections for config in configs),
+        facts=any(config.participation != "none" for config in configs),
+        maps=any(config.feature_loss in WITH_MAPS for config in used),
+    )
