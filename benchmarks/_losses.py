@@ -62,8 +62,8 @@ MIXES: dict[str, Mix] = {
     "default_pkd": Mix({**DEFAULT_MIX, "feature_loss": "pkd"}),
     "default_detections": Mix({**DEFAULT_MIX, "weight_detections": 1.0}),
 }
-LABELS = Mix({})
-"""Labels alone: what every mix is compared with."""
+LABELS = Mix({"stage1_share": 0.0})
+"""Labels alone, everything free from the first step: what every mix is compared with."""
 
 
 def form_of(mixes: list[Mix]) -> TargetForm:

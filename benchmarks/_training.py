@@ -46,6 +46,8 @@ class Setting:
     """Those of the teacher's own size too."""
     target_passes: int
     """Forward passes of the teacher that filling the targets took (0: they were there)."""
+    target_core_s: float
+    """Core seconds that filling them took."""
 
     @property
     def data_name(self) -> str:
@@ -70,14 +72,16 @@ class Setting:
         """A student with random weights, always the same ones."""
         return build_student(family, arch, self.inputs.dataset.names, seed=0)
 
-    def assets(self, warmed: Mapping[str, SupernetFile], training: TrainingSettings) -> Assets:
+    def assets(
+        self, warmed: Mapping[str, SupernetFile], training: TrainingSettings, images_per_epoch: int | None = None
+    ) -> Assets:
         """What a trial's workbench opens; without `warmed` supernets, students start from random weights."""
         return Assets(
             names=self.inputs.dataset.names,
             pools={pool.image_size: pool.folders for pool in self.pools},
             supernets=warmed,
             teacher_channels=self.inputs.teacher.channels[:3],
-            images_per_epoch=len(self.pools[-1].train),
+            images_per_epoch=images_per_epoch or len(self.pools[-1].train),
             device=self.inputs.device,
             training=training,
         )
@@ -113,9 +117,11 @@ def open_setting(
     for task in view_tasks(plans, inputs.dataset.names, training.seed):
         task(_ignore)
     tasks = target_tasks(trained, own, inputs.teacher, inputs.class_order, training, workers=1)
+    before = time.process_time()
     passes = sum(task(_ignore) for task in tasks)
+    seconds = time.process_time() - before
     seal(trained, inputs.teacher)
-    return Setting(inputs, tuple(trained), training, tuple(plans), passes)
+    return Setting(inputs, tuple(trained), training, tuple(plans), passes, seconds)
 
 
 @dataclass

@@ -142,7 +142,7 @@ def _warm(
     archs = plan.lineage.archs
     supernet = build_student(plan.lineage.family, plan.lineage.largest, names, training.seed)
     if teacher is not None:
-        transplant(_in_data_order(sorted_by_importance(teacher.model), class_order), supernet.model)
+        transplant(in_data_order(sorted_by_importance(teacher.model), class_order), supernet.model)
     smaller = archs[:-1]
     spread = (
         sorted({round(i * (len(smaller) - 1) / max(1, MOST_MEMBERS - 1)) for i in range(MOST_MEMBERS)})
@@ -171,7 +171,7 @@ def _warm(
     return Warmed(steps, time.perf_counter() - started)
 
 
-def _in_data_order(model: torch.nn.Module, class_order: Sequence[int]) -> torch.nn.Module:
+def in_data_order(model: torch.nn.Module, class_order: Sequence[int]) -> torch.nn.Module:
     """Reorder the class outputs of a teacher's copy to the data's classes. Changes `model`."""
     for branch in model.model[-1].cv3:
         final = branch[-1]

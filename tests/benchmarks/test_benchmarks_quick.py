@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import cached_step, inheritance, precision
 
-NAMES = ("cached_step", "precision", "inheritance")
+NAMES = ("cached_step", "precision", "inheritance", "cache_agreement", "distill_gain")
 
 
 @pytest.mark.parametrize("name", NAMES)

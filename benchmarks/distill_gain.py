@@ -1,0 +1,233 @@
+"""What distillation is worth: the same student from the same weights, distilled or trained on labels alone, at equal time.
+
+    python -m benchmarks.distill_gain --data ../shared/data/deeppcb/data.yaml --teacher ../shared/weights/pcb_teacher.pt
+    python -m benchmarks.distill_gain … --minutes 30 --charge whole --losses default     # one long training, cache included
+    python -m benchmarks.distill_gain --quick      # on the embedded demo, seconds instead of minutes
+
+Every mix of losses is compared with labels alone over paired seeds: same starting weights (the teacher's own channels, cut),
+same batches to begin with. Time is equal in core seconds: each arm makes the steps that fit, by step times measured in turns
+beforehand; filling the cache is charged to the distilled arm, whole or divided by the 12 trials of a search that share it.
+Each trial is a line of a `.partial.jsonl` beside the result as it ends: the same command goes on where a killed run ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from benchmarks._harness import RESULTS, Goal, Outcome, run_benchmark, spread
+from benchmarks._losses import LABELS, MIXES, Mix
+from benchmarks._training import Setting, add_input_arguments, make_timer, open_setting, run_one_trial
+from nasdistill.config import RECIPES, TrainingSettings
+from nasdistill.distill.compute import choose_compute
+from nasdistill.distill.objective import LossWeights
+from nasdistill.prepare.families import in_data_order
+from nasdistill.prepare.inputs import cache_folder
+from nasdistill.prepare.length import TRIAL_OVERHEAD_S
+from nasdistill.records import Scalar
+from nasdistill.students.families import lineage
+from nasdistill.students.importance import sorted_by_importance
+from nasdistill.students.slicing import transplant
+from nasdistill.students.student import parameters_m
+from nasdistill.workbench import SupernetFile
+
+FAMILY = "yolov5"
+SHARED_BY = 12  # trials of a search that read one cache
+GOALS = {"shared": Goal(0.03, at_most=False), "whole": Goal(0.01, at_most=False)}
+ONE_EPOCH = 1  # a step is an epoch here, so that a trial has any number of steps
+# two-sided 95 % quantiles of Student's t by degrees of freedom
+T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
+
+
+class Lines:
+    """Finished trials, a JSON line each; `key` says of which inputs, and lines of others are not read."""
+
+    def __init__(self, path: Path, key: Mapping[str, Any]) -> None:
+        self._path, self._key = path, dict(key)
+        self._found: dict[str, dict[str, Any]] = {}
+        for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+            try:
+                line = json.loads(text)
+            except ValueError:  # the last one of a killed run
+                continue
+            if line.get("key") == self._key:
+                self._found[line["name"]] = line["result"]
+
+    def get(self, name: str) -> dict[str, Any] | None:
+        """The result of that name, or None."""
+        return self._found.get(name)
+
+    def add(self, name: str, result: dict[str, Any]) -> dict[str, Any]:
+        """Keep a result."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"key": self._key, "name": name, "result": result}) + "\n")
+        self._found[name] = result
+        print(f"{name}: {result}", flush=True)
+        return result
+
+
+def interval(differences: Sequence[float]) -> tuple[float, float, float]:
+    """Mean of paired differences and its 95 % interval (Student's t); one pair has no interval but itself."""
+    mean, pairs = statistics.fmean(differences), len(differences)
+    if pairs < 2:
+        return mean, mean, mean
+    quantile = T95[pairs - 2] if pairs - 2 < len(T95) else 2.1
+    half = quantile * statistics.stdev(differences) / pairs**0.5
+    return mean, mean - half, mean + half
+
+
+def starting_weights(setting: Setting, arch: Mapping[str, Scalar], folder: Path) -> SupernetFile:
+    """The student filled with the teacher's most important channels where they fit, in a file."""
+    student = setting.student(FAMILY, arch)
+    inputs = setting.inputs
+    share = transplant(in_data_order(sorted_by_importance(inputs.teacher.model), inputs.class_order), student.model)
+    path = folder / "start.safetensors"
+    save_file({name: tensor.detach().contiguous() for name, tensor in student.model.state_dict().items()}, path)
+    return SupernetFile(path, dict(arch), "teacher-slices" if share > 0 else "random")
+
+
+def step_seconds(setting: Setting, arch: Mapping[str, Scalar], mix: Mix, rounds: int) -> tuple[float, float]:
+    """Median core seconds of a step on labels alone and of one with `mix`, taken in turns."""
+    compute = choose_compute(setting.training.precision)
+    plain = LossWeights(0.0, 0.0, 0.0, 1.0)
+    timers = [
+        make_timer(setting, setting.student(FAMILY, arch), setting.feed(with_targets=False), plain, compute),
+        make_timer(setting, setting.student(FAMILY, arch), setting.feed(), mix.weights, compute, mix.losses),
+    ]
+    for turn in range(rounds + 2):
+        for timer in timers if turn % 2 else reversed(timers):
+            timer.step(seed=turn, keep=turn >= 2)
+    first, second = (statistics.median(timer.cpu_s) for timer in timers)
+    return first, second
+
+
+def measure(options: argparse.Namespace) -> Outcome:
+    """Run what is not there yet, and compare."""
+    torch.set_num_threads(1)
+    names = options.losses or (["default"] if options.quick else list(MIXES))
+    seeds = 1 if options.quick else options.seeds
+    seconds = (TRIAL_OVERHEAD_S + 4.0) if options.quick else 60.0 * options.minutes
+    arch: dict[str, Scalar] = {"depth": options.depth, "width": options.width}
+    training = TrainingSettings(views_per_image=3, max_views=64 if options.quick else 6000)
+    rows: list[dict[str, object]] = []
+    gains: list[float] = []
+    with tempfile.TemporaryDirectory() as work:
+        folder = Path(work) if options.quick else cache_folder()
+        size = 128 if options.quick else options.image_size
+        for name in names:
+            mix = MIXES[name]
+            setting = open_setting(options.data, options.teacher, folder, training, [size], form=mix.form)
+            key = {
+                "data": setting.inputs.data_hash,
+                "teacher": setting.inputs.teacher.sha256,
+                "arch": arch,
+                "size": size,
+                "seconds": seconds,
+                "recipe": options.recipe,
+            }
+            partial = RESULTS / f"distill_gain{'.quick' if options.quick else ''}.partial.jsonl"
+            lines = Lines(partial, key)
+            cost = lines.get(f"cost {name}") or lines.add(f"cost {name}", _cost(setting, arch, mix, options.quick))
+            charged = cost["cache_core_s"] / (1 if options.charge == "whole" else SHARED_BY)
+            start = starting_weights(setting, arch, Path(work))
+            differences = []
+            for seed in range(seeds):
+                scores = {}
+                for arm, each, step_s, spent in (
+                    ("labels", LABELS, cost["plain_step_s"], 0.0),
+                    (name, mix, cost["step_s"], charged),
+                ):
+                    steps = max(2, int((seconds - TRIAL_OVERHEAD_S - spent) / step_s))
+                    trial = f"{arm} seed {seed}" if arm == "labels" else f"{arm} {options.charge} seed {seed}"
+                    found = lines.get(trial)
+                    if found is None:
+                        own = training.model_copy(
+                            update={"epochs": min(steps, 10_000), "seed": seed, "recipe": RECIPES[options.recipe]}
+                        )
+                        assets = setting.assets({lineage(FAMILY, arch): start}, own, images_per_epoch=ONE_EPOCH)
+                        config = each.config(family=FAMILY, arch=arch, image_size=size)
+                        result = run_one_trial(config, assets, Path(work) / "trial")
+                        found = lines.add(
+                            trial,
+                            {"map50": result.map50, "map50_95": result.map50_95, "steps": steps, "s": result.seconds},
+                        )
+                    scores[arm] = float(found["map50_95"])
+                differences.append(scores[name] - scores["labels"])
+            mean, low, high = interval(differences)
+            rows.append(
+                {
+                    "losses": name,
+                    "gain": mean,
+                    "low": low,
+                    "high": high,
+                    "step / plain": cost["step_s"] / cost["plain_step_s"],
+                }
+            )
+            if name == names[0]:
+                gains = differences
+    student_m = parameters_m(setting.student(FAMILY, arch).model)
+    return Outcome(
+        value=statistics.fmean(gains),
+        unit=f"mAP50-95 gained by {names[0]} over labels alone, mean of {seeds} paired seeds",
+        goal=GOALS[options.charge],
+        spread=spread(gains),
+        detail={
+            "mixes": rows,
+            "interval_95": interval(gains)[1:],
+            "seconds_a_trial": seconds,
+            "cache_charged": options.charge,
+            "student": {"family": FAMILY, **arch, "params_m": student_m},
+            "teacher": {"name": setting.inputs.teacher.name, "params_m": setting.inputs.teacher.parameters_m},
+            "data": setting.data_name,
+            "image_size": size,
+            "recipe": options.recipe,
+        },
+        table=rows,
+    )
+
+
+def _cost(setting: Setting, arch: Mapping[str, Scalar], mix: Mix, quick: bool) -> dict[str, float]:
+    """Core seconds of a step of each arm and of the cache; a cache that was there is timed by some of its passes."""
+    plain_s, step_s = step_seconds(setting, arch, mix, 3 if quick else 15)
+    cache_s = setting.target_core_s
+    if not setting.target_passes:
+        feed = setting.online_feed(mix.form)
+        started, views = time.process_time(), 0
+        for indices in feed.indices(5, 16, seed=0):
+            assert feed.targets is not None
+            feed.targets.batch(indices)
+            views += len(indices)
+        cache_s = (time.process_time() - started) / views * len(feed.views)
+    return {"plain_step_s": plain_s, "step_s": step_s, "cache_core_s": cache_s}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The inputs, the student, the length and what is compared."""
+    add_input_arguments(parser)
+    parser.add_argument("--losses", nargs="+", choices=tuple(MIXES), help="which mixes [default: all]")
+    parser.add_argument("--seeds", type=int, default=5, help="paired seeds [default: 5]")
+    parser.add_argument("--minutes", type=float, default=2.0, help="core minutes of a trial [default: 2]")
+    parser.add_argument("--charge", choices=tuple(GOALS), default="shared", help="who pays for the cache")
+    parser.add_argument("--recipe", choices=tuple(RECIPES), default="short")
+    parser.add_argument("--depth", type=float, default=0.33)
+    parser.add_argument("--width", type=float, default=0.15625)
+    parser.add_argument("--image-size", type=int, default=256)
+
+
+def main(argv: Sequence[str] | None = None) -> Outcome:
+    """Run the benchmark as the command line (or `argv`) says."""
+    return run_benchmark("distill_gain", "Distillation against labels alone.", measure, add_arguments, argv)
+
+
+if __name__ == "__main__":
+    main()
