@@ -84,7 +84,10 @@ def measure(options: argparse.Namespace) -> Outcome:
             row: dict[str, object] = {"loss": name, "cached / online - 1 (worst)": max(apart), "gradient cosine": "-"}
             if name in SERVED_BY_SPARSE:
                 _, others = losses_and_gradients(sparse, sparse.feed(), mix, batches)
-                found = [float(torch.cosine_similarity(a, b, dim=0)) for a, b in zip(others, gradients, strict=True)]
+                found = [
+                    float(torch.cosine_similarity(a.double(), b.double(), dim=0))
+                    for a, b in zip(others, gradients, strict=True)
+                ]
                 cosines += found
                 row["gradient cosine"] = f"{min(found):.4f}"
             rows.append(row)

@@ -135,9 +135,9 @@ def measure(options: argparse.Namespace) -> Outcome:
                 "seconds": seconds,
                 "recipe": options.recipe,
             }
-            partial = RESULTS / f"distill_gain{'.quick' if options.quick else ''}.partial.jsonl"
+            partial = (Path(work) if options.quick else RESULTS) / "distill_gain.partial.jsonl"
             lines = Lines(partial, key)
-            cost = lines.get(f"cost {name}") or lines.add(f"cost {name}", _cost(setting, arch, mix, options.quick))
+            cost = lines.get(f"cost {name}") or lines.add(f"cost {name}", cost_of(setting, arch, mix, options.quick))
             charged = cost["cache_core_s"] / (1 if options.charge == "whole" else SHARED_BY)
             start = starting_weights(setting, arch, Path(work))
             differences = []
@@ -196,7 +196,7 @@ def measure(options: argparse.Namespace) -> Outcome:
     )
 
 
-def _cost(setting: Setting, arch: Mapping[str, Scalar], mix: Mix, quick: bool) -> dict[str, float]:
+def cost_of(setting: Setting, arch: Mapping[str, Scalar], mix: Mix, quick: bool) -> dict[str, float]:
     """Core seconds of a step of each arm and of the cache; a cache that was there is timed by some of its passes."""
     plain_s, step_s = step_seconds(setting, arch, mix, 3 if quick else 15)
     cache_s = setting.target_core_s

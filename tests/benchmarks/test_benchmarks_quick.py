@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import cached_step, inheritance, precision
+from benchmarks import _losses, cached_step, distill_gain, inheritance, precision, retention
+from nasdistill.errors import InputError
 
-NAMES = ("cached_step", "precision", "inheritance", "cache_agreement", "distill_gain")
+ROOT = Path(__file__).resolve().parents[2]
+
+NAMES = ("cached_step", "precision", "inheritance", "cache_agreement", "distill_gain", "peer_ultralytics")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -51,6 +54,44 @@ def test_a_killed_run_goes_on_where_it_ended(tmp_path: Path) -> None:
     inheritance.Parts(path, {"data": "b"}).get("trial", make)
     assert len(made) == 3
     assert json.loads(path.read_text())["parts"]["trial"]["map50"] == 0.5
+
+
+def test_finished_trials_are_read_again_but_not_those_of_other_inputs(tmp_path: Path) -> None:
+    path = tmp_path / "gain.partial.jsonl"
+    lines = distill_gain.Lines(path, {"data": "a"})
+    assert lines.get("cls seed 0") is None
+    lines.add("cls seed 0", {"map50_95": 0.3})
+    with open(path, "a") as file:
+        file.write('{"key": {"data"')  # torn
+    assert distill_gain.Lines(path, {"data": "a"}).get("cls seed 0") == {"map50_95": 0.3}
+    assert distill_gain.Lines(path, {"data": "b"}).get("cls seed 0") is None
+
+
+def test_the_interval_is_students() -> None:
+    mean, low, high = distill_gain.interval([0.01, 0.03, 0.02, 0.04, 0.05])
+    # by hand: s = 0.015811, t(4) = 2.776, half = t * s / sqrt(5) = 0.019629
+    assert (mean, low, high) == pytest.approx((0.03, 0.010371, 0.049629), abs=1e-5)
+    assert distill_gain.interval([0.02]) == (0.02, 0.02, 0.02)
+
+
+def test_every_mix_is_a_trial_and_labels_alone_hear_no_teacher() -> None:
+    for name, mix in _losses.MIXES.items():
+        weights = mix.weights
+        assert weights.feature or weights.cls or weights.box or weights.detections, name
+        assert mix.config(family="yolov5", arch={}, image_size=64).image_size == 64
+    silent = _losses.LABELS.weights
+    assert (silent.feature, silent.cls, silent.box, silent.detections, silent.label) == (0, 0, 0, 0, 1)
+    assert _losses.MIXES["cwd"].form.maps and not _losses.MIXES["default"].form.maps
+    assert _losses.form_of(list(_losses.MIXES.values())).bins
+
+
+def test_retention_of_a_finished_run() -> None:
+    outcome = retention.main([str(ROOT / "results/deeppcb-30m"), "--least-ratio", "9"])
+    assert 0.5 < outcome.value < 1.0
+    best = outcome.detail["best"]
+    assert best["times smaller"] >= 9 and best["times faster"] > 2
+    with pytest.raises(InputError, match="at most 1/1000 of the teacher's parameters"):
+        retention.measure(argparse.Namespace(run=ROOT / "results/deeppcb-30m", least_ratio=1000.0))
 
 
 def test_precisions_are_compared_over_seeds() -> None:

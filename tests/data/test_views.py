@@ -90,6 +90,41 @@ def test_mixup_keeps_both_sets_of_boxes_and_erasing_drops_hidden_ones() -> None:
     assert 0 < kept.count(0) < 60
 
 
+def test_cutmix_keeps_boxes_of_what_can_be_seen() -> None:
+    """A red object in the view, a green one in the second: boxes are there and as large as what is seen of each."""
+    sources = []
+    for kind, (x, y) in enumerate([(20, 30), (70, 60)]):
+        image = np.zeros((128, 128, 3), np.uint8)
+        image[y : y + 30, x : x + 40, kind] = 255
+        rows = np.array([[kind, x, y, x + 40, y + 30, 40 * 30]], np.float64)
+        sources.append(Source(image, (0, 0, 128, 128), rows))
+    # the second view is drawn at random from both: seeds that drew the first again show nothing green
+    cut = PLAIN.model_copy(update={"p_cutmix": 1.0})
+    seen = {"red": 0, "hidden": 0, "green": 0}
+    for seed in range(120):
+        view, labels = draw_view(sources.__getitem__, 2, 0, False, cut, np.random.default_rng(seed))
+        red, green = view[..., 0] > 128, view[..., 1] > 128
+        kinds = labels[:, 0].tolist()
+        if not green.any() and kinds.count(0) == 2:
+            continue  # mixed with itself
+        assert (0 in kinds) == (red.sum() >= 0.5 * 40 * 30) or red.sum() == 40 * 30
+        seen["red" if 0 in kinds else "hidden"] += 1
+        for row in box_rows(labels[labels[:, 0] == 1], 128):
+            rows, columns = np.flatnonzero(green.any(axis=1)), np.flatnonzero(green.any(axis=0))
+            tight = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+            np.testing.assert_allclose(row[1:5], tight, atol=1e-3)
+            seen["green"] += 1
+    assert all(count > 5 for count in seen.values()), seen
+    _, labels = draw_view(sources.__getitem__, 2, 0, True, cut, np.random.default_rng(0))
+    assert labels[:, 0].tolist() == [0], "a closing view is never mixed"
+
+
+def test_all_views_of_a_light_policy_are_light(split: Split, tmp_path: Path) -> None:
+    assert build(split, tmp_path / "light", policy=PLAIN).closing.all()
+    heavy = build(split, tmp_path / "heavy", policy=PLAIN.model_copy(update={"p_cutmix": 0.5})).closing
+    assert heavy.any() and not heavy.all()
+
+
 def test_colours_change_within_limits() -> None:
     source = bright_source(1)
     colourful = Source(np.full((64, 64, 3), (200, 80, 40), np.uint8), (0, 0, 64, 64), source.rows[:0])

@@ -1,0 +1,207 @@
+"""Ultralytics' own distillation (`distill_model=`) against ours: same student, same starting weights, data and time.
+
+    python -m benchmarks.peer_ultralytics --data ../shared/data/deeppcb/data.yaml --teacher ../shared/weights/pcb_teacher.pt
+    python -m benchmarks.peer_ultralytics --quick      # on the embedded demo, seconds instead of minutes
+
+The peer trains with its own defaults (optimiser, rates, augmentation, its teacher in every step) for `--minutes` by the
+clock; validation, plots and data-loading workers are off, so that all of its one core trains. Ours gets the steps that fit
+into the same time, less the whole cost of filling its cache. Both students are exported and scored by the same scorer.
+Finished trials are lines of `benchmarks/results/peer_ultralytics.partial.jsonl`: the same command goes on where it ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("YOLO_OFFLINE", "true")  # before ultralytics is imported: it must not look for a network
+os.environ.setdefault("YOLO_VERBOSE", "false")
+
+import torch
+import yaml
+from safetensors.torch import load_file
+from ultralytics import YOLO
+
+from benchmarks._harness import RESULTS, Goal, Outcome, run_benchmark, spread
+from benchmarks._losses import MIXES
+from benchmarks._training import Setting, add_input_arguments, open_setting, run_one_trial
+from benchmarks.distill_gain import FAMILY, ONE_EPOCH, Lines, cost_of, interval, starting_weights
+from nasdistill.config import TrainingSettings
+from nasdistill.data.views import open_views
+from nasdistill.measure.accuracy import score
+from nasdistill.measure.artifact import write_onnx
+from nasdistill.measure.detector import OnnxDetector
+from nasdistill.prepare.inputs import cache_folder
+from nasdistill.prepare.length import TRIAL_OVERHEAD_S
+from nasdistill.records import Scalar
+from nasdistill.students.families import lineage
+from nasdistill.students.student import dress, parameters_m
+from nasdistill.workbench import SupernetFile
+
+STEPS_GOAL = Goal(2.0, at_most=False)
+BATCH_SIZE = 16
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One training: scores of the exported student, its steps and the seconds they took."""
+
+    map50: float
+    map50_95: float
+    steps: int
+    seconds: float
+
+
+def train_peer(
+    setting: Setting, arch: Mapping[str, Scalar], start: SupernetFile, size: int, seconds: float, seed: int, work: Path
+) -> Trained:
+    """Train the student with Ultralytics' trainer and its distillation for `seconds` by the clock."""
+    student, inputs = setting.student(FAMILY, arch), setting.inputs
+    student.model.load_state_dict(load_file(start.path))
+    student_file, teacher_file = work / "student-start.pt", work / "peer-teacher.pt"
+    # written anew, because Ultralytics goes by file names that it knows
+    torch.save({"model": student.model, "train_args": {}}, student_file)
+    torch.save({"model": inputs.teacher.model, "train_args": {}}, teacher_file)
+    data = work / "data.yaml"
+    folders = {split: _folder(inputs.dataset.splits[split].image_paths) for split in ("train", "val")}
+    data.write_text(yaml.safe_dump({"path": "/", **folders, "names": dict(enumerate(inputs.dataset.names))}))
+    steps, began = 0, 0.0
+
+    def begin(trainer: Any) -> None:
+        nonlocal began
+        torch.set_num_threads(1)
+        began = time.perf_counter()
+
+    def count(trainer: Any) -> None:
+        nonlocal steps
+        steps += 1
+
+    model = YOLO(student_file)
+    model.add_callback("on_train_start", begin)
+    model.add_callback("on_train_batch_end", count)
+    model.train(
+        data=str(data),
+        distill_model=str(teacher_file),
+        imgsz=size,
+        batch=BATCH_SIZE,
+        time=seconds / 3600,
+        device="cpu",
+        workers=0,
+        seed=seed,
+        val=False,
+        plots=False,
+        amp=False,
+        project=str(work),
+        name=f"peer-{seed}",
+        exist_ok=True,
+        verbose=False,
+    )
+    trained = time.perf_counter() - began
+    artifact = work / "peer.onnx"
+    weights = YOLO(model.trainer.last).model.float().eval()
+    write_onnx(dress(weights, inputs.dataset.names), size, artifact, 1)
+    found = score(OnnxDetector(artifact, 1), open_views(setting.pools[0].folders.validation))
+    return Trained(found.map50, found.map50_95, steps, trained)
+
+
+def train_ours(
+    setting: Setting, arch: Mapping[str, Scalar], start: SupernetFile, size: int, steps: int, seed: int, work: Path
+) -> Trained:
+    """Run one of our trials of the default mix with `steps` steps."""
+    own = setting.training.model_copy(update={"epochs": min(steps, 10_000), "seed": seed})
+    assets = setting.assets({lineage(FAMILY, arch): start}, own, images_per_epoch=ONE_EPOCH)
+    config = MIXES["default"].config(family=FAMILY, arch=arch, image_size=size)
+    result = run_one_trial(config, assets, work / "ours")
+    assert result.map50 is not None and result.map50_95 is not None
+    return Trained(result.map50, result.map50_95, steps, result.seconds)
+
+
+def measure(options: argparse.Namespace) -> Outcome:
+    """Run what is not there yet, in turns, and compare."""
+    torch.set_num_threads(1)
+    seeds = 1 if options.quick else options.seeds
+    seconds = TRIAL_OVERHEAD_S + 10.0 if options.quick else 60.0 * options.minutes
+    size = 128 if options.quick else options.image_size
+    arch: dict[str, Scalar] = {"depth": options.depth, "width": options.width}
+    mix = MIXES["default"]
+    training = TrainingSettings(max_views=64 if options.quick else 6000)
+    ours: list[Trained] = []
+    peers: list[Trained] = []
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        cache = work if options.quick else cache_folder()
+        setting = open_setting(options.data, options.teacher, cache, training, [size], form=mix.form)
+        teacher = setting.inputs.teacher
+        key = {"data": setting.inputs.data_hash, "teacher": teacher.sha256, "arch": arch, "size": size, "s": seconds}
+        lines = Lines((work if options.quick else RESULTS) / "peer_ultralytics.partial.jsonl", key)
+        cost = lines.get("cost") or lines.add("cost", cost_of(setting, arch, mix, options.quick))
+        start = starting_weights(setting, arch, work)
+        steps = max(2, int((seconds - TRIAL_OVERHEAD_S - cost["cache_core_s"]) / cost["step_s"]))
+        for seed in range(seeds):
+            found = lines.get(f"ours {seed}")
+            if found is None:
+                found = lines.add(f"ours {seed}", asdict(train_ours(setting, arch, start, size, steps, seed, work)))
+            ours.append(Trained(**found))
+            found = lines.get(f"peer {seed}")
+            if found is None:
+                found = lines.add(f"peer {seed}", asdict(train_peer(setting, arch, start, size, seconds, seed, work)))
+            peers.append(Trained(**found))
+    ratios = [peer.seconds / peer.steps / cost["step_s"] for peer in peers]
+    differences = [a.map50_95 - b.map50_95 for a, b in zip(ours, peers, strict=True)]
+    mean, low, high = interval(differences)
+    print(f"mAP50-95, ours minus the peer's: {mean:+.4f} (95 % interval {low:+.4f} to {high:+.4f}, {seeds} pairs)")
+    return Outcome(
+        value=statistics.median(ratios),
+        unit="times the peer's steps per second",
+        goal=STEPS_GOAL,
+        spread=spread(ratios),
+        detail={
+            "map50_95_difference": {"mean": mean, "low": low, "high": high, "at_least_as_good": mean >= 0},
+            "ours": [asdict(trained) for trained in ours],
+            "peer": [asdict(trained) for trained in peers],
+            "cost": cost,
+            "seconds": seconds,
+            "student": {"family": FAMILY, **arch, "params_m": parameters_m(setting.student(FAMILY, arch).model)},
+            "teacher": {"name": teacher.name, "params_m": teacher.parameters_m},
+            "data": setting.data_name,
+            "image_size": size,
+        },
+        table=[
+            {"by": name, "mAP50": run.map50, "mAP50-95": run.map50_95, "steps": run.steps, "seconds": run.seconds}
+            for name, runs in (("ours", ours), ("ultralytics", peers))
+            for run in runs
+        ],
+    )
+
+
+def _folder(images: Sequence[Path]) -> str:
+    """The folder of a split's images, relative to the root as Ultralytics joins it."""
+    return str(images[0].resolve().parent.relative_to("/"))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The inputs, the student and the length."""
+    add_input_arguments(parser)
+    parser.add_argument("--seeds", type=int, default=5, help="paired seeds [default: 5]")
+    parser.add_argument("--minutes", type=float, default=10.0, help="minutes of a training, by the clock [default: 10]")
+    parser.add_argument("--depth", type=float, default=0.33)
+    parser.add_argument("--width", type=float, default=0.15625)
+    parser.add_argument("--image-size", type=int, default=256)
+
+
+def main(argv: Sequence[str] | None = None) -> Outcome:
+    """Run the benchmark as the command line (or `argv`) says."""
+    return run_benchmark(
+        "peer_ultralytics", "Ultralytics' own distillation against ours.", measure, add_arguments, argv
+    )
+
+
+if __name__ == "__main__":
+    main()
