@@ -121,7 +121,9 @@ def test_cutmix_keeps_boxes_of_what_can_be_seen() -> None:
 
 def test_all_views_of_a_light_policy_are_light(split: Split, tmp_path: Path) -> None:
     assert build(split, tmp_path / "light", policy=PLAIN).closing.all()
-    heavy = build(split, tmp_path / "heavy", policy=PLAIN.model_copy(update={"p_cutmix": 0.5})).closing
+    heavy = build(
+        split, tmp_path / "heavy", policy=PLAIN.model_copy(update={"p_cutmix": 0.5, "close_share": 0.5})
+    ).closing
     assert heavy.any() and not heavy.all()
 
 
