@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,10 +11,11 @@ from small import CPU, NAMES, SIZE, TINY_YOLOV5, small_teacher, training_views, 
 
 from nasdistill.config import Recipe, TrainingSettings
 from nasdistill.devices.profile import DeviceProfile
+from nasdistill.distill.compute import Compute
 from nasdistill.distill.connectors import Connectors
 from nasdistill.distill.objective import LossChoice, LossWeights
 from nasdistill.distill.stage import Stage, StageRun, run_stage
-from nasdistill.records import TrialConfig
+from nasdistill.records import Connector, FeatureLoss, TrialConfig
 from nasdistill.students.families import build_student
 from nasdistill.teacher.forms import TargetForm
 from nasdistill.teacher.targets import create_maps, create_targets, fill_targets, seal_maps, seal_targets
@@ -80,12 +82,26 @@ def test_a_trial_of_every_loss(pools: dict[str, SizedPool], tmp_path: Path, kind
     assert ("label " in stage2) and ("1 steps" if kind == "sparse" else "2 steps") in stage1
 
 
-def losses(pool: SizedPool, choice: LossChoice, weights: LossWeights) -> StageRun:
+def losses(
+    pool: SizedPool, choice: LossChoice, weights: LossWeights, compute: Compute = CPU, connector: str = "conv"
+) -> StageRun:
     torch.manual_seed(0)
     student = build_student("yolov5", TINY_YOLOV5, NAMES)
-    connectors = Connectors(student.pyramid_channels, (32, 64, 128))
+    connectors = Connectors(student.pyramid_channels, (32, 64, 128), connector, generators=choice.feature == "mgd")
+    compute.place(student.model)
+    compute.place(connectors)
     stage = Stage("agree", 1, 1e-3, weights, False, 0, 1, 8, choice)  # before weights part ways
-    return run_stage(student, connectors, pool.feed(CPU), stage, lambda progress: 2.0, CPU, seed=0)
+    return run_stage(student, connectors, pool.feed(CPU), stage, lambda progress: 2.0, compute, seed=0)
+
+
+@pytest.mark.parametrize("connector", get_args(Connector))
+@pytest.mark.parametrize("feature", get_args(FeatureLoss))
+def test_every_feature_loss_trains_in_bfloat16(pools: dict[str, SizedPool], feature: str, connector: str) -> None:
+    choice, weights = LossChoice(feature, "ld"), LossWeights(detections=1.0)
+    half = Compute(torch.device("cpu"), torch.bfloat16)
+    exact, rounded = (losses(pools["full"], choice, weights, compute, connector).losses for compute in (CPU, half))
+    assert rounded["feature"] == pytest.approx(exact["feature"], rel=0.05)
+    assert rounded["total"] == pytest.approx(exact["total"], rel=0.05)
 
 
 @pytest.mark.parametrize("feature", ["channel_attention", "cbam", "cwd", "pkd", "score_weighted"])

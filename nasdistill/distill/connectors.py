@@ -30,10 +30,11 @@ class Connectors(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Map student maps (b, cs_l, h, w) to (b, ct_l, h, w)."""
-        connected = [connect(feature) for connect, feature in zip(self.levels, features, strict=True)]
-        if self.norms is None:
-            return connected
-        return [norm(maps) for norm, maps in zip(self.norms, connected, strict=True)]
+        with _precision_of(features[0]):
+            connected = [connect(feature) for connect, feature in zip(self.levels, features, strict=True)]
+            if self.norms is None:
+                return connected
+            return [norm(maps) for norm, maps in zip(self.norms, connected, strict=True)]
 
     def over_space(self, features: Sequence[Tensor]) -> list[Tensor]:
         """The connected maps' means over space, (b, ct_l, 1, 1).
@@ -51,14 +52,15 @@ class Connectors(nn.Module):
         maps = []
         for connect, feature in zip(self.levels, features, strict=True):
             kernel, bias = connect.weight.mean(dim=0, keepdim=True), connect.bias.mean(dim=0, keepdim=True)
-            maps.append(F.conv2d(feature, kernel, bias)[:, 0])
+            maps.append(F.conv2d(feature, kernel.to(feature.dtype), bias.to(feature.dtype))[:, 0])
         return maps
 
     def generated(self, connected: Sequence[Tensor], keep_b1hw: Sequence[Tensor]) -> list[Tensor]:
         """What the generators make of the connected maps, of which they see the cells where `keep_b1hw` is 1."""
         assert self.generators is not None, "made without generators"
         parts = zip(self.generators, connected, keep_b1hw, strict=True)
-        return [generate(maps * keep) for generate, maps, keep in parts]
+        with _precision_of(connected[0]):
+            return [generate(maps * keep) for generate, maps, keep in parts]
 
 
 def _generator(channels: int) -> nn.Module:
@@ -66,6 +68,11 @@ def _generator(channels: int) -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(channels, channels, 3, padding=1)
     )
+
+
+def _precision_of(maps: Tensor) -> torch.autocast:
+    """A block that computes in the precision which the student itself ran in; losses are taken outside its autocast."""
+    return torch.autocast(maps.device.type, maps.dtype, enabled=maps.dtype in (torch.bfloat16, torch.float16))
 
 
 def _mean_over_space(feature_bchw: Tensor) -> Tensor:

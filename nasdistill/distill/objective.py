@@ -132,10 +132,9 @@ class DistillationLoss:
             spatial = feature.spatial_attention(connectors.over_channels(features), targets.spatial, weight_b)
             return feature.cbam_attention(channel, spatial)
         assert targets.maps is not None, "the targets hold no neck maps"
-        with torch.autocast(features[0].device.type, dtype=torch.bfloat16, enabled=features[0].dtype is torch.bfloat16):
-            student = connectors(features)
-            if kind == "mgd":
-                student = connectors.generated(student, [feature.keep_mask(maps) for maps in student])
+        student = connectors(features)
+        if kind == "mgd":
+            student = connectors.generated(student, [feature.keep_mask(maps) for maps in student])
         teacher = [_fitted(maps, like) for maps, like in zip(targets.maps, student, strict=True)]
         if kind == "score_weighted":
             assert targets.anchors_ba is None, "score weighting needs the scores of all anchors"
