@@ -222,9 +222,14 @@ def test_assets_travel_to_a_worker(assets: Assets, tmp_path: Path) -> None:
         "temperature.end": 1.0,
         "temperature.schedule": "linear",
         "feature_loss": "channel_attention",
+        "connector": "conv",
+        "box_loss": "l1_giou",
+        "participation": "none",
+        "schedule": "constant",
         "weight.feature": 1.0,
         "weight.cls": 1.0,
         "weight.box": 1.0,
+        "weight.detections": 0.0,
         "prune.ratio": 0.0,
     }
     job = TrialJob(2, {**params, "init": "warmed"}, tmp_path, None, tmp_path / "stop")
