@@ -7,9 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import cached_step, inheritance, precision
+from benchmarks import cached_step, precision
+from benchmarks._parts import Parts
+from benchmarks._students import draw_students, epochs_within
+from nasdistill.prepare.length import TRIAL_OVERHEAD_S
+from nasdistill.space.loader import load_space
 
-NAMES = ("cached_step", "precision", "inheritance")
+NAMES = ("cached_step", "precision", "inheritance", "inheritance_search", "proxy_rank")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -42,13 +46,13 @@ def test_a_killed_run_goes_on_where_it_ended(tmp_path: Path) -> None:
         made.append(1)
         return {"map50": 0.5}
 
-    first = inheritance.Parts(path, {"data": "a"}).get("trial", make)
-    assert inheritance.Parts(path, {"data": "a"}).get("trial", make) == first
+    first = Parts(path, {"data": "a"}).get("trial", make)
+    assert Parts(path, {"data": "a"}).get("trial", make) == first
     assert len(made) == 1
-    inheritance.Parts(path, {"data": "b"}).get("trial", make)  # of other inputs: measured anew
+    Parts(path, {"data": "b"}).get("trial", make)  # of other inputs: measured anew
     assert len(made) == 2
     path.write_text("{")  # torn
-    inheritance.Parts(path, {"data": "b"}).get("trial", make)
+    Parts(path, {"data": "b"}).get("trial", make)
     assert len(made) == 3
     assert json.loads(path.read_text())["parts"]["trial"]["map50"] == 0.5
 
@@ -59,3 +63,15 @@ def test_precisions_are_compared_over_seeds() -> None:
     found = precision.compare(rows)
     assert found["difference"] == pytest.approx(0.01)
     assert found["difference_between_seeds"] == pytest.approx(0.09)
+
+
+def test_drawn_students_differ_and_families_take_turns() -> None:
+    space = load_space("edge-default")
+    configs = draw_students(space, 9, seed=0)
+    assert [config.family for config in configs] == list(space.families) * 3
+    assert len({(c.family, tuple(sorted(c.arch.items())), c.image_size) for c in configs}) == 9
+    assert configs == draw_students(space, 9, seed=0)
+
+
+def test_epochs_fill_the_time() -> None:
+    assert epochs_within(core_seconds=2 * TRIAL_OVERHEAD_S + 3 * 10 * 1.5, steps_s=[0.5, 1.0], steps_per_epoch=10) == 3
