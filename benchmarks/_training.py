@@ -13,7 +13,7 @@ import torch
 
 from nasdistill.config import TrainingSettings
 from nasdistill.data.views import open_views
-from nasdistill.distill.compute import Compute, Precision, choose_compute
+from nasdistill.distill.compute import Compute, Precision, choose_compute, keep_freed_memory
 from nasdistill.distill.connectors import Connectors
 from nasdistill.distill.feed import Feed
 from nasdistill.distill.objective import LossWeights
@@ -91,6 +91,7 @@ def open_setting(
     Raises:
         InputError: something is missing or wrong.
     """
+    keep_freed_memory()  # as the workers of a search do
     inputs = load_inputs(data, teacher, None, False, space, "local", folder)
     if image_sizes is not None:
         inputs = dataclasses.replace(inputs, image_sizes=tuple(image_sizes))

@@ -15,7 +15,7 @@ from nasdistill.config import TrainingSettings
 from nasdistill.data.views import Views, open_views
 from nasdistill.devices.profile import DeviceProfile
 from nasdistill.devices.profiler import Profiler, open_profiler
-from nasdistill.distill.compute import Compute, choose_compute
+from nasdistill.distill.compute import Compute, choose_compute, keep_freed_memory
 from nasdistill.distill.feed import Feed
 from nasdistill.distill.warm import inherit
 from nasdistill.records import Scalar, TrialConfig
@@ -66,6 +66,7 @@ class Workbench:
 
     def __init__(self, assets: Assets) -> None:
         torch.set_num_threads(assets.threads)
+        keep_freed_memory()
         self.assets = assets
         self.compute: Compute = choose_compute(assets.training.precision)
         self.profiler: Profiler = open_profiler(assets.device)

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from nasdistill.config import TrainingSettings
 from nasdistill.data.views import open_views
-from nasdistill.distill.compute import choose_compute
+from nasdistill.distill.compute import choose_compute, keep_freed_memory
 from nasdistill.distill.feed import Feed
 from nasdistill.distill.warm import warm_supernet
 from nasdistill.prepare.pools import PoolPlan
@@ -140,6 +140,7 @@ def _warm(
 ) -> Warmed:
     started = time.perf_counter()
     torch.set_num_threads(plan.threads)
+    keep_freed_memory()
     torch.manual_seed(training.seed)
     compute = choose_compute(training.precision)
     archs = plan.lineage.archs

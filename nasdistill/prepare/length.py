@@ -9,7 +9,7 @@ import torch
 
 from nasdistill.config import TrainingSettings
 from nasdistill.data.views import open_views
-from nasdistill.distill.compute import choose_compute
+from nasdistill.distill.compute import choose_compute, keep_freed_memory
 from nasdistill.distill.connectors import Connectors
 from nasdistill.distill.feed import Feed
 from nasdistill.distill.objective import LossWeights
@@ -54,6 +54,7 @@ def _time_step(
     report: Report,
 ) -> float:
     torch.set_num_threads(1)
+    keep_freed_memory()
     compute = choose_compute(training.precision)
     student = build_student(line.family, line.archs[len(line.archs) // 2], names)
     connectors = Connectors(student.pyramid_channels, channels)
