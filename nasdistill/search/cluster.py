@@ -31,6 +31,7 @@ _RAY_ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
 }
 
+
 def worker_environment(workers: int) -> dict[str, str]:
     """Environment of the worker processes: each gets its share of the cores, set before any numeric library loads."""
     threads = str(max(1, len(os.sched_getaffinity(0)) // workers if hasattr(os, "sched_getaffinity") else 1))

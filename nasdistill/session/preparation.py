@@ -7,6 +7,7 @@ from typing import Any
 
 from nasdistill.config import TrainingSettings
 from nasdistill.errors import NothingSucceededError
+from nasdistill.pareto.hypervolume import teacher_reference
 from nasdistill.prepare import families, length, pools, reference
 from nasdistill.prepare.inputs import Inputs
 from nasdistill.progress import Progress, RunTasks
@@ -106,7 +107,7 @@ def prepare(
     )
     run.update_run(
         teacher=dict(figures),
-        reference={"latency_ms": figures["latency_ms"] * 1.1},
+        reference={"latency_ms": teacher_reference(figures["latency_ms"]).latency_ms},
         training=training.model_dump(),
         preparation={
             "views": len(largest.train) * max(1, largest.count // len(largest.train)),

@@ -8,7 +8,7 @@ from typing import Any
 
 from nasdistill.errors import InputError, InterruptedSearchError, NothingSucceededError
 from nasdistill.pareto.front import front
-from nasdistill.pareto.hypervolume import Reference
+from nasdistill.pareto.hypervolume import teacher_reference
 from nasdistill.prepare.inputs import Inputs, cache_folder, load_inputs
 from nasdistill.progress import Progress
 from nasdistill.records import TrialResult
@@ -119,7 +119,7 @@ def _run_trials(
         progress.event(event)
 
     training, gpus = prepared.assets.training, gpu_share(request, workers)
-    progress.searching(run.results(), Reference(latency_ms=prepared.teacher["latency_ms"] * 1.1), training.epochs)
+    progress.searching(run.results(), teacher_reference(prepared.teacher["latency_ms"]), training.epochs)
     run_search(
         inputs.space,
         MakeTrialWorker(prepared.assets, inputs.space),
