@@ -22,9 +22,9 @@ from nasdistill.teacher.targets import open_targets
 Report = Callable[[str], None]
 TIMED_STEPS = 5
 TRIAL_OVERHEAD_S = 5.0  # building, pruning, exporting, scoring and timing a student
-# Trials of (core seconds)^0.6: more budget goes into longer trials a little more than into more of them
-LENGTH_EXPONENT, SHORTEST_S, LONGEST_S = 0.6, 15.0, 900.0
-FEWEST_TRIALS = 15  # that should fit, before the machine turns out to be slower than it looked
+# Trials of (core seconds)^0.7: more budget goes into longer trials rather than into more of them
+LENGTH_EXPONENT, SHORTEST_S, LONGEST_S = 0.7, 15.0, 900.0
+FEWEST_TRIALS = 12  # that should fit, before the machine turns out to be slower than it looked
 
 
 def calibration_tasks(

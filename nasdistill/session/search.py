@@ -48,9 +48,10 @@ def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], pro
     """
     recorded = run.read_run() if request.resume else {}
     used = float(recorded.get("seconds", 0.0))
-    clock = BudgetClock.resumed(request.budget, run.results() if request.resume else [], used)
+    earlier = run.results() if request.resume else []
+    clock = BudgetClock.resumed(request.budget, earlier, used)
     watch = _Stopwatch(used)
-    progress.begin(clock)
+    progress.begin(clock, earlier)
     cache = cache_folder()
     inputs = load_inputs(
         data=_path(settings["data"]),
@@ -119,7 +120,7 @@ def _run_trials(
         progress.event(event)
 
     training, gpus = prepared.assets.training, gpu_share(request, workers)
-    progress.searching(run.results(), teacher_reference(prepared.teacher["latency_ms"]), training.epochs)
+    progress.searching(teacher_reference(prepared.teacher["latency_ms"]), training.epochs)
     run_search(
         inputs.space,
         MakeTrialWorker(prepared.assets, inputs.space),
