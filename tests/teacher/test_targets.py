@@ -12,6 +12,7 @@ from small import CPU, NAMES, SIZE, fill_all, small_teacher, training_views
 from nasdistill.data.views import Views
 from nasdistill.teacher import targets
 from nasdistill.teacher.targets import (
+    STRIDES,
     anchor_count,
     create_targets,
     fill_targets,
@@ -46,7 +47,7 @@ def test_what_is_stored_is_what_the_teacher_says(tmp_path: Path, views: Views) -
     fill_all(folder, teacher, views)
     assert teacher.forward_passes == 4  # one a chunk of at most 16 views
     stored = open_targets(folder)
-    assert stored.logits.shape == (COUNT, anchor_count(SIZE, (8, 16, 32)), len(NAMES))
+    assert stored.logits.shape == (COUNT, anchor_count(SIZE, STRIDES), len(NAMES))
     indices = np.array([0, 7, 8, 29])
     batch = stored.batch(indices)
     online = teacher(torch.from_numpy(views.images[indices]).float() / 255, ORDER)
@@ -122,7 +123,7 @@ def test_one_pass_of_the_teacher_serves_students_of_every_size(tmp_path: Path, v
     for size, folder in folders.items():
         seal_targets(folder, "key", teacher)
         stored = open_targets(folder)
-        assert stored.logits.shape == (COUNT, anchor_count(size, (8, 16, 32)), len(NAMES))
+        assert stored.logits.shape == (COUNT, anchor_count(size, STRIDES), len(NAMES))
         assert np.load(folder / "done.npy").all()
     same, other = open_targets(folders[SIZE]), open_targets(folders[160])
     assert np.array_equal(same.attention, other.attention)
