@@ -78,8 +78,8 @@ def _output_text(trial: TrialResult, classes: int) -> str:
             "needed (scores were taken at confidence 0.001)."
         )
     return (
-        f"(1, {4 + classes}, anchors): centre x, centre y, width, height in input pixels, then a probability for each class;\n"
-        "apply non-maximum suppression (scores were taken at confidence 0.001, IoU 0.7)."
+        f"(1, {4 + classes}, anchors): centre x, centre y, width, height in input pixels, then a probability for each class;"
+        "\napply non-maximum suppression (scores were taken at confidence 0.001, IoU 0.7)."
     )
 
 

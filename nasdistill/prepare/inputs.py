@@ -145,6 +145,12 @@ def representatives(family: str, parameters: Mapping[str, Parameter]) -> list[di
     return [{**structure, **size} for structure in structures for size in chosen_sizes]
 
 
+def extremes(space: SearchSpace, family: str) -> tuple[dict[str, Scalar], dict[str, Scalar]]:
+    """The smallest and the largest architecture of a family in a space."""
+    values = {name: sized(parameter, family, name) for name, parameter in space.families[family].items()}
+    return {name: found[0] for name, found in values.items()}, {name: found[-1] for name, found in values.items()}
+
+
 def sized(parameter: Parameter, family: str, name: str) -> list[Scalar]:
     """The values of a parameter (of a continuous range, evenly spread ones), from the smallest student to the largest."""
     rule = FAMILIES[family].parameters[name].rule

@@ -66,10 +66,10 @@ class TimmBackbone(nn.Module):
 
     def __init__(self, timm_name: str) -> None:
         super().__init__()
-        # which of timm's feature levels are at which stride differs: RepViT and TinyViT have none at stride 2
-        strides = timm.create_model(timm_name, pretrained=False, features_only=True).feature_info.reduction()
-        indices = tuple(strides.index(stride) for stride in STRIDES)
-        self.body = timm.create_model(timm_name, pretrained=False, features_only=True, out_indices=indices)
+        self.body = timm.create_model(timm_name, pretrained=False, features_only=True, out_indices=(-3, -2, -1))
+        strides = tuple(self.body.feature_info.reduction())
+        if strides != STRIDES:
+            raise ValueError(f"{timm_name}: its last maps have strides {strides}, not {STRIDES}")
         for module in self.body.modules():
             if type(module) is CondConv2d:
                 module.__class__ = CondConv

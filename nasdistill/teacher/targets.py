@@ -1,10 +1,10 @@
 """What the teacher says about every view of the pool, computed once and memory-mapped by every worker.
 
 A folder holds `logits.npy` (n, a, classes) and `distances.npy` (n, a, 4) in float16, `attention.npy` (n, c) in float32,
-`done.npy` (a flag a chunk) and, written last, `targets.json`. Distances are in units of the level's stride, where float16
-keeps 1/100 of a cell. Anchor points are those of all levels that a student may have, P3 to P7; coarser ones come last, and
-a batch is read for a student's own levels only. Chunks are independent: several processes fill them, and a half-built folder is finished, not
-started over.
+`done.npy` (a flag a chunk) and, written last, `targets.json`. Anchor points are those of all levels that a student may have,
+P3 to P7, coarser ones last; a batch is read for a student's own levels only. Distances are in units of the level's stride,
+where float16 keeps 1/100 of a cell. Chunks are independent: several processes fill them, and a half-built folder is
+finished, not started over.
 """
 
 import json
