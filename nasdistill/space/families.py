@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from nasdistill.records import Scalar
 from nasdistill.space.rules import OneOf, Real, Rule, Whole
@@ -139,6 +140,15 @@ def narrowest(family: str, smallest: Mapping[str, Scalar]) -> dict[str, str]:
                 f"at least {CHANNEL_MULTIPLE / 2 / channels / width:g}"
             )
     return found
+
+
+def describe(family: str) -> dict[str, Any]:
+    """A family as plain values: `name`, `source`, and for each of its `parameters` what it means and may be."""
+    parameters = [
+        {"name": name, "meaning": entry.meaning, "allowed": str(entry.rule), "default": entry.default}
+        for name, entry in FAMILIES[family].parameters.items()
+    ]
+    return {"name": family, "source": FAMILIES[family].source, "parameters": parameters}
 
 
 def needs_no_nms(family: str, arch: Mapping[str, Scalar]) -> bool:

@@ -32,8 +32,14 @@ class DynamicConv2d(nn.Module):
     def __init__(self, inputs: int, outputs: int, experts: int, temperature: float, kernel_size: int = 1) -> None:
         super().__init__()
         self.padding = kernel_size // 2
-        self.weight = nn.Parameter(torch.empty(experts, outputs, inputs, kernel_size, kernel_size))
-        for kernel in self.weight.data:
+        shape = (
+            outputs,
+            inputs,
+            kernel_size,
+            kernel_size,
+        )  # a parameter each: slices and channels_last need four dimensions
+        self.kernels = nn.ParameterList(nn.Parameter(torch.empty(shape)) for _ in range(experts))
+        for kernel in self.kernels:
             nn.init.kaiming_normal_(kernel, mode="fan_out", nonlinearity="relu")
         hidden = max(4, inputs // REDUCTION)
         self.attention = nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, experts))
@@ -41,10 +47,10 @@ class DynamicConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (b, inputs, h, w) to (b, outputs, h, w)."""
-        _, outputs, inputs, height, width = self.weight.shape
+        kernels = torch.stack(list(self.kernels))
         mixture_bk = F.softmax(self.attention(x.mean(dim=(2, 3))).float() / self.temperature, dim=1)
-        weight = mixture_bk.to(self.weight.dtype) @ self.weight.flatten(1)
-        return convolve_each(x, weight.view(-1, outputs, inputs, height, width).to(x.dtype), padding=self.padding)
+        weight = (mixture_bk.to(kernels.dtype) @ kernels.flatten(1)).view(-1, *self.kernels[0].shape)
+        return convolve_each(x, weight.to(x.dtype), padding=self.padding)
 
 
 class CondConv(CondConv2d):
