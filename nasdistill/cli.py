@@ -220,7 +220,7 @@ def devices(as_json: JsonOption = False) -> None:
 
 @app.command()
 def spaces(as_json: JsonOption = False) -> None:
-    """List the shipped search spaces, and the families that a space may name."""
+    """List the shipped search spaces and the families there are."""
     from nasdistill.space.families import FAMILIES, describe
     from nasdistill.space.loader import list_spaces, load_space
 

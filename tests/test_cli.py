@@ -35,7 +35,7 @@ Commands:
   export   Write a student's model in deployable formats, with a model card.
   profile  Measure the latency of one model on a device.
   devices  List the shipped devices.
-  spaces   List the shipped search spaces, and the families that a space may name.
+  spaces   List the shipped search spaces and the families there are.
 """
 COMMANDS = ("search", "pareto", "report", "export", "profile", "devices", "spaces")
 HEAVY = ("torch", "ray", "ultralytics", "timm", "optuna", "onnxruntime", "pandas", "plotly", "numpy", "cv2")
