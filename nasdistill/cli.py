@@ -220,15 +220,28 @@ def devices(as_json: JsonOption = False) -> None:
 
 @app.command()
 def spaces(as_json: JsonOption = False) -> None:
-    """List the shipped search spaces."""
-    from nasdistill.space.loader import list_spaces
+    """List the shipped search spaces and the families there are."""
+    from nasdistill.space.families import FAMILIES, describe
+    from nasdistill.space.loader import list_spaces, load_space
 
     found = list_spaces()
     if as_json:
-        print(json.dumps([{"name": space.name, "description": space.description} for space in found]))
+        spaces = [
+            {"name": one.name, "description": one.description, "families": list(load_space(one.path).families)}
+            for one in found
+        ]
+        print(json.dumps({"spaces": spaces, "families": [describe(family) for family in FAMILIES]}))
         return
+    print("Search spaces")
     for space in found:
-        print(f"{space.name}: {space.description}")
+        print(f"  {space.name}: {space.description}")
+    print("\nFamilies and what a space may search in them [value when left out]")
+    for name in FAMILIES:
+        family = describe(name)
+        print(f"  {name}: {family['source']}")
+        for parameter in family["parameters"]:
+            default = f" [{parameter['default']}]" if parameter["default"] is not None else ""
+            print(f"    {parameter['name']}: {parameter['allowed']}{default}")
 
 
 def main() -> None:

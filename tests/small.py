@@ -106,3 +106,15 @@ def raw_heads(model: nn.Module, images: torch.Tensor) -> dict[str, torch.Tensor]
 def images_of(seed: int = 0, size: int = 64, count: int = 2, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """Random images (count, 3, size, size) in 0..1."""
     return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def label_batch(images: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Labels of every size, so that each level of the pyramid has some to learn."""
+    places = [(x, y, side, side) for side in (0.1, 0.3, 0.5, 0.7, 0.9) for x in (0.3, 0.6) for y in (0.3, 0.6)]
+    boxes = torch.tensor(places).repeat(len(images), 1)
+    return {
+        "img": images,
+        "batch_idx": torch.arange(len(images)).repeat_interleave(len(places)).float(),
+        "cls": (torch.arange(len(boxes)) % len(NAMES)).float()[:, None],
+        "bboxes": boxes,
+    }

@@ -1,6 +1,6 @@
 """Batches for training: views, labels and teacher targets of the same indices, read from memory-mapped pools."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nasdistill.data.views import Views
-from nasdistill.teacher.targets import TargetBatch, Targets
+from nasdistill.teacher.targets import STRIDES, TargetBatch, Targets, anchor_count
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,16 @@ class Feed:
             yield np.sort(waiting[:batch_size])
             waiting = waiting[batch_size:]
 
-    def batch(self, indices: np.ndarray, device: torch.device) -> Batch:
-        """Read one batch. On the CPU nothing is copied twice; on a GPU tensors are moved as bytes, then widened."""
+    def batch(self, indices: np.ndarray, device: torch.device, strides: Sequence[int] = STRIDES) -> Batch:
+        """Read one batch, with targets at the anchor points of `strides`, the student's levels.
+
+        On the CPU nothing is copied twice; on a GPU tensors are moved as bytes, then widened.
+        """
         images = torch.from_numpy(self.views.images[indices]).to(device, non_blocking=True).float().div_(255.0)
         labels = {name: torch.from_numpy(array).to(device) for name, array in self.views.batch_labels(indices).items()}
         targets = None
         if self.targets is not None:
-            read = self.targets.batch(indices)
+            read = self.targets.batch(indices, anchor_count(self.image_size, strides))
             targets = TargetBatch(
                 read.logits_bac.to(device),
                 read.distances_ba4.to(device),

@@ -10,7 +10,7 @@ from ultralytics.utils.loss import E2ELoss, v8DetectionLoss
 
 from nasdistill.distill.connectors import Connectors
 from nasdistill.distill.losses import FOREGROUND, box_regression, channel_attention, class_kl, confidence
-from nasdistill.students.student import Student
+from nasdistill.students.student import Student, dense_output
 from nasdistill.teacher.targets import TargetBatch
 from nasdistill.teacher.teacher import distances
 
@@ -48,13 +48,15 @@ class DistillationLoss:
         """Named parts (unweighted scalars) and their weighted `total`.
 
         Args:
-            output: the student's training output (`boxes`, `scores`, `feats`).
+            output: the student's training output (`boxes`, `scores`, `feats`, or two branches of them).
             targets: the teacher's targets for the same views; None trains on labels alone.
             labels: `batch_idx` (n,), `cls` (n, 1), `bboxes` (n, 4) xywh in 0..1, as Ultralytics' loss takes them.
             temperature: softening of the class probabilities, > 0.
         """
         parts: dict[str, Tensor] = {}
+        everything, output = output, dict(dense_output(output))
         if targets is not None:
+            targets = targets.leading(output["scores"].shape[2])
             weight_ba = confidence(targets.logits_bac)
             if weights.feature:
                 # a 1x1 convolution's mean over space is the convolution of the mean: same loss, a fraction of the cost
@@ -75,12 +77,16 @@ class DistillationLoss:
             torch.zeros((), device=output["scores"].device),
         )
         if weights.label:
-            floats = {"boxes": output["boxes"].float(), "scores": output["scores"].float(), "feats": output["feats"]}
+            branches = {name: _in_float32(everything[name]) for name in ("one2many", "one2one") if name in everything}
             images = output["scores"].shape[0]
-            parts["label"] = self._label_loss(floats, labels)[0].sum() / images
+            parts["label"] = self._label_loss(branches or _in_float32(everything), labels)[0].sum() / images
             total = total + weights.label * parts["label"]
         parts["total"] = total
         return parts
+
+
+def _in_float32(output: Mapping[str, Any]) -> dict[str, Any]:
+    return {"boxes": output["boxes"].float(), "scores": output["scores"].float(), "feats": output["feats"]}
 
 
 def _mean_over_space(feature_bchw: Tensor) -> Tensor:

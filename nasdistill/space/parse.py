@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nasdistill.records import Scalar
 from nasdistill.space.common import COMMON
-from nasdistill.space.families import FAMILIES
+from nasdistill.space.families import FAMILIES, STRIDES, narrowest
 from nasdistill.space.parameters import Choice, Parameter, Range
 from nasdistill.space.rules import OneOf, Rule, Whole
 from nasdistill.space.search_space import SearchSpace
@@ -30,19 +30,55 @@ def parse_space(text: str, source: str) -> SearchSpace:
         raise top["name"].error(f"'{name}' may hold letters, digits, '.', '_' and '-' only")
     families: dict[str, dict[str, Parameter]] = {}
     for family, value in top["families"].mapping(tuple(FAMILIES)).items():
-        rules = FAMILIES[family]
-        own = value.mapping(tuple(rules), required=tuple(rules))
-        families[family] = {key: _parameter(own[key], rules[key]) for key in rules}
+        known = FAMILIES[family].parameters
+        own = value.mapping(tuple(known), required=FAMILIES[family].required)
+        # what is left out stays out of the trials table, too: it is not searched
+        families[family] = {key: _parameter(own[key], known[key].rule) for key in known if key in own}
+        _check_widths(family, own, families[family])
     if not families:
         raise top["families"].error(f"names no family; there are {', '.join(FAMILIES)}")
+    common = _common_parameters(top)
+    for family, value in top["families"].mapping(tuple(FAMILIES)).items():
+        _check_levels(value.mapping(tuple(FAMILIES[family].parameters)), families[family], common)
     return SearchSpace(
         name=name,
         description=" ".join(top["description"].text().split()) if "description" in top else "",
         source=Path(source),
         text=text,
         families=families,
-        common=_common_parameters(top),
+        common=common,
     )
+
+
+def _check_widths(family: str, own: Mapping[str, Value], parameters: Mapping[str, Parameter]) -> None:
+    """Refuse a width whose smallest value leaves a layer without channels."""
+    smallest = {name: low for name, parameter in parameters.items() if not isinstance(low := _ends(parameter)[0], str)}
+    for name, text in narrowest(family, smallest).items():
+        raise own[name].error(text)
+
+
+def _check_levels(
+    own: Mapping[str, Value], parameters: Mapping[str, Parameter], common: Mapping[str, Parameter]
+) -> None:
+    """Refuse more pyramid levels than the smallest input has room for: the coarsest cell must fit into it."""
+    if "levels" not in parameters:
+        return
+    levels, size = int(_ends(parameters["levels"])[1]), int(_ends(common["image_size"])[0])
+    stride = STRIDES[levels - 1]
+    if stride > size:
+        most = sum(stride <= size for stride in STRIDES)
+        raise own["levels"].error(
+            f"level P{levels + 2} has a stride of {stride} px, more than the smallest image_size of {size}; "
+            + (f"at most {most} levels fit" if most >= 3 else "leave levels out, or raise image_size")
+        )
+
+
+def _ends(parameter: Parameter) -> tuple[Scalar, Scalar]:
+    """The smallest and the largest number of a parameter; of names, the first twice."""
+    if isinstance(parameter, Range):
+        return parameter.low, parameter.high
+    numbers = [value for value in parameter.values if isinstance(value, int | float)]
+    return (min(numbers), max(numbers)) if numbers else (parameter.values[0], parameter.values[0])
 
 
 def _common_parameters(top: Mapping[str, Value]) -> dict[str, Parameter]:

@@ -120,7 +120,7 @@ class SearchSpace:
     def _anchor(self, family: str, size: str) -> dict[str, Scalar]:
         point: dict[str, Scalar] = {"family": family}
         for name, parameter in self.families[family].items():
-            point[f"{family}.{name}"] = _sized(parameter, FAMILIES[family][name], size)
+            point[f"{family}.{name}"] = _sized(parameter, FAMILIES[family].parameters[name].rule, size)
         for name, parameter in self.common.items():
             if name == "image_size":
                 # Of two image sizes the middle point takes the larger: with the smaller of two architectures it then

@@ -1,14 +1,15 @@
 """What the teacher says about every view of the pool, computed once and memory-mapped by every worker.
 
 A folder holds `logits.npy` (n, a, classes) and `distances.npy` (n, a, 4) in float16, `attention.npy` (n, c) in float32,
-`done.npy` (a flag a chunk) and, written last, `targets.json`. Distances are in units of the level's stride, where float16
-keeps 1/100 of a cell. Chunks are independent: several processes fill them, and a half-built folder is finished, not
-started over.
+`done.npy` (a flag a chunk) and, written last, `targets.json`. Anchor points are those of all levels that a student may have,
+P3 to P7, coarser ones last; a batch is read for a student's own levels only. Distances are in units of the level's stride,
+where float16 keeps 1/100 of a cell. Chunks are independent: several processes fill them, and a half-built folder is
+finished, not started over.
 """
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,13 @@ import torch
 from filelock import FileLock
 
 from nasdistill.data.views import Views
+from nasdistill.space.families import STRIDES
 from nasdistill.store.atomic import write_text
 from nasdistill.teacher.teacher import Teacher
 
 CHUNK = 64
-VERSION = 2
-LEVELS = 3  # P3, P4, P5
+VERSION = 3
+LEVELS = 3  # P3, P4, P5: those whose features are kept, which every teacher has
 ARRAYS = ("logits", "distances", "attention", "done")
 
 
@@ -33,6 +35,12 @@ class TargetBatch:
     distances_ba4: torch.Tensor
     attention: list[torch.Tensor]
 
+    def leading(self, anchors: int) -> "TargetBatch":
+        """The same at the first `anchors` anchor points: those of a student with fewer levels."""
+        if anchors == self.logits_bac.shape[1]:
+            return self
+        return replace(self, logits_bac=self.logits_bac[:, :anchors], distances_ba4=self.distances_ba4[:, :anchors])
+
 
 @dataclass(frozen=True)
 class Targets:
@@ -43,19 +51,23 @@ class Targets:
     attention: np.ndarray
     channels: tuple[int, ...]
 
-    def batch(self, indices: np.ndarray) -> TargetBatch:
-        """Read the targets of the views `indices` (b,)."""
+    def batch(self, indices: np.ndarray, anchors: int | None = None) -> TargetBatch:
+        """Read the targets of the views `indices` (b,), at the first `anchors` anchor points (None: at all)."""
         attention = torch.from_numpy(self.attention[indices])
         return TargetBatch(
-            torch.from_numpy(self.logits[indices]).float(),
-            torch.from_numpy(self.distances[indices]).float(),
+            torch.from_numpy(self.logits[indices, :anchors]).float(),
+            torch.from_numpy(self.distances[indices, :anchors]).float(),
             list(attention.split(list(self.channels), dim=1)),
         )
 
 
 def anchor_count(size: int, strides: Sequence[int]) -> int:
-    """Anchor points of a square input: one for each cell of each level."""
-    return sum((size // stride) ** 2 for stride in strides)
+    """Anchor points of a square input: one for each cell of each level (the last row and column may reach beyond it)."""
+    return sum(_cells(size, stride) ** 2 for stride in strides)
+
+
+def _cells(size: int, stride: int) -> int:
+    return -(-size // stride)  # stride-2 convolutions with padding round up
 
 
 def create_targets(folder: Path, teacher: Teacher, count: int, size: int, classes: int) -> list[tuple[int, int]]:
@@ -65,7 +77,7 @@ def create_targets(folder: Path, teacher: Teacher, count: int, size: int, classe
 
     Safe when two processes call it at once. An array of a wrong size (a torn or corrupt cache) is laid out anew.
     """
-    anchors = anchor_count(size, teacher.strides[:LEVELS])
+    anchors = anchor_count(size, STRIDES)
     channels = teacher.channels[:LEVELS]
     shapes: dict[str, tuple[tuple[int, ...], str]] = {
         "logits": ((count, anchors, classes), "<f2"),
@@ -105,7 +117,6 @@ def fill_targets(
         for size, folder in folders.items()
     }
     teacher_size = views.images.shape[-1]
-    strides = teacher.strides[:LEVELS]
     for start, stop in ranges:
         for first in range(start, stop, batch_size):
             rows = slice(first, min(first + batch_size, stop))
@@ -114,7 +125,9 @@ def fill_targets(
                 raw = teacher(images, class_order)
             pooled = torch.cat([feature.float().mean(dim=(2, 3)) for feature in raw.features[:LEVELS]], dim=1)
             for size, arrays in caches.items():
-                logits, distances = resample(raw.logits_bac, raw.distances_ba4, teacher_size, size, strides)
+                logits, distances = resample(
+                    raw.logits_bac, raw.distances_ba4, teacher_size, size, teacher.strides, STRIDES
+                )
                 arrays["logits"][rows] = logits.cpu().numpy()
                 arrays["distances"][rows] = distances.cpu().numpy()
                 arrays["attention"][rows] = pooled.cpu().numpy()
@@ -127,34 +140,52 @@ def fill_targets(
 
 
 def resample(
-    logits_bac: torch.Tensor, distances_ba4: torch.Tensor, from_size: int, to_size: int, strides: Sequence[int]
+    logits_bac: torch.Tensor,
+    distances_ba4: torch.Tensor,
+    from_size: int,
+    to_size: int,
+    strides: Sequence[int],
+    to_strides: Sequence[int] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What the teacher, looking at `from_size` pixels, says at the anchor points of a student of `to_size` pixels.
 
     Each student anchor takes the logits and the box of the teacher's nearest anchor on the same level; the box is
     re-expressed as ltrb distances from the student's anchor, in its strides. Nearest, because averages of neighbours
-    would water down the peaks. With equal sizes both come back as they are, without levels beyond `strides`.
+    would water down the peaks. Of levels that the teacher (`strides`) lacks, each anchor takes the most confident of the
+    anchors that lie in its cell on the teacher's coarsest level. With equal sizes, levels that both have come back as
+    they are. `to_strides` are the student's levels (None: the teacher's).
     """
-    logits, distances, start = [], [], 0
+    levels, start = {}, 0
     for stride in strides:
-        old, new = from_size // stride, to_size // stride
-        level = slice(start, start + old * old)
-        start += old * old
-        if old == new:
-            logits.append(logits_bac[:, level])
-            distances.append(distances_ba4[:, level])
+        cells = _cells(from_size, stride)
+        levels[stride] = (start, cells)
+        start += cells * cells
+    logits, distances = [], []
+    for stride in strides if to_strides is None else to_strides:
+        source = stride if stride in levels else strides[-1]
+        start, old = levels[source]
+        new = _cells(to_size, stride)
+        if source == stride and from_size == to_size:
+            logits.append(logits_bac[:, start : start + old * old])
+            distances.append(distances_ba4[:, start : start + old * old])
             continue
-        cells = torch.arange(new, device=logits_bac.device)
-        centre = (cells + 0.5) / new  # of the student's anchors, 0..1 of the image
-        nearest = (centre * old).long().clamp(max=old - 1)
-        flat = (nearest[:, None] * old + nearest[None, :]).flatten() + level.start
-        logits.append(logits_bac[:, flat])
-        # cells of the teacher's grid to cells of the student's, and the way from one anchor to the other
-        shift = (nearest + 0.5) / old * new - (cells + 0.5)
-        shift_x = shift[None, :].expand(new, new).flatten()
-        shift_y = shift[:, None].expand(new, new).flatten()
-        move = torch.stack([-shift_x, -shift_y, shift_x, shift_y], dim=1)
-        distances.append(distances_ba4[:, flat] * (new / old) + move)
+        cell = to_size / from_size * source / stride  # the teacher's, in the student's
+        points = 1 if source == stride else max(1, round(1 / cell))  # looked at in each cell, along each side
+        spots = (torch.arange(new * points, device=logits_bac.device) + 0.5) / points
+        nearest = (spots / cell).long().clamp(max=old - 1)
+        # (row, column) of the student's cell, then of the point within it
+        rows = nearest.view(new, 1, points, 1).expand(new, new, points, points).reshape(new * new, -1)
+        columns = nearest.view(1, new, 1, points).expand(new, new, points, points).reshape(new * new, -1)
+        said = logits_bac[:, start + rows * old + columns]  # (b, cells, points, classes)
+        best = said.amax(dim=3).argmax(dim=2)  # (b, cells)
+        logits.append(torch.take_along_dim(said, best[:, :, None, None], dim=2)[:, :, 0])
+        row, column = (torch.take_along_dim(index[None], best[:, :, None], dim=2)[:, :, 0] for index in (rows, columns))
+        boxes = torch.take_along_dim(distances_ba4, (start + row * old + column)[:, :, None], dim=1)
+        # the way from the teacher's anchor to the student's, in the student's cells
+        centre = torch.arange(new, device=logits_bac.device) + 0.5
+        shift_x = (column + 0.5) * cell - centre.repeat(new)
+        shift_y = (row + 0.5) * cell - centre.repeat_interleave(new)
+        distances.append(boxes * cell + torch.stack([-shift_x, -shift_y, shift_x, shift_y], dim=2))
     return torch.cat(logits, dim=1), torch.cat(distances, dim=1)
 
 

@@ -66,7 +66,7 @@ MISTAKES = [
     (
         "  yolov5:",
         "  yolo5:",
-        "line 3: unknown key 'yolo5' in families; allowed: yolov5, mobilenetv3, efficientnet_lite0",
+        "line 3: unknown key 'yolo5' in families; allowed: yolov5, yolov8, yolo11, yolo26, mobilenetv3",
     ),
     ("image_size", "imagesize", "line 6: unknown key 'imagesize'; allowed: name, description, families, image_size"),
     (

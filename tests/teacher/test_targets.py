@@ -12,6 +12,7 @@ from small import CPU, NAMES, SIZE, fill_all, small_teacher, training_views
 from nasdistill.data.views import Views
 from nasdistill.teacher import targets
 from nasdistill.teacher.targets import (
+    STRIDES,
     anchor_count,
     create_targets,
     fill_targets,
@@ -46,9 +47,9 @@ def test_what_is_stored_is_what_the_teacher_says(tmp_path: Path, views: Views) -
     fill_all(folder, teacher, views)
     assert teacher.forward_passes == 4  # one a chunk of at most 16 views
     stored = open_targets(folder)
-    assert stored.logits.shape == (COUNT, anchor_count(SIZE, (8, 16, 32)), len(NAMES))
+    assert stored.logits.shape == (COUNT, anchor_count(SIZE, STRIDES), len(NAMES))
     indices = np.array([0, 7, 8, 29])
-    batch = stored.batch(indices)
+    batch = stored.batch(indices, anchor_count(SIZE, (8, 16, 32)))
     online = teacher(torch.from_numpy(views.images[indices]).float() / 255, ORDER)
     # float16 rounds to a relative 2**-11; logits and distances are far from its limits
     for read, said in ((batch.logits_bac, online.logits_bac), (batch.distances_ba4, online.distances_ba4)):
@@ -122,7 +123,7 @@ def test_one_pass_of_the_teacher_serves_students_of_every_size(tmp_path: Path, v
     for size, folder in folders.items():
         seal_targets(folder, "key", teacher)
         stored = open_targets(folder)
-        assert stored.logits.shape == (COUNT, anchor_count(size, (8, 16, 32)), len(NAMES))
+        assert stored.logits.shape == (COUNT, anchor_count(size, STRIDES), len(NAMES))
         assert np.load(folder / "done.npy").all()
     same, other = open_targets(folders[SIZE]), open_targets(folders[160])
     assert np.array_equal(same.attention, other.attention)
@@ -162,6 +163,61 @@ def test_a_resampled_anchor_says_what_the_nearest_one_does(to_size: int) -> None
         assert len(same) == 1
         expected = corners(old[same[0]], distances[0, same[0]])
         assert torch.allclose(corners(anchor, got_distances[0, index]), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("to_size", [96, 64, 160, 256])
+def test_levels_that_the_teacher_lacks_take_the_most_confident_answer_in_their_cell(to_size: int) -> None:
+    """At P6 and P7: what is said comes from the teacher's P5, from the cell's own part of the image, the box in place."""
+    old = anchors_of(SIZE)
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(2, len(old), 3, generator=generator)
+    distances = torch.rand(2, len(old), 4, generator=generator) * 4
+    plain = resample(logits, distances, SIZE, to_size, (8, 16, 32))
+    got_logits, got_distances = resample(logits, distances, SIZE, to_size, (8, 16, 32), STRIDES)
+    assert got_logits.shape[1] == got_distances.shape[1] == anchor_count(to_size, STRIDES)
+    first = anchor_count(to_size, (8, 16, 32))
+    assert torch.equal(got_logits[:, :first], plain[0]) and torch.equal(got_distances[:, :first], plain[1])
+    index = first
+    coarsest = [(place, x * to_size, y * to_size) for place, (level, x, y, _) in enumerate(old) if level == 2]
+    for stride in (64, 128):
+        cells = -(-to_size // stride)
+        for row in range(cells):
+            for column in range(cells):
+                left, top = column * stride, row * stride
+                inside = [place for place, x, y in coarsest if left <= x < left + stride and top <= y < top + stride]
+                for image in range(2):
+                    said = got_logits[image, index]
+                    sources = [place for place, _, _ in coarsest if torch.equal(logits[image, place], said)]
+                    assert len(sources) == 1, "nothing is averaged or made up"
+                    if inside and SIZE * stride // 32 % to_size == 0:  # the grids fit: all of them are looked at
+                        best = max(inside, key=lambda place, image=image: float(logits[image, place].max()))
+                        assert sources == [best]
+                    _, x, y, cell = old[sources[0]]
+                    centre = torch.tensor([column + 0.5, row + 0.5]) * stride
+                    theirs = torch.tensor([x, y]) * to_size
+                    ltrb = distances[image, sources[0]] * cell * to_size
+                    mine = got_distances[image, index] * stride
+                    assert torch.allclose(centre - mine[:2], theirs - ltrb[:2], atol=1e-3)
+                    assert torch.allclose(centre + mine[2:], theirs + ltrb[2:], atol=1e-3)
+                index += 1
+
+
+def test_a_teacher_with_p6_answers_there_itself() -> None:
+    logits, distances = torch.randn(1, anchor_count(128, (8, 16, 32, 64)), 2), torch.rand(1, 340, 4)
+    got = resample(logits, distances, 128, 128, (8, 16, 32, 64), STRIDES)
+    assert torch.equal(got[0][:, :340], logits) and torch.equal(got[1][:, :340], distances)
+    best = logits[0, -4:].amax(dim=1).argmax()
+    assert torch.equal(got[0][0, 340], logits[0, -4:][best])
+
+
+def test_a_batch_is_read_for_the_levels_it_is_wanted_for(tmp_path: Path, views: Views) -> None:
+    folder, teacher = tmp_path / "targets", small_teacher()
+    fill_all(folder, teacher, views)
+    stored, indices = open_targets(folder), np.array([3, 1])
+    everything, few = stored.batch(indices), stored.batch(indices, anchor_count(SIZE, (8, 16, 32)))
+    assert everything.logits_bac.shape[1] == anchor_count(SIZE, STRIDES) > few.logits_bac.shape[1] == 189
+    assert torch.equal(everything.leading(189).logits_bac, few.logits_bac)
+    assert torch.equal(everything.leading(189).distances_ba4, few.distances_ba4)
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"key": "key"}', '{"version": 1}', "null"])
