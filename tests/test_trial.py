@@ -226,6 +226,10 @@ def test_assets_travel_to_a_worker(assets: Assets, tmp_path: Path) -> None:
         "weight.cls": 1.0,
         "weight.box": 1.0,
         "prune.ratio": 0.0,
+        "prune.importance": "l2",
+        "prune.backbone": 1.0,
+        "prune.neck": 1.0,
+        "prune.head": 1.0,
     }
     job = TrialJob(2, {**params, "init": "warmed"}, tmp_path, None, tmp_path / "stop")
     result = worker.run(job, lambda line: None)
