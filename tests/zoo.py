@@ -33,4 +33,6 @@ def raw_outputs(model: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
     """All raw boxes and scores of the head (both heads of an end-to-end one), with BatchNorm's running statistics."""
     model.eval().model[-1].training = True
     output = model(images)
-    return [head[name] for head in (output.values() if "one2one" in output else [output]) for name in ("boxes", "scores")]
+    return [
+        head[name] for head in (output.values() if "one2one" in output else [output]) for name in ("boxes", "scores")
+    ]

@@ -112,7 +112,9 @@ def why_not_prunable(model: DetectionModel) -> str | None:
     for group, places in places_of_groups(graph).items():
         if group in prunable and not all(place.tensor.startswith(head) for place in places):
             return None
-    names = sorted({place.split(":")[0] for place in graph.unfollowed if not place.startswith(head) and place != "images"})
+    names = sorted(
+        {place.split(":")[0] for place in graph.unfollowed if not place.startswith(head) and place != "images"}
+    )
     return f"its channels cannot be followed through {', '.join(names[:3]) or 'any layer'}"
 
 

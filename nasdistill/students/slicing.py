@@ -196,6 +196,26 @@ def transplant(source: DetectionModel, target: DetectionModel) -> float:
     return copied / total
 
 
+def related(first: DetectionModel, second: DetectionModel) -> float:
+    """The share of convolutions that are the same in both networks, widths aside, of those the shallower one has, 0..1.
+
+    Two are the same when they have the same name and kernel and read the same runs of channels: what a C3 block and a C2f
+    block call `cv2` is not. Above 0.9 both networks are of one family.
+    """
+    graphs, states = (
+        (trace_channels(first).axes, trace_channels(second).axes),
+        (first.state_dict(), second.state_dict()),
+    )
+    convolutions = [{name for name in axes if len(axes[name]) == 2} for axes in graphs]
+
+    def same(name: str) -> bool:
+        one, two = graphs[0][name], graphs[1][name]
+        kernels = states[0][name].shape[2:] == states[1][name].shape[2:]
+        return kernels and all(pair_runs(large, small) for large, small in zip(one, two, strict=True))
+
+    return sum(map(same, convolutions[0] & convolutions[1])) / max(1, min(len(names) for names in convolutions))
+
+
 def copy_pieces(source: torch.Tensor, target: torch.Tensor, axes: tuple[Pieces, ...]) -> int:
     """Copy every combination of the axes' pieces into `target`; returns how many values were copied."""
     if not axes:

@@ -22,7 +22,6 @@ from nasdistill.measure.detector import OnnxDetector
 from nasdistill.students.families import build_student
 from nasdistill.students.student import Student, parameters_m
 
-
 FAMILIES = ("yolov5", "yolov8", "yolo11", "yolo26", "mobilenetv3", "efficientnet_lite0")
 TIMM = ("mobilevit_xxs", "ghostnet_050", "mobilenetv4_conv_small_050", "efficientnet_cc_b0_4e")
 
@@ -97,7 +96,7 @@ def test_a_copy_keeps_what_is_frozen_and_the_mode() -> None:
     assert all(parameter.grad is None for parameter in pruned.model.parameters())
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
 @given(ratio=st.floats(0.0, 0.95), width=st.sampled_from([0.0625, 0.125, 0.1875]))
 def test_nothing_is_ever_added_and_the_student_still_runs(ratio: float, width: float) -> None:
     student = build_student("yolov5", {"depth": 0.33, "width": width}, NAMES)

@@ -124,7 +124,9 @@ def test_a_slice_equals_the_masked_large_network(name: str) -> None:
         assert_same_heads(large.model, small.model)
 
 
-@pytest.mark.parametrize("name", ["yolov5 quarter", "yolov8 both", "yolo11 both", "mobilenetv3 neck", "efficientnet neck"])
+@pytest.mark.parametrize(
+    "name", ["yolov5 quarter", "yolov8 both", "yolo11 both", "mobilenetv3 neck", "efficientnet neck"]
+)
 def test_the_largest_slice_is_the_large_network_bit_for_bit(name: str) -> None:
     large, _ = pair(name)
     large.model.float()
