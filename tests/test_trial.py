@@ -164,6 +164,15 @@ def test_pruning_makes_the_artifact_smaller(bench: Workbench, tmp_path: Path) ->
     assert pruned.params["prune.achieved"] > 0.2
 
 
+def test_pruning_by_the_loss_gives_the_shapes_that_were_timed(bench: Workbench, tmp_path: Path) -> None:
+    by_norm, _ = run(bench, tmp_path / "norm", prune_ratio=0.4, prune_backbone=0.5)
+    by_loss, _ = run(bench, tmp_path / "loss", prune_ratio=0.4, prune_backbone=0.5, prune_importance="taylor")
+    one, two = (load_file(tmp_path / name / "student.safetensors") for name in ("norm", "loss"))
+    assert {name: tensor.shape for name, tensor in one.items()} == {name: tensor.shape for name, tensor in two.items()}
+    assert any(not torch.equal(one[name], two[name]) for name in one)
+    assert by_norm.params["prune.achieved"] == by_loss.params["prune.achieved"] > 0.1
+
+
 def test_the_same_trial_twice_is_the_same_student(bench: Workbench, tmp_path: Path) -> None:
     first, _ = run(bench, tmp_path / "one")
     other, _ = run(bench, tmp_path / "two", weight_box=3.0)

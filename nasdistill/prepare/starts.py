@@ -16,7 +16,6 @@ from nasdistill.store.provenance import file_sha256
 from nasdistill.students.families import Lineage, build_student
 from nasdistill.students.pretrained import Fit, fit_weights, read_weights
 
-MIN_BACKBONE = 0.5  # of a backbone's weight tensors that a file must fill to count as fitting it
 HUB_TIMEOUT_S = 60.0
 
 
@@ -53,13 +52,13 @@ def pretrained_files(
                 except InputError as error:
                     raise InputError(f"{key}: {error}") from error
             offers = [(fit.backbone, path, fit) for (name, path), fit in fits.items() if name == line.name]
-            share, path, fit = max(offers, key=lambda offer: offer[0], default=(0.0, Path(), None))
-            if share >= MIN_BACKBONE:
+            _, path, fit = max(offers, key=lambda offer: offer[0], default=(0.0, Path(), None))
+            if fit is not None and fit.belongs:
                 found[line.name] = PretrainedFile(path, file_sha256(path))
                 tell(f"{line.name} starts from {path.name}: {fit}")
         for path in {path for _, path in fits}:
             tried = {name: fit for (name, tried_path), fit in fits.items() if tried_path == path}
-            if all(fit.backbone < MIN_BACKBONE for fit in tried.values()):
+            if not any(fit.belongs for fit in tried.values()):
                 name, fit = max(tried.items(), key=lambda item: item[1].backbone)
                 raise InputError(f"{key}: {path} does not fit {name}: {fit}")
     return found
@@ -98,8 +97,7 @@ def _from_hub(line: Lineage, names: Sequence[str], cache: Path, tell: Callable[[
 
     def download() -> None:
         try:
-            model = timm.create_model(timm_name, pretrained=True)
-            result["state"] = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+            result["state"] = _download(timm_name)
         except Exception as error:  # whatever a network can do to one: never more than a warning
             result["error"] = error
 
@@ -115,3 +113,8 @@ def _from_hub(line: Lineage, names: Sequence[str], cache: Path, tell: Callable[[
     with replacing(path) as temporary:
         save_file(state, temporary)
     return path
+
+
+def _download(timm_name: str) -> dict[str, torch.Tensor]:
+    model = timm.create_model(timm_name, pretrained=True)
+    return {name: tensor.contiguous() for name, tensor in model.state_dict().items()}

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from ultralytics.nn.tasks import DetectionModel
 
-from nasdistill.students.channels import ChannelGraph, trace_channels
+from nasdistill.students.channels import trace_channels
+from nasdistill.students.tracer import ChannelGraph
 
 Criterion = Literal["l2", "bn_scale", "taylor"]
 CRITERIA: tuple[str, ...] = get_args(Criterion)

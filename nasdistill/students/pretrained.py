@@ -16,9 +16,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from nasdistill.errors import InputError
-from nasdistill.students.channels import ChannelGraph, Run, Runs, trace_channels
+from nasdistill.students.channels import trace_channels
 from nasdistill.students.slicing import Pieces, copy_pieces, pair_runs
 from nasdistill.students.student import Student
+from nasdistill.students.tracer import ChannelGraph, Run, Runs
 
 SUFFIXES = (".safetensors", ".pt", ".pth")
 _NESTED = ("state_dict_ema", "ema", "state_dict", "model_state", "model")
@@ -37,6 +38,11 @@ class Fit:
     fitted: int
     misfits: tuple[str, ...]
     unknown: int
+
+    @property
+    def belongs(self) -> bool:
+        """The file holds this backbone: most of its tensors have a place here, and fill most of the backbone."""
+        return self.backbone >= 0.5 and self.unknown <= self.fitted
 
     def __str__(self) -> str:
         shown = "; ".join(self.misfits[:3]) + (f"; {len(self.misfits) - 3} more" if len(self.misfits) > 3 else "")
@@ -84,7 +90,7 @@ def fit_weights(weights: Mapping[str, Tensor], student: Student) -> Fit:
     fitted, misfits = set(), []
     for name, source in sources.items():
         tensor, offered = state[name], weights[source]
-        axes = _pieces(name, offered, tensor, graph, sizes)
+        axes = _pieces(name, offered, tensor, graph, sizes, f"model.{len(student.model.model) - 1}.")
         if axes is None:
             misfits.append(f"{source} {tuple(offered.shape)} for {tuple(tensor.shape)}")
         elif copy_pieces(offered, tensor, axes):
@@ -133,9 +139,12 @@ def _group_sizes(graph: ChannelGraph, offered: Mapping[str, Tensor]) -> dict[int
 
 
 def _pieces(
-    name: str, offered: Tensor, tensor: Tensor, graph: ChannelGraph, sizes: Mapping[int, int]
+    name: str, offered: Tensor, tensor: Tensor, graph: ChannelGraph, sizes: Mapping[int, int], head: str
 ) -> tuple[Pieces, ...] | None:
-    """The pieces to copy along each axis; None where the shapes have nothing to do with one another."""
+    """The pieces to copy along each axis; None where the shapes have nothing to do with one another.
+
+    `head` is how the names of the Detect head's tensors begin.
+    """
     if offered.shape == tensor.shape:
         return ()
     axes = graph.axes.get(name)
@@ -143,9 +152,11 @@ def _pieces(
         return None
     found = []
     for runs, length in zip(axes, offered.shape, strict=False):
-        theirs: Runs = tuple(Run(run.origin, sizes.get(run.group, 0), run.group) for run in runs)
-        # locked channels of another number mean something else: classes, heads of attention
-        if any(run.group in graph.locked and run.size != own.size for run, own in zip(theirs, runs, strict=True)):
+        unmade = length if len(runs) == 1 else 0  # images, and what unfollowed operations make
+        theirs: Runs = tuple(Run(run.origin, sizes.get(run.group, unmade), run.group) for run in runs)
+        # locked channels of another number mean something else: classes, parts of attention's heads
+        changed = any(run.group in graph.locked and run.size != own.size for run, own in zip(theirs, runs, strict=True))
+        if changed and (len(runs) > 1 or name.startswith(head)):
             return None
         if sum(run.size for run in theirs) > length:
             return None

@@ -212,34 +212,53 @@ def test_attention_is_left_out_and_the_ratio_says_so() -> None:
         assert torch.equal(before.proj.conv.weight, after.proj.conv.weight)
 
 
-class _Folded(nn.Module):
-    """A backbone that nothing can be cut out of: it mixes its channels by reshaping."""
+class Folded(nn.Module):
+    """A layer that nothing can be cut out of: it mixes channels and space by reshaping."""
 
-    channels = (16, 16, 16)
-
-    def __init__(self) -> None:
+    def __init__(self, inner: nn.Module) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(3, 16, 8, 8)
+        self.inner = inner
 
-    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
-        maps = self.stem(images)
-        folded = maps.transpose(1, 2).flatten(1).view_as(maps)
-        return [nn.functional.avg_pool2d(folded, size) for size in (1, 2, 4)]
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor] | torch.Tensor:
+        output = self.inner(images)
+        return [fold(maps) for maps in output] if isinstance(output, list) else fold(output)
+
+
+def fold(maps: torch.Tensor) -> torch.Tensor:
+    return maps.transpose(1, 2).flatten(1).view_as(maps)
+
+
+def folded_student(everywhere: bool) -> Student:
+    """A MobileNetV3 whose backbone's outputs are folded, or all that any layer before the head makes."""
+    student = tiny_student("mobilenetv3")
+    for layer in range(len(student.model.model) - 1 if everywhere else 1):
+        old = student.model.model[layer]
+        if everywhere and any(isinstance(module, nn.Conv2d) for module in old.modules()):
+            fold_inside(old)
+        new = Folded(old) if layer == 0 else old
+        new.i, new.f, new.type = old.i, old.f, old.type
+        student.model.model[layer] = new
+    return student
+
+
+def fold_inside(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.Conv2d):
+            setattr(module, name, Folded(child))
+        else:
+            fold_inside(child)
 
 
 def test_a_network_without_a_prunable_layer_says_why() -> None:
-    student = tiny_student("mobilenetv3")
-    assert why_not_prunable(student.model) is None
-    folded = _Folded()
-    folded.i, folded.f, folded.type = 0, -1, "Folded"
-    student.model.model[0] = folded
-    for layer in (4, 5, 6):
-        student.model.model[layer] = _like(student.model.model[layer], nn.Conv2d(16, 32, 1))
-    assert why_not_prunable(student.model) is None  # the neck still is
+    assert why_not_prunable(tiny_student("mobilenetv3").model) is None
+    assert why_not_prunable(folded_student(everywhere=False).model) is None  # its inside and the neck still are
+    reason = why_not_prunable(folded_student(everywhere=True).model)
+    assert reason is not None and reason.startswith("its channels cannot be followed through model.")
+
+
+def test_what_is_not_followed_keeps_its_channels() -> None:
+    student = folded_student(everywhere=False)
     pruned = prune(student, 0.5).student
-    assert pruned.model.model[0].stem.out_channels == 16
-
-
-def _like(old: nn.Module, new: nn.Module) -> nn.Module:
-    new.i, new.f, new.type = old.i, old.f, old.type
-    return new
+    lateral = [s.model.model[4].conv.in_channels for s in (student, pruned)]
+    assert lateral[0] == lateral[1]
+    assert pruned.model.model[4].conv.out_channels < student.model.model[4].conv.out_channels
