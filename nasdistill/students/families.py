@@ -17,6 +17,10 @@ FAMILIES: dict[str, Builder] = {
 }
 
 
+# Parameters chosen by name whose values all have the same layers.
+SHARED = ("variant", "activation")
+
+
 def build_student(family: str, arch: Mapping[str, Scalar], names: Sequence[str], seed: int = 0) -> Student:
     """Build a student with random weights that depend on `seed` alone.
 
@@ -28,10 +32,18 @@ def build_student(family: str, arch: Mapping[str, Scalar], names: Sequence[str],
 
 
 def lineage(family: str, arch: Mapping[str, Scalar]) -> str:
-    """The group of architectures that can be cut out of one another: a family, or one of its lines of backbones."""
-    if family == "mobilenetv3":
-        return f"mobilenetv3-{str(arch['variant']).split('_')[0]}"
-    return family
+    """The group of architectures that can be cut out of one another: a family, one of its lines of backbones, one layout.
+
+    Numbers are sizes, which share weights. What is chosen by name or switched on (a type of neck, CBAM), and the number of
+    levels, moves layers to other places; an activation moves none, and of variants only MobileNetV3's two lines differ.
+    """
+    line = f"{family}-{str(arch['variant']).split('_')[0]}" if family == "mobilenetv3" else family
+    layout = [
+        f"{name}={value}"
+        for name, value in sorted(arch.items())
+        if name == "levels" or (isinstance(value, str | bool) and name not in SHARED)
+    ]
+    return f"{line}[{','.join(layout)}]" if layout else line
 
 
 @dataclass(frozen=True)
