@@ -212,6 +212,8 @@ def test_a_student_takes_its_first_channels_from_the_supernet(bench: Workbench, 
     assert torch.equal(weight, supernet["model.0.conv.weight"][: len(weight)])
     again, _ = bench.student(config())
     assert again.model is not student.model
+    _, origin = bench.student(config(arch={"depth": 0.67, "width": 0.0625}))  # deeper than its supernet
+    assert origin == "warmed+random"
     stranger, origin = bench.student(config(family="efficientnet_lite0", arch={"neck": 32}))
     assert origin == "random" and stranger.family == "efficientnet_lite0"
 

@@ -118,11 +118,15 @@ def _run_member(supernet: Student, member: Member, images: Tensor) -> dict[str, 
 
 
 @torch.no_grad()
-def inherit(student: Student, supernet: Student, state: Mapping[str, Tensor], feed: Feed, compute: Compute) -> None:
+def inherit(
+    student: Student, supernet: Student, state: Mapping[str, Tensor], feed: Feed, compute: Compute
+) -> SlicePlan:
     """Give `student` its slice of the warmed supernet (`state`) and BatchNorm statistics of its own. Changes `student`.
 
-    Statistics of the large network are wrong for a slice of it (Yu and Huang, ICCV 2019, sect. 4).
+    Returns the plan: what was taken, and what the supernet lacks. Statistics of the large network are wrong for a slice of
+    it (Yu and Huang, ICCV 2019, sect. 4).
     """
-    load_slice(state, supernet.model, student.model)
+    plan = load_slice(state, supernet.model, student.model)
     compute.place(student.model)
     recalibrate(student, feed, compute)
+    return plan

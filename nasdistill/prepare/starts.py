@@ -72,7 +72,7 @@ def _paths(
     cache: Path,
     tell: Callable[[str], None],
 ) -> list[Path]:
-    paths = [space.source.parent / source for source in sources if source != HUB]
+    paths = [(space.source.parent / source).resolve() for source in sources if source != HUB]
     if HUB in sources:
         downloaded = _from_hub(line, names, cache, tell)
         paths += [downloaded] if downloaded else []
