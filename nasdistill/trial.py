@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from nasdistill.compress.prune import prune
+from nasdistill.compress.prune import STAGES, Pruning, prune
 from nasdistill.distill.batchnorm import recalibrate
 from nasdistill.distill.connectors import Connectors
 from nasdistill.distill.objective import LossWeights
+from nasdistill.distill.sensitivity import loss_gradients
 from nasdistill.distill.stage import Stage, StageRun, run_stage
 from nasdistill.distill.temperature import temperature_at
 from nasdistill.measure.accuracy import score
@@ -47,7 +48,8 @@ def run_trial(config: TrialConfig, bench: Workbench, place: TrialPlace, report: 
     artifact = place.folder / "student.onnx"
     student, init = bench.student(config)
 
-    write_onnx(prune(student, config.prune_ratio).student.model, size, artifact, bench.assets.device.batch)
+    pruning = _pruning(config, bench)
+    write_onnx(prune(student, pruning).student.model, size, artifact, bench.assets.device.batch)
     before = bench.profiler.measure(artifact, size)
     report(f"{config.family} {dict(config.arch)} at {size} px from {init}: {before.median_ms:.2f} ms before training")
 
@@ -55,7 +57,7 @@ def run_trial(config: TrialConfig, bench: Workbench, place: TrialPlace, report: 
     connectors = Connectors(student.pyramid_channels, bench.assets.teacher_channels)
     stage1, stage2 = _stages(config, bench)
     report(_line(stage1, _train(student, connectors, stage1, config, bench, place)))
-    pruned = prune(student, config.prune_ratio)
+    pruned = prune(student, pruning, _gradients(student, connectors, stage2, config, bench))
     if config.prune_ratio:  # its maps have fewer channels now
         connectors = Connectors(pruned.student.pyramid_channels, bench.assets.teacher_channels)
     report(_line(stage2, _train(pruned.student, connectors, stage2, config, bench, place)))
@@ -120,6 +122,26 @@ def _stages(config: TrialConfig, bench: Workbench) -> tuple[Stage, Stage]:
             batch_size=recipe.batch_size,
         ),
     )
+
+
+def _pruning(config: TrialConfig, bench: Workbench) -> Pruning:
+    """What the trial prunes, rounded as its device likes it."""
+    return Pruning(
+        ratio=config.prune_ratio,
+        factors={stage: getattr(config, f"prune_{stage}") for stage in STAGES},
+        importance=config.prune_importance,
+        channel_multiple=bench.assets.device.channel_multiple,
+    )
+
+
+def _gradients(
+    student: Student, connectors: Connectors, stage: Stage, config: TrialConfig, bench: Workbench
+) -> dict[str, torch.Tensor] | None:
+    """Gradients of the loss of `stage`, where the trial prunes by them."""
+    if config.prune_importance != "taylor" or not config.prune_ratio:
+        return None
+    feed = bench.feed(config.image_size)
+    return loss_gradients(student, connectors, feed, stage.weights, config.temperature_end, bench.compute)
 
 
 def _train(

@@ -95,5 +95,5 @@ class Workbench:
             supernet.model.load_state_dict(load_file(source.path))
             self._supernets[name] = supernet
         supernet = self._supernets[name]
-        inherit(student, supernet, supernet.model.state_dict(), self.feed(config.image_size), self.compute)
-        return student, source.origin
+        plan = inherit(student, supernet, supernet.model.state_dict(), self.feed(config.image_size), self.compute)
+        return student, source.origin if plan.complete else f"{source.origin}+random"

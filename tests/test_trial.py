@@ -164,6 +164,15 @@ def test_pruning_makes_the_artifact_smaller(bench: Workbench, tmp_path: Path) ->
     assert pruned.params["prune.achieved"] > 0.2
 
 
+def test_pruning_by_the_loss_gives_the_shapes_that_were_timed(bench: Workbench, tmp_path: Path) -> None:
+    by_norm, _ = run(bench, tmp_path / "norm", prune_ratio=0.4, prune_backbone=0.5)
+    by_loss, _ = run(bench, tmp_path / "loss", prune_ratio=0.4, prune_backbone=0.5, prune_importance="taylor")
+    one, two = (load_file(tmp_path / name / "student.safetensors") for name in ("norm", "loss"))
+    assert {name: tensor.shape for name, tensor in one.items()} == {name: tensor.shape for name, tensor in two.items()}
+    assert any(not torch.equal(one[name], two[name]) for name in one)
+    assert by_norm.params["prune.achieved"] == by_loss.params["prune.achieved"] > 0.1
+
+
 def test_the_same_trial_twice_is_the_same_student(bench: Workbench, tmp_path: Path) -> None:
     first, _ = run(bench, tmp_path / "one")
     other, _ = run(bench, tmp_path / "two", weight_box=3.0)
@@ -203,6 +212,8 @@ def test_a_student_takes_its_first_channels_from_the_supernet(bench: Workbench, 
     assert torch.equal(weight, supernet["model.0.conv.weight"][: len(weight)])
     again, _ = bench.student(config())
     assert again.model is not student.model
+    _, origin = bench.student(config(arch={"depth": 0.67, "width": 0.0625}))  # deeper than its supernet
+    assert origin == "warmed+random"
     stranger, origin = bench.student(config(family="efficientnet_lite0", arch={"neck": 32}))
     assert origin == "random" and stranger.family == "efficientnet_lite0"
 
@@ -226,6 +237,10 @@ def test_assets_travel_to_a_worker(assets: Assets, tmp_path: Path) -> None:
         "weight.cls": 1.0,
         "weight.box": 1.0,
         "prune.ratio": 0.0,
+        "prune.importance": "l2",
+        "prune.backbone": 1.0,
+        "prune.neck": 1.0,
+        "prune.head": 1.0,
     }
     job = TrialJob(2, {**params, "init": "warmed"}, tmp_path, None, tmp_path / "stop")
     result = worker.run(job, lambda line: None)

@@ -3,21 +3,23 @@
 import math
 import os
 import random
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 
+from nasdistill.compress.prune import why_not_prunable
 from nasdistill.data.dataset import Dataset, dataset_hash, load_dataset
 from nasdistill.data.demo import make_demo
 from nasdistill.devices.profile import DeviceProfile, load_device
 from nasdistill.errors import InputError
+from nasdistill.prepare.starts import PretrainedFile, pretrained_files
 from nasdistill.records import Scalar
 from nasdistill.space.families import FAMILIES
 from nasdistill.space.loader import load_space
 from nasdistill.space.parameters import Parameter, Range
 from nasdistill.space.search_space import SearchSpace
-from nasdistill.students.families import STRUCTURAL, Lineage, group_by_lineage
+from nasdistill.students.families import STRUCTURAL, Lineage, build_student, group_by_lineage
 from nasdistill.teacher.teacher import Teacher, load_teacher, match_classes
 
 DEMO_TEACHER = Path(__file__).resolve().parents[1] / "teacher" / "demo_teacher.safetensors"
@@ -28,7 +30,8 @@ RANGE_POINTS = 4  # architectures tried along a continuous range when a supernet
 
 @dataclass(frozen=True)
 class Inputs:
-    """Checked inputs. `class_order[i]` is the teacher's index of the data's class i."""
+    """Checked inputs. `class_order[i]` is the teacher's index of the data's class i; `pretrained` is by lineage, and
+    `notes` are lines that a person should see once."""
 
     dataset: Dataset
     data_hash: str
@@ -39,6 +42,8 @@ class Inputs:
     image_sizes: tuple[int, ...]
     lineages: tuple[Lineage, ...]
     demo: bool
+    pretrained: Mapping[str, PretrainedFile] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def cache_folder() -> Path:
@@ -86,6 +91,11 @@ def load_inputs(
             f"device {device_profile.name} takes images of {device_profile.image_size} px, "
             f"but image_size in {search_space.source} is {', '.join(map(str, sizes))}"
         )
+    found = tuple(lineages(search_space, dataset.names))
+    on_progress("checking the families")
+    check_prunable(search_space, found, dataset.names)
+    notes: list[str] = []
+    pretrained = pretrained_files(search_space, found, dataset.names, cache, notes.append)
     return Inputs(
         dataset=dataset,
         data_hash=dataset_hash(dataset),
@@ -94,8 +104,10 @@ def load_inputs(
         space=search_space,
         device=device_profile,
         image_sizes=sizes,
-        lineages=tuple(lineages(search_space, dataset.names)),
+        lineages=found,
         demo=demo,
+        pretrained=pretrained,
+        notes=tuple(notes),
     )
 
 
@@ -155,6 +167,21 @@ def sized(parameter: Parameter, family: str, name: str) -> list[Scalar]:
     """The values of a parameter (of a continuous range, evenly spread ones), from the smallest student to the largest."""
     rule = FAMILIES[family].parameters[name].rule
     return sorted(_points(parameter), key=rule.rank)
+
+
+def check_prunable(space: SearchSpace, lineages: Sequence[Lineage], names: tuple[str, ...]) -> None:
+    """Say so now when a space asks for pruning and a family has nothing that can be pruned.
+
+    Raises:
+        InputError: naming the file and the key.
+    """
+    ratios = space.common["prune.ratio"]
+    if not any(float(ratio) > 0.0 for ratio in _points(ratios)):
+        return
+    for line in lineages:
+        reason = why_not_prunable(build_student(line.family, line.archs[0], names).model)
+        if reason is not None:
+            raise InputError(f"{space.source}: prune.ratio: {line.name} cannot be pruned ({reason}); set it to 0")
 
 
 def _points(parameter: Parameter) -> list[Scalar]:

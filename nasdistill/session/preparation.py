@@ -77,7 +77,12 @@ def prepare(
     progress.teacher(figures)
 
     warm_seconds = before.get("warm_core_seconds") or _warm_seconds(clock, workers, len(inputs.lineages))
-    warm = families.plan_warming(inputs.lineages, names, teacher, trained, training, warm_seconds, workers, cache)
+    warm = families.plan_warming(
+        inputs.lineages, names, teacher, trained, training, warm_seconds, workers, cache, inputs.pretrained
+    )
+    for plan in warm:
+        if not (plan.sliced or plan.pretrained):
+            progress.log(f"{plan.lineage.name} starts from random weights: neither the teacher's nor a file's fit it")
     stop_file = run.path / STOP_FILE_NAME
     tasks = families.warm_tasks(warm, names, teacher, order, trained, training, stop_file)
     warmed = progress.tasks("warming the families", tasks, run_tasks)
@@ -117,6 +122,9 @@ def prepare(
             "warm_core_seconds": warm_seconds,
             "warm_steps": before.get("warm_steps", 0) + sum(done.steps for done in warmed),
             "teacher_slices": [plan.lineage.name for plan in warm if plan.sliced],
+            "pretrained": {
+                name: {"file": start.path.name, "sha256": start.sha256} for name, start in inputs.pretrained.items()
+            },
             "step_seconds": {name: round(value, 4) for name, value in step_seconds.items()},
             "seconds": round(clock.used if timed else 0.0, 1),
         },

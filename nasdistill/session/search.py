@@ -66,6 +66,8 @@ def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], pro
     if recorded.get("data_hash", inputs.data_hash) != inputs.data_hash:
         raise InputError(f"{run.path}: its data changed since it was started; start a new run")
     _tell_problems(inputs, progress)
+    for note in inputs.notes:
+        progress.log(note)
     training = training_of(settings, recorded)
     workers = request.workers or default_workers()
     if not request.resume:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from nasdistill.records import Scalar
@@ -11,7 +11,7 @@ from nasdistill.space.common import COMMON
 from nasdistill.space.families import FAMILIES, STRIDES, narrowest
 from nasdistill.space.parameters import Choice, Parameter, Range
 from nasdistill.space.rules import OneOf, Rule, Whole
-from nasdistill.space.search_space import SearchSpace
+from nasdistill.space.search_space import HUB, SearchSpace
 from nasdistill.strict_yaml import Value, parse_yaml
 
 _TOP_KEYS = ("name", "description", "families", "image_size", "distill", "prune")
@@ -29,9 +29,12 @@ def parse_space(text: str, source: str) -> SearchSpace:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise top["name"].error(f"'{name}' may hold letters, digits, '.', '_' and '-' only")
     families: dict[str, dict[str, Parameter]] = {}
+    weights: dict[str, tuple[str, ...]] = {}
     for family, value in top["families"].mapping(tuple(FAMILIES)).items():
         known = FAMILIES[family].parameters
-        own = value.mapping(tuple(known), required=FAMILIES[family].required)
+        own = value.mapping((*known, "weights"), required=FAMILIES[family].required)
+        if "weights" in own:
+            weights[family] = tuple(_weights(own["weights"], Path(source).parent))
         # what is left out stays out of the trials table, too: it is not searched
         families[family] = {key: _parameter(own[key], known[key].rule) for key in known if key in own}
         _check_widths(family, own, families[family])
@@ -39,7 +42,7 @@ def parse_space(text: str, source: str) -> SearchSpace:
         raise top["families"].error(f"names no family; there are {', '.join(FAMILIES)}")
     common = _common_parameters(top)
     for family, value in top["families"].mapping(tuple(FAMILIES)).items():
-        _check_levels(value.mapping(tuple(FAMILIES[family].parameters)), families[family], common)
+        _check_levels(value.mapping((*FAMILIES[family].parameters, "weights")), families[family], common)
     return SearchSpace(
         name=name,
         description=" ".join(top["description"].text().split()) if "description" in top else "",
@@ -47,7 +50,17 @@ def parse_space(text: str, source: str) -> SearchSpace:
         text=text,
         families=families,
         common=common,
+        weights=weights,
     )
+
+
+def _weights(value: Value, folder: Path) -> Iterator[str]:
+    """A file of pretrained weights, `hub`, or a list of those."""
+    for item in value.items() if value.is_list() else [value]:
+        name = item.text()
+        if name != HUB and not (folder / name).is_file():
+            raise item.error(f"no such file: {folder / name} (a file beside this one, or '{HUB}' for timm's)")
+        yield name
 
 
 def _check_widths(family: str, own: Mapping[str, Value], parameters: Mapping[str, Parameter]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from nasdistill.errors import InputError
@@ -18,12 +18,17 @@ from nasdistill.space.rules import Rule
 _ANCHOR_SIZES = ("largest", "smallest", "middle")
 
 
+HUB = "hub"
+"""Stands for timm's hub among a family's `weights`."""
+
+
 @dataclass(frozen=True)
 class SearchSpace:
     """What a search may choose from.
 
     `families` holds each family's own parameters by their short name (`width`), `common` those of every student by
     their flat name (`image_size`, `weight.cls`). `text` is the YAML it was read from, `source` the file (or label).
+    `weights` names the files (relative to `source`'s folder, or HUB) that a family's supernets start from.
     """
 
     name: str
@@ -32,6 +37,7 @@ class SearchSpace:
     text: str
     families: Mapping[str, Mapping[str, Parameter]]
     common: Mapping[str, Parameter]
+    weights: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def parameters(self, chosen: Mapping[str, Scalar]) -> dict[str, Parameter]:
         """The parameters still to choose, by flat name: `family` first, then all others; {} at the end.

@@ -201,6 +201,13 @@ def test_lineages_hold_what_can_be_cut_out_of_one_another() -> None:
     assert lineage("yolo11", structured) == "yolo11-levels4-relu-attention_none"
 
 
+def test_what_moves_layers_makes_a_lineage_of_its_own() -> None:
+    arch = {"width": 0.5, "activation": "relu"}
+    assert lineage("yolov8", arch) == "yolov8"
+    assert lineage("yolov8", {**arch, "levels": 4, "neck_type": "light"}) == "yolov8[levels=4,neck_type=light]"
+    assert lineage("yolov8", {**arch, "cbam": True}) != lineage("yolov8", {**arch, "cbam": False})
+
+
 def test_an_unknown_family_is_a_key_error() -> None:
     with pytest.raises(KeyError):
         build_student("yolov99", {}, NAMES)
