@@ -69,9 +69,14 @@ def test_it_learns_and_its_export_says_the_same(
     trained = [parameter for parameter in student.model.parameters() if parameter.grad is not None]
     slope = sum(float(parameter.grad.square().sum()) for parameter in trained)
     with torch.no_grad():
-        for parameter in trained:  # a step that promises 0.3 % of the loss
-            parameter -= 0.003 * before / slope * parameter.grad
-        after = loss_of(student, batch)
+        moved = 0.0
+        # Steps that promise so much of the loss; a large one may change which anchors answer for an object
+        for promised in (0.003, 0.001, 0.0003):
+            for parameter in trained:
+                parameter -= (promised - moved) * before / slope * parameter.grad
+            moved, after = promised, loss_of(student, batch)
+            if after < before:
+                break
     assert torch.isfinite(after) and after < before
 
     settle(student.model, images)
