@@ -23,7 +23,8 @@ class TrialConfig(Record):
     """Everything that tells one trial from another: the student's architecture and how it is distilled.
 
     `arch` holds the family's own parameters (yolov5: `depth`, `width`; timm families: `variant`, `neck`), as named in the
-    search space; those left out have the defaults of `space.families`. `image_size` is the square input in pixels, a multiple of 32.
+    search space; those left out have the defaults of `space.families`. `image_size` is the square input in pixels, a
+    multiple of 32.
     """
 
     family: str
