@@ -108,7 +108,7 @@ def _matched_names(weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -
     """Tensor of the student -> tensor of the file, under the prefix by which most names agree."""
     ours = {_flat(name): name for name in state}
     best: dict[str, str] = {}
-    for strip in ("", *{f"{name.split('.')[0]}." for name in weights}):
+    for strip in ("", *sorted({f"{name.split('.')[0]}." for name in weights})):
         theirs = {_flat(name.removeprefix(strip)): name for name in weights}
         votes = Counter(
             name[: len(name) - len(tail)] for tail in theirs for name in ours if f"_{name}".endswith(f"_{tail}")
