@@ -115,8 +115,8 @@ def _suggest(trial: optuna.Trial, name: str, distribution: Distribution) -> Scal
     return trial.suggest_float(name, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
 
 
-def _plain(value: Scalar) -> Scalar:
-    if isinstance(value, bool | str):
+def _plain(value: Scalar | None) -> Scalar | None:
+    if value is None or isinstance(value, bool | str):  # None is a choice in studies outside nasdistill
         return value
     rounded = float(f"{float(value):.12g}")
     return int(rounded) if rounded.is_integer() else rounded
