@@ -92,8 +92,10 @@ class LatencyFirstSampler(BaseSampler):
         lookups: how many points may be measured for one suggestion; None measures the whole pool, for a `latency` that
             is a formula. Once the space holds only points known to be `inf`, SpaceExhaustedError is raised.
         costs: further objectives known beforehand: by index a callable like `latency`, but quick (called on the pool).
-        limits: largest allowed value by objective index. Points over it are not proposed (where the cost is predicted:
-            are proposed as far as they are likely to keep it).
+        limits: worst allowed value by objective index, in the study's own direction: beyond it there is nothing to win.
+        figure_limits: largest allowed values (> 0) of figures told by `observe`, such as parameters, by name: predicted
+            like latency, and points count as far as they are likely to keep them. `latency_name` in it is the latency,
+            which a point that has been looked up keeps or doesn't.
         reference: worst corner of the hypervolume, a value an objective in the study's own directions. By default a
             little beyond the worst seen.
         startup: trials that spread over the space before the models take over.
@@ -113,6 +115,8 @@ class LatencyFirstSampler(BaseSampler):
         lookups: int | None = 8,
         costs: Mapping[int, Cost] | None = None,
         limits: Mapping[int, float] | None = None,
+        figure_limits: Mapping[str, float] | None = None,
+        latency_name: str = "latency_ms",
         reference: Sequence[float] | None = None,
         startup: int = 6,
     ) -> None:
@@ -130,6 +134,10 @@ class LatencyFirstSampler(BaseSampler):
         """How many times `latency` has been called so far."""
         self._costs = dict(costs or {})
         self._limits = dict(limits or {})
+        self._figure_limits = dict(figure_limits or {})
+        self._latency_name = latency_name
+        self._figures: dict[str, dict[Hashable, float]] = {}
+        self._figure_models: dict[str, Regression] = {}
         self._reference = None if reference is None else [float(value) for value in reference]
         self._startup = startup
         self._lock = threading.RLock()
@@ -145,10 +153,16 @@ class LatencyFirstSampler(BaseSampler):
         every = self._tree.every(_ENUMERATED)
         self._every = None if every is None else [self._candidate(point) for point in every]
 
-    def observe(self, params: Mapping[str, Any], latency_ms: float) -> None:
-        """Tell a latency measured elsewhere: the suggestions to come know it, without a look-up."""
+    def observe(self, params: Mapping[str, Any], latency_ms: float | None = None, **figures: float) -> None:
+        """Tell what was measured of a point elsewhere: its latency, and figures that `figure_limits` may name."""
         with self._lock:
-            self._note(self._candidate(dict(params)), float(latency_ms))
+            candidate = self._candidate(dict(params))
+            if latency_ms is not None:
+                self._note(candidate, float(latency_ms))
+            self._points[candidate.key] = candidate
+            for name, value in figures.items():
+                if name in self._figure_limits and value > 0:
+                    self._figures.setdefault(name, {})[candidate.key] = float(value)
 
     def reseed_rng(self) -> None:
         """Other random numbers, for a copy of this sampler in another process."""
@@ -248,6 +262,9 @@ class LatencyFirstSampler(BaseSampler):
         before = [*known.points, *known.pending]
         if not before:
             return buildable[int(self._rng.integers(len(buildable)))]
+        if self._figure_limits:
+            likely = self._likely_within(buildable)
+            buildable = [c for c, p in zip(buildable, likely, strict=True) if p >= min(0.5, likely.max())]
         own, theirs = self._features(buildable), self._features(before)
         distance = np.abs(own[:, None, :] - theirs[None, :, :])
         farness = distance.sum(axis=2).min(axis=1)
@@ -380,6 +397,25 @@ class LatencyFirstSampler(BaseSampler):
         self._cost_cache = stamp, model
         return model
 
+    def _likely_within(self, candidates: Sequence[_Candidate]) -> Array:
+        """The probability (n,) that each candidate keeps all `figure_limits`."""
+        from scipy.special import ndtr
+
+        product = np.ones(len(candidates))
+        for name, limit in self._figure_limits.items():
+            if name == self._latency_name:
+                mean, deviation = self._predicted(candidates)
+            else:
+                told = self._figures.get(name, {})
+                if not told:
+                    continue
+                x = self._encode([self._points[key] for key in told])
+                regression = self._figure_models.setdefault(name, Regression(self._rng))
+                model = regression.on(x, np.log(list(told.values())), self._encoder.dimension)
+                mean, deviation = model.predict(self._encode(candidates))
+            product *= ndtr((math.log(limit) + 1e-9 - mean) / np.maximum(deviation, 1e-9))
+        return product
+
     def _features(self, candidates: Sequence[_Candidate]) -> Array:
         """(n, c + 1): the parameters, and the latency as a last column."""
         log_latency = self._predicted(candidates)[0]
@@ -449,9 +485,12 @@ class _Goal:
         for index in self._scores:
             mean[:, index], deviation[:, index] = self._models[index].predict(x)
         gain = expected_improvement(mean, deviation, self._cells)
+        if sampler._figure_limits:
+            gain = gain * sampler._likely_within(points)
         if gain.max(initial=0.0) <= 0.0:
-            # Nothing can improve the front any more: take what is cheapest and best anyway.
-            gain = -mean.sum(axis=1)
+            # Nothing is expected to improve the front: what is best, and keeps the limits, may still surprise.
+            scaled = (mean - mean.min(axis=0)) / np.maximum(np.ptp(mean, axis=0), 1e-12)
+            gain = (k - scaled.sum(axis=1)) * (sampler._likely_within(points) + 1e-9)
         return gain
 
     def _inputs(self, points: Sequence[_Candidate], fidelity: Array) -> Array:

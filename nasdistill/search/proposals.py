@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
@@ -22,6 +22,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from nasdistill.errors import SpaceExhaustedError
 from nasdistill.pareto.objectives import Objective
 from nasdistill.records import Scalar, TrialResult
 from nasdistill.search.distributions import (
@@ -33,10 +34,11 @@ from nasdistill.search.distributions import (
     suggest_params,
     unseen_point,
 )
+from nasdistill.search.latency_first import FIDELITY, PARTIAL_VALUES, LatencyFirstSampler
 from nasdistill.search.journal import ORIGIN, REASON, TRIAL, StudyJournal
 from nasdistill.search.worker import BUDGET_USED_UP, INTERRUPTED, SEARCH_STOPPED
 
-Origin = Literal["interrupted", "anchor", "sampler", "fill"]
+Origin = Literal["interrupted", "enqueued", "anchor", "sampler", "fill"]
 
 # A stopped trial that only ran out of time is worth another go when the run goes on.
 _WORTH_REPEATING = (INTERRUPTED, BUDGET_USED_UP, SEARCH_STOPPED)
@@ -50,6 +52,14 @@ class Draft:
     params: Params
     origin: Origin
     asked: optuna.Trial = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Warmth:
+    """A result of an earlier run on the same space, and the share (0 to 1] of this run's trial length that it had."""
+
+    result: TrialResult
+    fidelity: float = 1.0
 
 
 @dataclass
@@ -76,7 +86,8 @@ class Proposals:
     """The points of one run.
 
     `results` are those the run folder holds already; they are the truth, and the journal is made to agree with them.
-    `next_trial` is the number that the next started trial gets.
+    `enqueued` points come first. The sampler also learns from the `warm` results of an earlier run; they are no trials
+    of this one. `next_trial` is the number that the next started trial gets.
     """
 
     def __init__(
@@ -87,8 +98,11 @@ class Proposals:
         objectives: Sequence[Objective],
         results: Sequence[TrialResult] = (),
         seed: int = 0,
+        enqueued: Sequence[Mapping[str, Scalar]] = (),
+        warm: Sequence[Warmth] = (),
     ) -> None:
         self._space = space
+        self._sampler = sampler
         self._journal = journal
         self._objectives = tuple(objectives)
         self._running: dict[int, _Running] = {}
@@ -100,9 +114,15 @@ class Proposals:
             self._mind = optuna.create_study(directions=directions_of(objectives), sampler=sampler)
         self.next_trial = 0
         unfinished = self._take_over(results)
+        for result in results:
+            self._observe(result)
+        for warmth in warm:
+            self._warm_up(warmth)
         self._queue: deque[tuple[Params, Origin]] = deque()
         self._enqueue(unfinished, "interrupted")
-        self._enqueue([dict(anchor) for anchor in space.anchors()], "anchor")
+        self._enqueue(enqueued, "enqueued")
+        # An earlier run has spread over the space already, anchors included.
+        self._enqueue([] if warm else [dict(anchor) for anchor in space.anchors()], "anchor")
 
     def ask(self) -> Draft | None:
         """The next point, different from all before it; None when the space holds no other."""
@@ -112,7 +132,11 @@ class Proposals:
                 return self._draft_of(params, origin)
         for _ in range(_DRAWS_BEFORE_FILL):
             trial = self._ask_mind()
-            params = suggest_params(trial, self._space)
+            try:
+                params = suggest_params(trial, self._space)
+            except SpaceExhaustedError:
+                self._forget(trial)
+                break
             if key_of(params) not in self._seen:
                 return self._noted(Draft(params, "sampler", trial))
             self._forget(trial)
@@ -140,6 +164,7 @@ class Proposals:
         running = self._running.pop(result.trial, None)
         if running is None:
             return
+        self._observe(result)
         values = values_of(result, self._objectives)
         if values is None:
             self._forget(running.draft.asked)
@@ -174,6 +199,27 @@ class Proposals:
 
     def _forget(self, trial: optuna.Trial) -> None:
         self._mind.tell(trial, state=TrialState.FAIL)
+
+    def _observe(self, result: TrialResult) -> None:
+        """Let a sampler that models costs know those of a trial, rejected ones included."""
+        found = point_of(self._space, result.params)
+        if not isinstance(self._sampler, LatencyFirstSampler) or found is None:
+            return
+        names = ("latency_p90_ms", "params_m", "gflops", "size_mb")
+        figures = {name: getattr(result, name) for name in names if getattr(result, name) is not None}
+        self._sampler.observe(found[0], result.latency_ms, **figures)
+
+    def _warm_up(self, warmth: Warmth) -> None:
+        """Tell the sampler a result of an earlier run; one of shorter training only as what it was."""
+        self._observe(warmth.result)
+        found, values = point_of(self._space, warmth.result.params), values_of(warmth.result, self._objectives)
+        if found is None or values is None:
+            return
+        full = warmth.fidelity >= 1.0
+        partial: dict[str, Any] = {} if full else {FIDELITY: warmth.fidelity, PARTIAL_VALUES: values}
+        self._mind.add_trial(_ended(*found, values if full else None, partial))
+        if full:
+            self._seen.add(key_of(found[0]))
 
     def _enqueue(self, points: Sequence[Mapping[str, Scalar]], origin: Origin) -> None:
         """Queue those points that lie in the space (an anchor written by hand may not)."""
@@ -238,7 +284,7 @@ def _ended(
     params: Params,
     distributions: Distributions,
     values: Sequence[float] | None,
-    user_attributes: dict[str, Scalar],
+    user_attributes: dict[str, Any],
     system_attributes: dict[str, Scalar] | None = None,
 ) -> FrozenTrial:
     trial = create_trial(

@@ -18,7 +18,7 @@ from nasdistill.records import TrialResult
 from nasdistill.search.distributions import key_of
 from nasdistill.search.journal import STUDY_NAME, StudyJournal
 from nasdistill.search.proposals import Proposals, directions_of
-from nasdistill.search.samplers import SAMPLERS, make_sampler
+from nasdistill.search.samplers import SAMPLERS, Task, make_sampler
 
 OBJECTIVES = (MAP50_95, LATENCY_MS)
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -29,7 +29,7 @@ def opened(
 ) -> Proposals:
     journal = StudyJournal(folder / "study.journal", directions_of(OBJECTIVES))
     number = len(results or [])
-    return Proposals(space or SmallSpace(), make_sampler(sampler, 0, number), journal, OBJECTIVES, results or [], 0)
+    return Proposals(space or SmallSpace(), make_sampler(sampler, Task(space or SmallSpace(), seed=0), number), journal, OBJECTIVES, results or [], 0)
 
 
 def on_disk(folder: Path) -> list[optuna.trial.FrozenTrial]:
