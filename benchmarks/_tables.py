@@ -18,7 +18,9 @@ YOLOBENCH_DEVICES = ("pi4_ort", "jetson_nano_gpu", "x86_openvino")
 NASBENCH_SETS = ("cifar10", "cifar100", "imagenet")
 
 Key = tuple[tuple[str, Any], ...]
-_NAME = re.compile(r"yolo(?P<family>\d(?:[sml](?=-))?)-?(?:d(?P<depth>\d+)w(?P<width>\d+)|(?P<letter>[nsml]))_(?P<size>\d+)")
+_NAME = re.compile(
+    r"yolo(?P<family>\d(?:[sml](?=-))?)-?(?:d(?P<depth>\d+)w(?P<width>\d+)|(?P<letter>[nsml]))_(?P<size>\d+)"
+)
 _LETTERS = {"n": (0.33, 0.25), "s": (0.33, 0.5), "m": (0.67, 0.75), "l": (1.0, 1.0)}
 
 

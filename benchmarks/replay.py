@@ -39,13 +39,17 @@ def charged(trace: Trace, lookup_cost: float) -> np.ndarray:
     return trainings + lookup_cost * np.maximum(np.array(trace.lookups) - trainings, 0)
 
 
-def compare(table: Table, traces: Traces, samplers: Sequence[str], seeds: int, options: argparse.Namespace) -> dict[str, Any]:
+def compare(
+    table: Table, traces: Traces, samplers: Sequence[str], seeds: int, options: argparse.Namespace
+) -> dict[str, Any]:
     """Medians by sampler, and the evaluations at which latency-first reaches the others' levels."""
     found = {name: [traces.of(table, name, seed, EVALUATIONS) for seed in range(seeds)] for name in samplers}
     cost = np.median([charged(trace, options.lookup_cost) for trace in found["latency-first"]], axis=0)
     result: dict[str, Any] = {"table": table.name}
     for scale, log in (("linear", False), ("log", True)):
-        curves = {name: np.array([shares(table, t.points, log)[:EVALUATIONS] for t in found[name]]) for name in samplers}
+        curves = {
+            name: np.array([shares(table, t.points, log)[:EVALUATIONS] for t in found[name]]) for name in samplers
+        }
         middle = {name: medians(curves[name]) for name in samplers}
         own = middle["latency-first"]
         to_random = first_reaching(own, middle["random"][-1])

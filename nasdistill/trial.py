@@ -60,7 +60,9 @@ def run_trial(config: TrialConfig, bench: Workbench, place: TrialPlace, report: 
     beyond = [limit for limit in place.constraints if not limit.keeps(figures[limit.objective.name])]
     if beyond:
         artifact.unlink()
-        reason = ", ".join(f"{limit.objective.name} {figures[limit.objective.name]:.4g} misses {limit}" for limit in beyond)
+        reason = ", ".join(
+            f"{limit.objective.name} {figures[limit.objective.name]:.4g} misses {limit}" for limit in beyond
+        )
         return TrialResult(
             trial=place.trial,
             state="rejected",

@@ -41,7 +41,9 @@ def calibration_tasks(
     in the order of `lineages`, repeated.
     """
     repeats = -(-workers // len(lineages))
-    tasks = [functools.partial(_time_step, line, tuple(names), tuple(channels)[:3], pool, training) for line in lineages]
+    tasks = [
+        functools.partial(_time_step, line, tuple(names), tuple(channels)[:3], pool, training) for line in lineages
+    ]
     return tasks * repeats
 
 

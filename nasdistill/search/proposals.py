@@ -18,11 +18,12 @@ from typing import Any, Literal
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler
+from optuna.samplers import BaseSampler, NSGAIIISampler, NSGAIISampler, TPESampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nasdistill.errors import SpaceExhaustedError
+from nasdistill.pareto.limits import Limit
 from nasdistill.pareto.objectives import Objective
 from nasdistill.records import Scalar, TrialResult
 from nasdistill.search.distributions import (
@@ -34,8 +35,8 @@ from nasdistill.search.distributions import (
     suggest_params,
     unseen_point,
 )
-from nasdistill.search.latency_first import FIDELITY, PARTIAL_VALUES, LatencyFirstSampler
 from nasdistill.search.journal import ORIGIN, REASON, TRIAL, StudyJournal
+from nasdistill.search.latency_first import FIDELITY, PARTIAL_VALUES, LatencyFirstSampler
 from nasdistill.search.worker import BUDGET_USED_UP, INTERRUPTED, SEARCH_STOPPED
 
 Origin = Literal["interrupted", "enqueued", "anchor", "sampler", "fill"]
@@ -43,6 +44,8 @@ Origin = Literal["interrupted", "enqueued", "anchor", "sampler", "fill"]
 # A stopped trial that only ran out of time is worth another go when the run goes on.
 _WORTH_REPEATING = (INTERRUPTED, BUDGET_USED_UP, SEARCH_STOPPED)
 _DRAWS_BEFORE_FILL = 12
+# They compare infeasible trials by how much they violate, never by their values.
+_CONSTRAINED = (TPESampler, NSGAIISampler, NSGAIIISampler)
 
 
 @dataclass(frozen=True)
@@ -100,9 +103,11 @@ class Proposals:
         seed: int = 0,
         enqueued: Sequence[Mapping[str, Scalar]] = (),
         warm: Sequence[Warmth] = (),
+        constraints: Sequence[Limit] = (),
     ) -> None:
         self._space = space
         self._sampler = sampler
+        self._constraints = tuple(constraints)
         self._journal = journal
         self._objectives = tuple(objectives)
         self._running: dict[int, _Running] = {}
@@ -166,8 +171,13 @@ class Proposals:
             return
         self._observe(result)
         values = values_of(result, self._objectives)
+        self._tell_constraints(running.draft.asked, result)
         if values is None:
-            self._forget(running.draft.asked)
+            infeasible = self._as_infeasible(result)
+            if infeasible is None:
+                self._forget(running.draft.asked)
+            else:
+                self._mind.tell(running.draft.asked, infeasible)
             self._journal.finish(running.journal_id, None, f"{result.state}: {result.reason or 'objective missing'}")
         else:
             self._mind.tell(running.draft.asked, values)
@@ -199,6 +209,26 @@ class Proposals:
 
     def _forget(self, trial: optuna.Trial) -> None:
         self._mind.tell(trial, state=TrialState.FAIL)
+
+    def _tell_constraints(self, trial: optuna.Trial, result: TrialResult) -> None:
+        """By how much, relative to the limit, a measured student misses each constraint; at most 0 where it keeps it."""
+        for limit in self._constraints:
+            value = getattr(result, limit.objective.name)
+            if value is not None:
+                trial.set_constraint(limit.objective.name, (value - limit.value) / limit.value)
+
+    def _as_infeasible(self, result: TrialResult) -> list[float] | None:
+        """What a sampler that ranks by violated constraints is told of a rejected trial: None for all others.
+
+        Those samplers never look at the objectives of an infeasible trial, so the accuracy nobody knows may be 0. The
+        journal has it as failed.
+        """
+        if result.state != "rejected" or not isinstance(self._sampler, _CONSTRAINED):
+            return None
+        if any(getattr(result, limit.objective.name) is None for limit in self._constraints) or not self._constraints:
+            return None
+        values = [getattr(result, objective.name) for objective in self._objectives]
+        return [0.0 if value is None else float(value) for value in values]
 
     def _observe(self, result: TrialResult) -> None:
         """Let a sampler that models costs know those of a trial, rejected ones included."""

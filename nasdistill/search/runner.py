@@ -81,7 +81,7 @@ def run_search(
     stop = StopControl(run.path / STOP_FILE_NAME, clock, patience)
     stop.clear()
     journal = StudyJournal(run.path / JOURNAL_NAME, directions_of(objectives))
-    proposals = Proposals(space, chosen_sampler, journal, objectives, results, seed, enqueued, warm)
+    proposals = Proposals(space, chosen_sampler, journal, objectives, results, seed, enqueued, warm, constraints)
     ledger = Ledger(run, proposals, clock, stop, on_event)
     searcher = StudySearcher(proposals, ledger, clock, stop, workers, results, admit, estimate)
     resources = dict(resources_per_trial or {"cpu": 1})

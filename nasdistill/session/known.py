@@ -17,8 +17,10 @@ from nasdistill.search.proposals import Warmth
 from nasdistill.space.parameters import Choice
 from nasdistill.space.search_space import SearchSpace
 from nasdistill.store.run_folder import RunFolder
-from nasdistill.store.tables import param_value
+from nasdistill.store.tables import param_value, read_trials_csv
 
+WARM_START_NAME = "warm_start.csv"
+"""In the run folder: the earlier results that warm its sampler, so that it can be resumed, or moved, without them."""
 _PARAM = "param."
 _NOTES = ("init", "prune.achieved")  # what trials add to their parameters
 _COMPARED = {"space_text": "search space", "device": "device", "data_hash": "data"}
@@ -50,18 +52,12 @@ def read_configurations(path: Path, space: SearchSpace) -> list[dict[str, Scalar
     return [_point(entry, space, f"--enqueue {path}, {where}") for where, entry in entries]
 
 
-def read_warm_start(path: Path, inputs: Inputs, epochs: int) -> list[Warmth]:
-    """The complete trials of an earlier run, for a search of `inputs` whose trials are `epochs` long.
+def read_warm_start(path: Path, inputs: Inputs) -> list[TrialResult]:
+    """The complete trials of an earlier run.
 
     Raises:
         InputError: no run, one without a complete trial, or one of another space, device, data set or teacher.
     """
-    results = check_warm_start(path, inputs)
-    return [Warmth(result, min(1.0, result.epochs / epochs) if result.epochs else 1.0) for result in results]
-
-
-def check_warm_start(path: Path, inputs: Inputs) -> list[TrialResult]:
-    """The complete trials of the run at `path`; raises as `read_warm_start`."""
     run = RunFolder.open(path)
     recorded = run.read_run()
     here = {
@@ -71,7 +67,9 @@ def check_warm_start(path: Path, inputs: Inputs) -> list[TrialResult]:
     }
     for key, name in _COMPARED.items():
         if recorded.get(key) != here[key]:
-            raise InputError(f"--warm-start {path}: that run had another {name}; its results say nothing about this one")
+            raise InputError(
+                f"--warm-start {path}: that run had another {name}; its results say nothing about this one"
+            )
     teacher = recorded.get("teacher")
     if not isinstance(teacher, Mapping) or teacher.get("sha256") != inputs.teacher.sha256:
         raise InputError(f"--warm-start {path}: that run had another teacher; its results say nothing about this one")
@@ -79,6 +77,15 @@ def check_warm_start(path: Path, inputs: Inputs) -> list[TrialResult]:
     if not complete:
         raise InputError(f"--warm-start {path}: that run has no complete trial")
     return complete
+
+
+def kept_warm_start(run: RunFolder, epochs: int) -> list[Warmth]:
+    """The earlier results that this run keeps a copy of, for trials that are `epochs` long."""
+    file = run.path / WARM_START_NAME
+    if not file.is_file():
+        return []
+    results = read_trials_csv(file)
+    return [Warmth(result, min(1.0, result.epochs / epochs) if result.epochs else 1.0) for result in results]
 
 
 def _yaml_entries(text: str, path: Path) -> list[tuple[str, dict[str, Any]]]:

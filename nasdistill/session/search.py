@@ -9,7 +9,7 @@ from typing import Any
 from nasdistill.errors import InputError, InterruptedSearchError, NothingSucceededError
 from nasdistill.pareto.front import front
 from nasdistill.pareto.hypervolume import Reference
-from nasdistill.pareto.limits import parse_constraints
+from nasdistill.pareto.limits import Limit, parse_constraints
 from nasdistill.prepare.inputs import Inputs, cache_folder, load_inputs
 from nasdistill.progress import Progress
 from nasdistill.records import TrialResult
@@ -19,11 +19,12 @@ from nasdistill.search.budget import BudgetClock
 from nasdistill.search.cluster import run_tasks, start_ray
 from nasdistill.search.events import SearchEvent, TrialFinished
 from nasdistill.search.runner import run_search
-from nasdistill.session.known import check_warm_start, read_configurations, read_warm_start
+from nasdistill.session.known import WARM_START_NAME, kept_warm_start, read_configurations, read_warm_start
 from nasdistill.session.preparation import Prepared, prepare
 from nasdistill.session.request import SearchRequest, default_workers, gpu_share, training_of
 from nasdistill.store.provenance import environment
 from nasdistill.store.run_folder import RunFolder
+from nasdistill.store.tables import write_trials_csv
 from nasdistill.worker import MakeTrialWorker
 
 MOST_PROBLEMS_SHOWN = 5
@@ -66,21 +67,17 @@ def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], pro
     )
     if recorded.get("data_hash", inputs.data_hash) != inputs.data_hash:
         raise InputError(f"{run.path}: its data changed since it was started; start a new run")
-    if request.enqueue is not None:
-        recorded["enqueued"] = read_configurations(request.enqueue, inputs.space)
-    if request.warm_start is not None:
-        recorded["warm_start"] = str(request.warm_start.resolve())
-    if recorded.get("warm_start"):
-        check_warm_start(Path(recorded["warm_start"]), inputs)
+    enqueued = read_configurations(request.enqueue, inputs.space) if request.enqueue is not None else []
+    earlier = read_warm_start(request.warm_start, inputs) if request.warm_start is not None else []
     _tell_problems(inputs, progress)
     training = training_of(settings, recorded)
     workers = request.workers or default_workers()
     if not request.resume:
         run = RunFolder.create(run.path)
-        run.update_run(settings=settings, started=_now(), teacher=_teacher_facts(inputs))
+        if earlier:
+            write_trials_csv(run.path / WARM_START_NAME, earlier, ())
+        run.update_run(settings=settings, enqueued=enqueued, started=_now(), teacher=_teacher_facts(inputs))
     run.update_run(**_description(request, inputs, run, workers, training.seed))
-    known = {name: recorded[name] for name in ("enqueued", "warm_start") if recorded.get(name)}
-    run.update_run(**known)
     progress.log(f"results go to {run.path}")
     try:
         with start_ray(workers, request.ray_address):
@@ -95,7 +92,8 @@ def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], pro
                 functools.partial(run_tasks, gpus=gpu_share(request, workers)),
                 progress,
             )
-            _run_trials(request, run, inputs, prepared, clock, workers, watch, progress)
+            constraints = parse_constraints(settings.get("constraint") or ())
+            _run_trials(request, run, inputs, prepared, constraints, clock, workers, watch, progress)
     except InterruptedSearchError:
         _write(run)
         raise
@@ -118,6 +116,7 @@ def _run_trials(
     run: RunFolder,
     inputs: Inputs,
     prepared: Prepared,
+    constraints: tuple[Limit, ...],
     clock: BudgetClock,
     workers: int,
     watch: _Stopwatch,
@@ -129,10 +128,7 @@ def _run_trials(
         progress.event(event)
 
     training, gpus = prepared.assets.training, gpu_share(request, workers)
-    constraints = parse_constraints(settings.get("constraint") or ())
     reference_ms = prepared.teacher["latency_ms"] * 1.1
-    recorded = run.read_run()
-    warm = recorded.get("warm_start")
     progress.searching(run.results(), Reference(latency_ms=reference_ms), training.epochs)
     run_search(
         inputs.space,
@@ -147,8 +143,8 @@ def _run_trials(
         estimate=prepared.trial_seconds,
         constraints=constraints,
         reference_ms=reference_ms,
-        enqueued=recorded.get("enqueued", ()),
-        warm=read_warm_start(Path(warm), inputs, training.epochs) if warm else (),
+        enqueued=run.read_run().get("enqueued", ()),
+        warm=kept_warm_start(run, training.epochs),
     )
 
 

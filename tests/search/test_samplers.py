@@ -17,7 +17,10 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
 def draws(name: str, seed: int, count: int = 12, already: int = 0) -> list[dict[str, object]]:
-    study = optuna.create_study(directions=["maximize", "minimize"], sampler=make_sampler(name, Task(SmallSpace(endless=True), seed=seed), already))
+    study = optuna.create_study(
+        directions=["maximize", "minimize"],
+        sampler=make_sampler(name, Task(SmallSpace(endless=True), seed=seed), already),
+    )
     chosen = []
     for _ in range(count):
         trial = study.ask()
@@ -47,7 +50,9 @@ def test_a_resumed_run_does_not_replay_its_random_numbers(name: str) -> None:
 
 
 def test_an_unknown_sampler_is_refused_with_the_allowed_ones() -> None:
-    with pytest.raises(InputError, match="unknown sampler 'tpee'; allowed: latency-first, random, tpe, nsga2, nsga3, gp, qmc"):
+    with pytest.raises(
+        InputError, match="unknown sampler 'tpee'; allowed: latency-first, random, tpe, nsga2, nsga3, gp, qmc"
+    ):
         make_sampler("tpee", Task(SmallSpace()))
 
 
