@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -17,9 +18,10 @@ from nasdistill.distill.stage import Stage, StageRun, run_stage
 from nasdistill.distill.temperature import temperature_at
 from nasdistill.measure.accuracy import score
 from nasdistill.measure.artifact import write_onnx
-from nasdistill.measure.complexity import complexity
+from nasdistill.measure.complexity import Complexity, complexity
 from nasdistill.measure.detector import OnnxDetector
-from nasdistill.records import Scalar, TrialConfig, TrialResult
+from nasdistill.pareto.limits import Limit
+from nasdistill.records import LatencyStats, Scalar, TrialConfig, TrialResult
 from nasdistill.store.atomic import replacing
 from nasdistill.students.student import Student
 from nasdistill.workbench import Workbench
@@ -35,6 +37,8 @@ class TrialPlace:
     folder: Path
     params: dict[str, Scalar]
     should_stop: Callable[[], bool] = lambda: False
+    constraints: tuple[Limit, ...] = ()
+    """On figures known before training: a student beyond one is rejected untrained."""
 
 
 def run_trial(config: TrialConfig, bench: Workbench, place: TrialPlace, report: Report) -> TrialResult:
@@ -49,9 +53,27 @@ def run_trial(config: TrialConfig, bench: Workbench, place: TrialPlace, report: 
     student, init = bench.student(config)
 
     pruning = _pruning(config, bench)
-    write_onnx(prune(student, pruning).student.model, size, artifact, bench.assets.device.batch)
+    planned = prune(student, pruning).student.model
+    write_onnx(planned, size, artifact, bench.assets.device.batch)
     before = bench.profiler.measure(artifact, size)
     report(f"{config.family} {dict(config.arch)} at {size} px from {init}: {before.median_ms:.2f} ms before training")
+
+    figures = _costs(before, complexity(planned, size, artifact))
+    beyond = [limit for limit in place.constraints if not limit.keeps(figures[limit.objective.name])]
+    if beyond:
+        artifact.unlink()
+        reason = ", ".join(
+            f"{limit.objective.name} {figures[limit.objective.name]:.4g} misses {limit}" for limit in beyond
+        )
+        return TrialResult(
+            trial=place.trial,
+            state="rejected",
+            family=config.family,
+            reason=reason,
+            seconds=time.monotonic() - started,
+            params={**place.params, "init": init},
+            **figures,
+        )
 
     torch.manual_seed(training.seed)
     connectors = Connectors(student.pyramid_channels, bench.assets.teacher_channels)
@@ -80,15 +102,22 @@ def run_trial(config: TrialConfig, bench: Workbench, place: TrialPlace, report: 
         fidelity=1.0,
         map50=accuracy.map50,
         map50_95=accuracy.map50_95,
-        latency_ms=latency.median_ms,
-        latency_p90_ms=latency.p90_ms,
-        params_m=facts.params_m,
-        gflops=facts.gflops,
-        size_mb=facts.size_mb,
         epochs=training.epochs,
         seconds=time.monotonic() - started,
         params={**place.params, "init": init, "prune.achieved": round(pruned.achieved, 4)},
+        **_costs(latency, facts),
     )
+
+
+def _costs(latency: LatencyStats, facts: Complexity) -> dict[str, Any]:
+    """The figures of a student that its shapes alone decide, by their name in the result."""
+    return {
+        "latency_ms": latency.median_ms,
+        "latency_p90_ms": latency.p90_ms,
+        "params_m": facts.params_m,
+        "gflops": facts.gflops,
+        "size_mb": facts.size_mb,
+    }
 
 
 def _stages(config: TrialConfig, bench: Workbench) -> tuple[Stage, Stage]:

@@ -155,6 +155,13 @@ class TestWrongSearches:
         ("option", "value", "words"),
         [
             ("--sampler", "tpee", ("unknown sampler 'tpee'", "tpe", "random", "nsga2", "qmc")),
+            ("--constraint", "latncy<=20", ("--constraint 'latncy<=20'", "unknown figure", "latency_ms")),
+            ("--constraint", "fast please", ("not understood", "latency_ms<=20")),
+            ("--constraint", "latency_ms<=0", ("no student keeps it",)),
+            ("--constraint", "latency_ms>=5", ("latency_ms takes <=",)),
+            ("--constraint", "map50>=0.5", ("only after training",)),
+            ("--enqueue", "missing.yaml", ("--enqueue missing.yaml", "No such file")),
+            ("--warm-start", "missing", ("run folder missing", "no such folder")),
             ("--recipe", "fast", ("unknown recipe 'fast'", "short", "classic")),
             ("--precision", "int8", ("unknown precision 'int8'", "bfloat16")),
             ("--device", "phone", ("unknown device 'phone'", "local")),

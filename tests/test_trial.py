@@ -17,6 +17,7 @@ from nasdistill.devices.profiler import Profiler
 from nasdistill.errors import DeadlineReachedError, InputError, TrialError
 from nasdistill.measure.accuracy import score
 from nasdistill.measure.detector import OnnxDetector
+from nasdistill.pareto.limits import parse_constraints
 from nasdistill.records import LatencyStats, TrialConfig, TrialResult
 from nasdistill.search.worker import TrialJob
 from nasdistill.space.loader import load_space
@@ -108,6 +109,17 @@ def test_a_trial_ends_with_a_scored_and_timed_artifact(bench: Workbench, tmp_pat
     assert "before training" in lines[0] and lines[3].startswith("mAP50 ")
     with safe_open(tmp_path / "student.safetensors", "pt") as file:
         assert file.metadata() == {"family": family}
+
+
+def test_a_student_beyond_a_constraint_is_rejected_untrained_with_its_figures(bench: Workbench, tmp_path: Path) -> None:
+    lines: list[str] = []
+    limits = parse_constraints(["latency_ms<=1000 params_m<=0.01"])
+    result = run_trial(config(), bench, TrialPlace(4, tmp_path, {}, constraints=limits), lines.append)
+    assert result.state == "rejected" and "params_m" in result.reason and "params_m<=0.01" in result.reason
+    assert "latency_ms" not in result.reason
+    assert result.latency_ms > 0 and result.params_m > 0.01 and result.gflops > 0 and result.size_mb > 0
+    assert result.map50 is None and result.epochs == 0
+    assert not any(line.startswith("stage") for line in lines) and list(tmp_path.iterdir()) == []
 
 
 def test_saved_weights_are_the_artifacts(bench: Workbench, tmp_path: Path) -> None:
