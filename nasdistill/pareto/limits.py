@@ -82,7 +82,8 @@ def parse_constraints(texts: Sequence[str]) -> tuple[Limit, ...]:
         if not matches or LIMIT.sub(" ", text).replace(",", " ").strip():
             raise InputError(f"{where} is not understood, {allowed}")
         for match in matches:
-            limit = limit_of(*match.groups(), where)
+            name, comparison, number = match.groups()
+            limit = limit_of(name, comparison, number, where)
             if not limit.objective.minimise:
                 raise InputError(f"{where}: {limit.objective.name} is known only after training, {allowed}")
             if limit.value <= 0:
