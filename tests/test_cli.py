@@ -160,7 +160,7 @@ class TestWrongSearches:
             ("--constraint", "latency_ms<=0", ("no student keeps it",)),
             ("--constraint", "latency_ms>=5", ("latency_ms takes <=",)),
             ("--constraint", "map50>=0.5", ("only after training",)),
-            ("--enqueue", "missing.yaml", ("--enqueue missing.yaml", "No such file")),
+            ("--enqueue", "missing.yaml", ("--enqueue missing.yaml", "no such file")),
             ("--warm-start", "missing", ("run folder missing", "no such folder")),
             ("--recipe", "fast", ("unknown recipe 'fast'", "short", "classic")),
             ("--precision", "int8", ("unknown precision 'int8'", "bfloat16")),

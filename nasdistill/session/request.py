@@ -57,6 +57,10 @@ def check(request: SearchRequest) -> tuple[RunFolder, dict[str, Any]]:
     if request.resume and (request.enqueue or request.warm_start):
         option = "--enqueue" if request.enqueue else "--warm-start"
         raise InputError(f"{option} is for a new run; a resumed one goes on with what it was started with")
+    if request.enqueue is not None and not request.enqueue.is_file():
+        raise InputError(f"--enqueue {request.enqueue}: no such file")
+    if request.warm_start is not None:
+        RunFolder.open(request.warm_start)
     if request.resume:
         run = RunFolder.open(request.out or _latest_run())
         return run, _agreeing(request, run)
