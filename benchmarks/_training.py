@@ -13,13 +13,14 @@ import torch
 
 from nasdistill.config import TrainingSettings
 from nasdistill.data.views import open_views
-from nasdistill.distill.compute import Compute, Precision, choose_compute
+from nasdistill.distill.compute import Compute, Precision, choose_compute, keep_freed_memory
 from nasdistill.distill.connectors import Connectors
 from nasdistill.distill.feed import Feed
 from nasdistill.distill.objective import DEFAULT, LossChoice, LossWeights
 from nasdistill.distill.stage import Stage, run_stage
 from nasdistill.prepare.families import Warmed, WarmPlan, warm_tasks
 from nasdistill.prepare.inputs import Inputs, load_inputs
+from nasdistill.prepare.needs import most_levels
 from nasdistill.prepare.pools import PoolPlan, plan_pools, seal, target_tasks, teacher_size, view_tasks
 from nasdistill.records import Scalar, TrialConfig, TrialResult
 from nasdistill.space.search_space import flat_params
@@ -103,14 +104,16 @@ def open_setting(
     form: TargetForm = PLAIN,
 ) -> Setting:
     """Read the inputs and fill the pools in `folder`; `image_sizes` replaces those of the search space, `form` says
-    what is kept of the teacher's targets.
+    what is kept of the teacher's targets, at the levels that the space's students have.
 
     Raises:
         InputError: something is missing or wrong.
     """
+    keep_freed_memory()  # as the workers of a search do
     inputs = load_inputs(data, teacher, None, False, space, "local", folder)
     if image_sizes is not None:
         inputs = dataclasses.replace(inputs, image_sizes=tuple(image_sizes))
+    form = dataclasses.replace(form, levels=most_levels(inputs.space))
     plans = plan_pools(inputs, training, folder, form)
     own = next(plan for plan in plans if plan.image_size == teacher_size(inputs))
     trained = [plan for plan in plans if plan.image_size in inputs.image_sizes]

@@ -7,17 +7,18 @@
 Every mix of losses is compared with labels alone over paired seeds: same starting weights (the teacher's own channels, cut),
 same batches to begin with. Time is equal in core seconds: each arm makes the steps that fit, by step times measured in turns
 beforehand; filling the cache is charged to the distilled arm, whole or divided by the 12 trials of a search that share it.
-Each trial is a line of a `.partial.jsonl` beside the result as it ends: the same command goes on where a killed run ended.
+Each trial is kept in `benchmarks/results/distill_gain.partial.json` as it ends: the same command goes on where a killed run
+ended, until the result is out.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from safetensors.torch import save_file
 
 from benchmarks._harness import RESULTS, Goal, Outcome, run_benchmark, spread
 from benchmarks._losses import LABELS, MIXES, Mix
+from benchmarks._parts import Parts
 from benchmarks._training import Setting, add_input_arguments, make_timer, open_setting, run_one_trial
 from nasdistill.config import RECIPES, TrainingSettings
 from nasdistill.distill.compute import choose_compute
@@ -33,47 +35,20 @@ from nasdistill.distill.objective import LossWeights
 from nasdistill.prepare.families import in_data_order
 from nasdistill.prepare.inputs import cache_folder
 from nasdistill.prepare.length import TRIAL_OVERHEAD_S
-from nasdistill.records import Scalar
+from nasdistill.records import Scalar, TrialConfig
 from nasdistill.students.families import lineage
 from nasdistill.students.importance import sorted_by_importance
 from nasdistill.students.slicing import transplant
 from nasdistill.students.student import parameters_m
-from nasdistill.workbench import SupernetFile
+from nasdistill.workbench import Assets, SupernetFile
 
 FAMILY = "yolov5"
+PARTIAL = RESULTS / "distill_gain.partial.json"
 SHARED_BY = 12  # trials of a search that read one cache
 GOALS = {"shared": Goal(0.03, at_most=False), "whole": Goal(0.01, at_most=False)}
 ONE_EPOCH = 1  # a step is an epoch here, so that a trial has any number of steps
 # two-sided 95 % quantiles of Student's t by degrees of freedom
 T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
-
-
-class Lines:
-    """Finished trials, a JSON line each; `key` says of which inputs, and lines of others are not read."""
-
-    def __init__(self, path: Path, key: Mapping[str, Any]) -> None:
-        self._path, self._key = path, dict(key)
-        self._found: dict[str, dict[str, Any]] = {}
-        for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-            try:
-                line = json.loads(text)
-            except ValueError:  # the last one of a killed run
-                continue
-            if line.get("key") == self._key:
-                self._found[line["name"]] = line["result"]
-
-    def get(self, name: str) -> dict[str, Any] | None:
-        """The result of that name, or None."""
-        return self._found.get(name)
-
-    def add(self, name: str, result: dict[str, Any]) -> dict[str, Any]:
-        """Keep a result."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self._path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"key": self._key, "name": name, "result": result}) + "\n")
-        self._found[name] = result
-        print(f"{name}: {result}", flush=True)
-        return result
 
 
 def interval(differences: Sequence[float]) -> tuple[float, float, float]:
@@ -135,9 +110,8 @@ def measure(options: argparse.Namespace) -> Outcome:
                 "seconds": seconds,
                 "recipe": options.recipe,
             }
-            partial = (Path(work) if options.quick else RESULTS) / "distill_gain.partial.jsonl"
-            lines = Lines(partial, key)
-            cost = lines.get(f"cost {name}") or lines.add(f"cost {name}", cost_of(setting, arch, mix, options.quick))
+            parts = Parts(Path(work) / PARTIAL.name if options.quick else PARTIAL, key)
+            cost = parts.get(f"cost {name}", partial(cost_of, setting, arch, mix, options.quick))
             charged = cost["cache_core_s"] / (1 if options.charge == "whole" else SHARED_BY)
             start = starting_weights(setting, arch, Path(work))
             differences = []
@@ -149,18 +123,12 @@ def measure(options: argparse.Namespace) -> Outcome:
                 ):
                     steps = max(2, int((seconds - TRIAL_OVERHEAD_S - spent) / step_s))
                     trial = f"{arm} seed {seed}" if arm == "labels" else f"{arm} {options.charge} seed {seed}"
-                    found = lines.get(trial)
-                    if found is None:
-                        own = training.model_copy(
-                            update={"epochs": min(steps, 10_000), "seed": seed, "recipe": RECIPES[options.recipe]}
-                        )
-                        assets = setting.assets({lineage(FAMILY, arch): start}, own, images_per_epoch=ONE_EPOCH)
-                        config = each.config(family=FAMILY, arch=arch, image_size=size)
-                        result = run_one_trial(config, assets, Path(work) / "trial")
-                        found = lines.add(
-                            trial,
-                            {"map50": result.map50, "map50_95": result.map50_95, "steps": steps, "s": result.seconds},
-                        )
+                    own = training.model_copy(
+                        update={"epochs": min(steps, 10_000), "seed": seed, "recipe": RECIPES[options.recipe]}
+                    )
+                    assets = setting.assets({lineage(FAMILY, arch): start}, own, images_per_epoch=ONE_EPOCH)
+                    config = each.config(family=FAMILY, arch=arch, image_size=size)
+                    found = parts.get(trial, partial(_trial, config, assets, steps, Path(work) / "trial"))
                     scores[arm] = float(found["map50_95"])
                 differences.append(scores[name] - scores["labels"])
             mean, low, high = interval(differences)
@@ -191,9 +159,15 @@ def measure(options: argparse.Namespace) -> Outcome:
             "data": setting.data_name,
             "image_size": size,
             "recipe": options.recipe,
+            "quick": options.quick,
         },
         table=rows,
     )
+
+
+def _trial(config: TrialConfig, assets: Assets, steps: int, folder: Path) -> dict[str, Any]:
+    result = run_one_trial(config, assets, folder)
+    return {"map50": result.map50, "map50_95": result.map50_95, "steps": steps, "s": result.seconds}
 
 
 def cost_of(setting: Setting, arch: Mapping[str, Scalar], mix: Mix, quick: bool) -> dict[str, float]:
@@ -225,8 +199,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> Outcome:
-    """Run the benchmark as the command line (or `argv`) says."""
-    return run_benchmark("distill_gain", "Distillation against labels alone.", measure, add_arguments, argv)
+    """Run the benchmark as the command line (or `argv`) says; the kept parts go once the result is out."""
+    outcome = run_benchmark("distill_gain", "Distillation against labels alone.", measure, add_arguments, argv)
+    if not outcome.detail["quick"]:
+        PARTIAL.unlink(missing_ok=True)
+    return outcome
 
 
 if __name__ == "__main__":

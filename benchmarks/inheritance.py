@@ -13,10 +13,8 @@ killed run ended.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +24,7 @@ from typing import Any
 import torch
 
 from benchmarks._harness import RESULTS, Goal, Outcome, run_benchmark, spread
+from benchmarks._parts import Parts
 from benchmarks._training import (
     Setting,
     add_input_arguments,
@@ -40,7 +39,6 @@ from nasdistill.prepare.inputs import cache_folder
 from nasdistill.prepare.length import TRIAL_OVERHEAD_S
 from nasdistill.records import Scalar, TrialConfig
 from nasdistill.session.preparation import WARM_SHARE
-from nasdistill.store.atomic import write_text
 from nasdistill.students.families import lineage
 from nasdistill.students.student import parameters_m
 from nasdistill.workbench import Assets
@@ -69,33 +67,6 @@ WORKERS = 2
 # what a search of 30 minutes on 2 cores spends on warming, at both sizes of the search space
 FULL = Lengths(WARM_SHARE * 1800 * WORKERS, 180.0, (256, 320), 3)
 QUICK = Lengths(12.0, TRIAL_OVERHEAD_S + 3.0, (128,), 1)
-
-
-class Parts:
-    """Results of the parts of one benchmark run, kept in a file until the run is complete."""
-
-    def __init__(self, path: Path, key: dict[str, Any]) -> None:
-        self._path = path
-        self._content: dict[str, Any] = {"key": key, "parts": {}}
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return
-        if found["key"] == key:
-            self._content = found
-
-    def get(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """The part's result: the kept one, or what `make` returns."""
-        parts = self._content["parts"]
-        if name not in parts:
-            started, cpu = time.perf_counter(), time.process_time()
-            made = make()
-            wall_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu
-            parts[name] = {**made, "core_s": round(cpu_s, 1), "core_share": round(cpu_s / wall_s, 3)}
-            write_text(self._path, json.dumps(self._content, indent=1))
-            print(f"{name}: {parts[name]}", flush=True)
-        result: dict[str, Any] = parts[name]
-        return result
 
 
 def warm_and_try(setting: Setting, lengths: Lengths, folder: Path, work: Path, parts: Parts) -> dict[str, Any]:
@@ -164,7 +135,7 @@ def measure(options: argparse.Namespace) -> Outcome:
             "students": STUDENTS,
         }
         path = Path(temporary) / PARTIAL.name if options.quick else PARTIAL
-        parts = Parts(path, json.loads(json.dumps(key)))
+        parts = Parts(path, key)
         found = warm_and_try(setting, lengths, folder, Path(temporary), parts)
     if options.quick:
         print("--quick shows that it works; it is far too short for the goals")

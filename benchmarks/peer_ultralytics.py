@@ -6,7 +6,8 @@
 The peer trains with its own defaults (optimiser, rates, augmentation, its teacher in every step) for `--minutes` by the
 clock; validation, plots and data-loading workers are off, so that all of its one core trains. Ours gets the steps that fit
 into the same time, less the whole cost of filling its cache. Both students are exported and scored by the same scorer.
-Finished trials are lines of `benchmarks/results/peer_ultralytics.partial.jsonl`: the same command goes on where it ended.
+Each training is kept in `benchmarks/results/peer_ultralytics.partial.json` as it ends: the same command goes on where a
+killed run ended, until the result is out.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +33,9 @@ from ultralytics import YOLO
 
 from benchmarks._harness import RESULTS, Goal, Outcome, run_benchmark, spread
 from benchmarks._losses import MIXES
+from benchmarks._parts import Parts
 from benchmarks._training import Setting, add_input_arguments, open_setting, run_one_trial
-from benchmarks.distill_gain import FAMILY, ONE_EPOCH, Lines, cost_of, interval, starting_weights
+from benchmarks.distill_gain import FAMILY, ONE_EPOCH, cost_of, interval, starting_weights
 from nasdistill.config import TrainingSettings
 from nasdistill.data.views import open_views
 from nasdistill.measure.accuracy import score
@@ -47,6 +50,7 @@ from nasdistill.workbench import SupernetFile
 
 STEPS_GOAL = Goal(2.0, at_most=False)
 BATCH_SIZE = 16
+PARTIAL = RESULTS / "peer_ultralytics.partial.json"
 
 
 @dataclass(frozen=True)
@@ -140,19 +144,15 @@ def measure(options: argparse.Namespace) -> Outcome:
         setting = open_setting(options.data, options.teacher, cache, training, [size], form=mix.form)
         teacher = setting.inputs.teacher
         key = {"data": setting.inputs.data_hash, "teacher": teacher.sha256, "arch": arch, "size": size, "s": seconds}
-        lines = Lines((work if options.quick else RESULTS) / "peer_ultralytics.partial.jsonl", key)
-        cost = lines.get("cost") or lines.add("cost", cost_of(setting, arch, mix, options.quick))
+        parts = Parts(work / PARTIAL.name if options.quick else PARTIAL, key)
+        cost = parts.get("cost", partial(cost_of, setting, arch, mix, options.quick))
         start = starting_weights(setting, arch, work)
         steps = max(2, int((seconds - TRIAL_OVERHEAD_S - cost["cache_core_s"]) / cost["step_s"]))
         for seed in range(seeds):
-            found = lines.get(f"ours {seed}")
-            if found is None:
-                found = lines.add(f"ours {seed}", asdict(train_ours(setting, arch, start, size, steps, seed, work)))
-            ours.append(Trained(**found))
-            found = lines.get(f"peer {seed}")
-            if found is None:
-                found = lines.add(f"peer {seed}", asdict(train_peer(setting, arch, start, size, seconds, seed, work)))
-            peers.append(Trained(**found))
+            one = partial(train_ours, setting, arch, start, size, steps, seed, work)
+            ours.append(_kept(parts, f"ours {seed}", one))
+            other = partial(train_peer, setting, arch, start, size, seconds, seed, work)
+            peers.append(_kept(parts, f"peer {seed}", other))
     ratios = [peer.seconds / peer.steps / cost["step_s"] for peer in peers]
     differences = [a.map50_95 - b.map50_95 for a, b in zip(ours, peers, strict=True)]
     mean, low, high = interval(differences)
@@ -172,6 +172,7 @@ def measure(options: argparse.Namespace) -> Outcome:
             "teacher": {"name": teacher.name, "params_m": teacher.parameters_m},
             "data": setting.data_name,
             "image_size": size,
+            "quick": options.quick,
         },
         table=[
             {"by": name, "mAP50": run.map50, "mAP50-95": run.map50_95, "steps": run.steps, "seconds": run.seconds}
@@ -179,6 +180,11 @@ def measure(options: argparse.Namespace) -> Outcome:
             for run in runs
         ],
     )
+
+
+def _kept(parts: Parts, name: str, train: Callable[[], Trained]) -> Trained:
+    found = parts.get(name, lambda: asdict(train()))
+    return Trained(**{field.name: found[field.name] for field in fields(Trained)})
 
 
 def _folder(images: Sequence[Path]) -> str:
@@ -197,10 +203,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> Outcome:
-    """Run the benchmark as the command line (or `argv`) says."""
-    return run_benchmark(
+    """Run the benchmark as the command line (or `argv`) says; the kept parts go once the result is out."""
+    outcome = run_benchmark(
         "peer_ultralytics", "Ultralytics' own distillation against ours.", measure, add_arguments, argv
     )
+    if not outcome.detail["quick"]:
+        PARTIAL.unlink(missing_ok=True)
+    return outcome
 
 
 if __name__ == "__main__":

@@ -58,7 +58,19 @@ def search(
     ] = False,
     space: Annotated[str | None, typer.Option(help="A search space: a file, or the name of a shipped one.")] = None,
     device: Annotated[str | None, typer.Option(help="Where latency is measured: a file, or a shipped name.")] = None,
-    sampler: Annotated[str, typer.Option(help="How points are proposed: tpe, random, nsga2, qmc.")] = "tpe",
+    sampler: Annotated[
+        str, typer.Option(help="How points are proposed: latency-first, random, tpe, nsga2, nsga3, gp, qmc.")
+    ] = "latency-first",
+    constraint: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LIMIT…", help="Reject students before training: 'latency_ms<=20' 'params_m<=2'."),
+    ] = None,
+    enqueue: Annotated[
+        Path | None, typer.Option(help="Begin with the configurations in this file (YAML, JSON, or CSV as trials.csv).")
+    ] = None,
+    warm_start: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Learn from an earlier run on the same space, device and data.")
+    ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Trials at the same time [default: one a core].")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of views, weights and proposals [default: 0].")] = None,
     epochs: Annotated[
@@ -114,6 +126,9 @@ def search(
         cache=cache,
         out=out,
         resume=resume,
+        enqueue=enqueue,
+        warm_start=warm_start,
+        constraint=constraint or None,
         ray_address=ray_address,
         gpus_per_trial=gpus_per_trial,
     )
@@ -229,15 +244,28 @@ def devices(as_json: JsonOption = False) -> None:
 
 @app.command()
 def spaces(as_json: JsonOption = False) -> None:
-    """List the shipped search spaces."""
-    from nasdistill.space.loader import list_spaces
+    """List the shipped search spaces and the families there are."""
+    from nasdistill.space.families import FAMILIES, describe
+    from nasdistill.space.loader import list_spaces, load_space
 
     found = list_spaces()
     if as_json:
-        print(json.dumps([{"name": space.name, "description": space.description} for space in found]))
+        spaces = [
+            {"name": one.name, "description": one.description, "families": list(load_space(one.path).families)}
+            for one in found
+        ]
+        print(json.dumps({"spaces": spaces, "families": [describe(family) for family in FAMILIES]}))
         return
+    print("Search spaces")
     for space in found:
-        print(f"{space.name}: {space.description}")
+        print(f"  {space.name}: {space.description}")
+    print("\nFamilies and what a space may search in them [value when left out]")
+    for name in FAMILIES:
+        family = describe(name)
+        print(f"  {name}: {family['source']}")
+        for parameter in family["parameters"]:
+            default = f" [{parameter['default']}]" if parameter["default"] is not None else ""
+            print(f"    {parameter['name']}: {parameter['allowed']}{default}")
 
 
 def main() -> None:
@@ -254,7 +282,7 @@ def main() -> None:
     # this process only coordinates; two spinning threads would take the cores from the workers (they get their own share)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
-        app(sys.argv[1:] or ["--help"], standalone_mode=False)
+        app(_each_constraint_named(sys.argv[1:]) or ["--help"], standalone_mode=False)
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
     except NasdistillError as error:
@@ -268,6 +296,18 @@ def main() -> None:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # click's own usage errors
             _fail(error.format_message(), 2)
         raise
+
+
+def _each_constraint_named(arguments: list[str]) -> list[str]:
+    """`--constraint A B` as `--constraint A --constraint B`: the option takes all limits that follow it."""
+    named: list[str] = []
+    within = False
+    for argument in arguments:
+        if within and not argument.startswith("-") and named[-1] != "--constraint":
+            named.append("--constraint")
+        within = argument == "--constraint" or (within and not argument.startswith("-"))
+        named.append(argument)
+    return named
 
 
 def _fail(message: str, code: int) -> None:

@@ -28,6 +28,10 @@ class InterruptedSearchError(NasdistillError):
     exit_code = 130
 
 
+class SpaceExhaustedError(NasdistillError):
+    """A sampler has no point left to propose: all have been tried, or cannot be built."""
+
+
 class TrialError(NasdistillError):
     """A trial cannot give a result; its message becomes the trial's `reason`. The search goes on."""
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from nasdistill.errors import InputError
 from nasdistill.records import TrialResult
+from nasdistill.space.families import FAMILIES, needs_no_nms
 from nasdistill.store.atomic import replacing, write_text
 from nasdistill.store.provenance import file_sha256
 from nasdistill.store.run_folder import RunFolder
@@ -69,6 +70,19 @@ def export(run: RunFolder, trial: TrialResult, formats: Sequence[str], out: Path
     return Exported(trial, files, card)
 
 
+def _output_text(trial: TrialResult, classes: int) -> str:
+    head = {"head": trial.params.get(f"{trial.family}.head", "nms_free")}
+    if trial.family in FAMILIES and needs_no_nms(trial.family, head):
+        return (
+            "(1, detections, 6): x1, y1, x2, y2 in input pixels, probability, class; best first, no non-maximum suppression\n"
+            "needed (scores were taken at confidence 0.001)."
+        )
+    return (
+        f"(1, {4 + classes}, anchors): centre x, centre y, width, height in input pixels, then a probability for each class;"
+        "\napply non-maximum suppression (scores were taken at confidence 0.001, IoU 0.7)."
+    )
+
+
 def model_card(run: dict[str, Any], trial: TrialResult, files: dict[str, Path]) -> str:
     """The model card: what it is, how it was made, how good and how fast it is, how to run it."""
     teacher, device = run.get("teacher", {}), run.get("device", {})
@@ -94,8 +108,7 @@ Distilled from the teacher {teacher.get("name", "unknown")} by nasdistill {run.g
 | classes | {", ".join(map(str, names))} |
 
 Input `images`: float32 (1, 3, {size}, {size}), RGB in 0..1, letterboxed with grey 114 (linear resize). Output `output0`:
-(1, {4 + len(names)}, anchors): centre x, centre y, width, height in input pixels, then a probability for each class;
-apply non-maximum suppression (scores were taken at confidence 0.001, IoU 0.7).
+{_output_text(trial, len(names))}
 
 ## Parameters
 | parameter | value |

@@ -55,10 +55,10 @@ class Progress:
                 ticker.join()
                 self._show()
 
-    def begin(self, clock: BudgetClock) -> None:
-        """The budget has started to run."""
+    def begin(self, clock: BudgetClock, results: Sequence[TrialResult]) -> None:
+        """The budget has started to run; `results` are those of the run that is resumed."""
         self._clock = clock
-        self.phase("starting")
+        self._change(phase="starting", phase_progress=None, results=tuple(results))
 
     def phase(self, text: str) -> None:
         """A new step, whose length is not known."""
@@ -97,12 +97,12 @@ class Progress:
             f"{figures['latency_ms']:.1f} ms, {figures['params_m']:.2f} M parameters at {figures['image_size']} px"
         )
 
-    def searching(self, results: Sequence[TrialResult], reference: Reference, epochs: int) -> None:
-        """The trials start; `results` are those of a resumed run."""
+    def searching(self, reference: Reference, epochs: int) -> None:
+        """The trials start."""
         used = 0.0 if self._clock is None else self._clock.used
         self._search = _Search(reference, epochs, time.monotonic(), used)
         self.log(f"each trial trains for {epochs} epochs")
-        self._change(phase="searching", phase_progress=None, results=tuple(results))
+        self._change(phase="searching", phase_progress=None, hypervolume=self._hypervolume(self._status.results))
 
     def event(self, event: SearchEvent) -> None:
         """A trial started or finished."""

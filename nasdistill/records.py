@@ -30,7 +30,8 @@ class TrialConfig(Record):
     """Everything that tells one trial from another: the student's architecture and how it is distilled.
 
     `arch` holds the family's own parameters (yolov5: `depth`, `width`; timm families: `variant`, `neck`), as named in the
-    search space. `image_size` is the square input in pixels, a multiple of 32.
+    search space; those left out have the defaults of `space.families`. `image_size` is the square input in pixels, a multiple
+    of 32. `prune_backbone`, `prune_neck` and `prune_head` multiply `prune_ratio` in their stage; at 1 pruning is uniform.
     """
 
     family: str
@@ -49,6 +50,10 @@ class TrialConfig(Record):
     weight_box: Annotated[float, Field(ge=0.0, le=1000.0)] = 1.0
     weight_detections: Annotated[float, Field(ge=0.0, le=1000.0)] = 0.0
     prune_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    prune_importance: Literal["l2", "bn_scale", "taylor"] = "l2"
+    prune_backbone: Annotated[float, Field(ge=0.0, le=2.0)] = 1.0
+    prune_neck: Annotated[float, Field(ge=0.0, le=2.0)] = 1.0
+    prune_head: Annotated[float, Field(ge=0.0, le=2.0)] = 1.0
     stage1_share: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
     """This and the following: the run's recipe says it where it is None."""
     stage1_learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] | None = None

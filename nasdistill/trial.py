@@ -4,22 +4,25 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
-from nasdistill.compress.prune import prune
+from nasdistill.compress.prune import STAGES, Pruning, prune
 from nasdistill.distill.batchnorm import recalibrate
 from nasdistill.distill.connectors import Connectors
 from nasdistill.distill.objective import LossChoice, LossWeights
 from nasdistill.distill.schedule import teacher_share_at
+from nasdistill.distill.sensitivity import loss_gradients
 from nasdistill.distill.stage import Stage, StageRun, run_stage
 from nasdistill.distill.temperature import temperature_at
 from nasdistill.measure.accuracy import score
 from nasdistill.measure.artifact import write_onnx
-from nasdistill.measure.complexity import complexity
+from nasdistill.measure.complexity import Complexity, complexity
 from nasdistill.measure.detector import OnnxDetector
-from nasdistill.records import Scalar, TrialConfig, TrialResult
+from nasdistill.pareto.limits import Limit
+from nasdistill.records import LatencyStats, Scalar, TrialConfig, TrialResult
 from nasdistill.store.atomic import replacing
 from nasdistill.students.student import Student
 from nasdistill.workbench import Workbench
@@ -35,6 +38,8 @@ class TrialPlace:
     folder: Path
     params: dict[str, Scalar]
     should_stop: Callable[[], bool] = lambda: False
+    constraints: tuple[Limit, ...] = ()
+    """On figures known before training: a student beyond one is rejected untrained."""
 
 
 def run_trial(config: TrialConfig, bench: Workbench, place: TrialPlace, report: Report) -> TrialResult:
@@ -48,15 +53,34 @@ def run_trial(config: TrialConfig, bench: Workbench, place: TrialPlace, report: 
     artifact = place.folder / "student.onnx"
     student, init = bench.student(config)
 
-    write_onnx(prune(student, config.prune_ratio).student.model, size, artifact, bench.assets.device.batch)
+    pruning = _pruning(config, bench)
+    planned = prune(student, pruning).student.model
+    write_onnx(planned, size, artifact, bench.assets.device.batch)
     before = bench.profiler.measure(artifact, size)
     report(f"{config.family} {dict(config.arch)} at {size} px from {init}: {before.median_ms:.2f} ms before training")
+
+    figures = _costs(before, complexity(planned, size, artifact))
+    beyond = [limit for limit in place.constraints if not limit.keeps(figures[limit.objective.name])]
+    if beyond:
+        artifact.unlink()
+        reason = ", ".join(
+            f"{limit.objective.name} {figures[limit.objective.name]:.4g} misses {limit}" for limit in beyond
+        )
+        return TrialResult(
+            trial=place.trial,
+            state="rejected",
+            family=config.family,
+            reason=reason,
+            seconds=time.monotonic() - started,
+            params={**place.params, "init": init},
+            **figures,
+        )
 
     torch.manual_seed(training.seed)
     connectors = _connectors(student, config, bench)
     stage1, stage2 = _stages(config, bench)
     report(_line(stage1, _train(student, connectors, stage1, config, bench, place)))
-    pruned = prune(student, config.prune_ratio)
+    pruned = prune(student, pruning, _gradients(student, connectors, stage2, config, bench))
     if config.prune_ratio:  # its maps have fewer channels now
         connectors = _connectors(pruned.student, config, bench)
     report(_line(stage2, _train(pruned.student, connectors, stage2, config, bench, place)))
@@ -79,15 +103,22 @@ def run_trial(config: TrialConfig, bench: Workbench, place: TrialPlace, report: 
         fidelity=1.0,
         map50=accuracy.map50,
         map50_95=accuracy.map50_95,
-        latency_ms=latency.median_ms,
-        latency_p90_ms=latency.p90_ms,
-        params_m=facts.params_m,
-        gflops=facts.gflops,
-        size_mb=facts.size_mb,
         epochs=training.epochs,
         seconds=time.monotonic() - started,
         params={**place.params, "init": init, "prune.achieved": round(pruned.achieved, 4)},
+        **_costs(latency, facts),
     )
+
+
+def _costs(latency: LatencyStats, facts: Complexity) -> dict[str, Any]:
+    """The figures of a student that its shapes alone decide, by their name in the result."""
+    return {
+        "latency_ms": latency.median_ms,
+        "latency_p90_ms": latency.p90_ms,
+        "params_m": facts.params_m,
+        "gflops": facts.gflops,
+        "size_mb": facts.size_mb,
+    }
 
 
 def _stages(config: TrialConfig, bench: Workbench) -> tuple[Stage, Stage]:
@@ -132,6 +163,35 @@ def _stages(config: TrialConfig, bench: Workbench) -> tuple[Stage, Stage]:
 def _connectors(student: Student, config: TrialConfig, bench: Workbench) -> Connectors:
     channels = bench.assets.teacher_channels
     return Connectors(student.pyramid_channels, channels, config.connector, generators=config.feature_loss == "mgd")
+
+
+def _pruning(config: TrialConfig, bench: Workbench) -> Pruning:
+    """What the trial prunes, rounded as its device likes it."""
+    return Pruning(
+        ratio=config.prune_ratio,
+        factors={stage: getattr(config, f"prune_{stage}") for stage in STAGES},
+        importance=config.prune_importance,
+        channel_multiple=bench.assets.device.channel_multiple,
+    )
+
+
+def _gradients(
+    student: Student, connectors: Connectors, stage: Stage, config: TrialConfig, bench: Workbench
+) -> dict[str, torch.Tensor] | None:
+    """Gradients of the loss of `stage`, where the trial prunes by them."""
+    if config.prune_importance != "taylor" or not config.prune_ratio:
+        return None
+    begins = stage.first_step / max(1, stage.all_steps - 1)
+    return loss_gradients(
+        student,
+        connectors,
+        bench.feed(config.image_size),
+        stage.weights,
+        config.temperature_end,
+        bench.compute,
+        losses=stage.losses,
+        teacher_share=teacher_share_at(begins, config.weight_schedule),
+    )
 
 
 def _train(

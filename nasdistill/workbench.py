@@ -15,7 +15,7 @@ from nasdistill.config import TrainingSettings
 from nasdistill.data.views import Views, open_views
 from nasdistill.devices.profile import DeviceProfile
 from nasdistill.devices.profiler import Profiler, open_profiler
-from nasdistill.distill.compute import Compute, choose_compute
+from nasdistill.distill.compute import Compute, choose_compute, keep_freed_memory
 from nasdistill.distill.feed import Feed
 from nasdistill.distill.warm import inherit
 from nasdistill.records import Scalar, TrialConfig
@@ -96,6 +96,7 @@ class Workbench:
 
     def __init__(self, assets: Assets) -> None:
         torch.set_num_threads(assets.threads)
+        keep_freed_memory()
         self.assets = assets
         self.compute: Compute = choose_compute(assets.training.precision)
         self.profiler: Profiler = open_profiler(assets.device)
@@ -123,5 +124,5 @@ class Workbench:
             supernet.model.load_state_dict(load_file(source.path))
             self._supernets[name] = supernet
         supernet = self._supernets[name]
-        inherit(student, supernet, supernet.model.state_dict(), self.feed(config.image_size), self.compute)
-        return student, source.origin
+        plan = inherit(student, supernet, supernet.model.state_dict(), self.feed(config.image_size), self.compute)
+        return student, source.origin if plan.complete else f"{source.origin}+random"

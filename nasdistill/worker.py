@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from nasdistill.pareto.limits import Limit
 from nasdistill.records import Scalar, TrialResult
 from nasdistill.search.worker import TrialJob
 from nasdistill.space.search_space import SearchSpace
@@ -14,9 +15,10 @@ from nasdistill.workbench import Assets, Workbench
 class TrialWorker:
     """Runs trials one after the other on one open workbench."""
 
-    def __init__(self, assets: Assets, space: SearchSpace) -> None:
+    def __init__(self, assets: Assets, space: SearchSpace, constraints: tuple[Limit, ...] = ()) -> None:
         self._bench = Workbench(assets)
         self._space = space
+        self._constraints = constraints
 
     def run(self, job: TrialJob, report: Callable[[str], None]) -> TrialResult:
         """Run one job to its end; raises what the trial raises."""
@@ -25,7 +27,7 @@ class TrialWorker:
             return job.stop_file.exists() or (job.deadline is not None and time.time() > job.deadline)
 
         config = self._space.config(_searched(job.params))
-        place = TrialPlace(job.trial, job.folder, dict(job.params), should_stop)
+        place = TrialPlace(job.trial, job.folder, dict(job.params), should_stop, self._constraints)
         return run_trial(config, self._bench, place, report)
 
 
@@ -35,9 +37,10 @@ class MakeTrialWorker:
 
     assets: Assets
     space: SearchSpace
+    constraints: tuple[Limit, ...] = ()
 
     def __call__(self) -> TrialWorker:
-        return TrialWorker(self.assets, self.space)
+        return TrialWorker(self.assets, self.space, self.constraints)
 
 
 def _searched(params: Mapping[str, Scalar]) -> dict[str, Scalar]:

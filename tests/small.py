@@ -11,7 +11,8 @@ from nasdistill.distill.compute import Compute
 from nasdistill.distill.feed import Feed
 from nasdistill.students.families import build_student
 from nasdistill.students.student import Student
-from nasdistill.teacher.targets import create_targets, fill_targets, open_targets, seal_targets
+from nasdistill.teacher.forms import TargetForm
+from nasdistill.teacher.targets import PLAIN, create_targets, fill_targets, open_targets, seal_targets
 from nasdistill.teacher.teacher import Teacher
 
 torch.set_num_threads(1)  # what is this small only gets slower with more
@@ -82,17 +83,17 @@ def validation_views(demo_yaml: Path, folder: Path) -> Views:
     return letterboxed_split(data.splits["val"], data.names, SIZE, folder)
 
 
-def fill_all(folder: Path, teacher: Teacher, views: Views) -> None:
+def fill_all(folder: Path, teacher: Teacher, views: Views, form: TargetForm = PLAIN) -> None:
     """Compute the targets of all views, in this process, and seal them."""
-    ranges = create_targets(folder, teacher, len(views), views.size, len(NAMES))
-    fill_targets({views.size: folder}, teacher, views, range(len(NAMES)), ranges, CPU.device, None)
+    ranges = create_targets(folder, teacher, len(views), views.size, len(NAMES), form)
+    fill_targets({views.size: folder}, teacher, views, range(len(NAMES)), ranges, CPU.device, None, form=form)
     seal_targets(folder, "key", teacher)
 
 
-def small_feed(demo_yaml: Path, folder: Path, teacher: Teacher, count: int = 24) -> Feed:
+def small_feed(demo_yaml: Path, folder: Path, teacher: Teacher, count: int = 24, form: TargetForm = PLAIN) -> Feed:
     """Views and targets in `folder`, opened."""
     views = training_views(demo_yaml, folder / "views", count)
-    fill_all(folder / "targets", teacher, views)
+    fill_all(folder / "targets", teacher, views, form)
     return Feed(views, open_targets(folder / "targets"))
 
 
@@ -106,3 +107,15 @@ def raw_heads(model: nn.Module, images: torch.Tensor) -> dict[str, torch.Tensor]
 def images_of(seed: int = 0, size: int = 64, count: int = 2, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """Random images (count, 3, size, size) in 0..1."""
     return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def label_batch(images: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Labels of every size, so that each level of the pyramid has some to learn."""
+    places = [(x, y, side, side) for side in (0.1, 0.3, 0.5, 0.7, 0.9) for x in (0.3, 0.6) for y in (0.3, 0.6)]
+    boxes = torch.tensor(places).repeat(len(images), 1)
+    return {
+        "img": images,
+        "batch_idx": torch.arange(len(images)).repeat_interleave(len(places)).float(),
+        "cls": (torch.arange(len(boxes)) % len(NAMES)).float()[:, None],
+        "bboxes": boxes,
+    }

@@ -15,6 +15,7 @@ from ultralytics.nn.tasks import ClassificationModel
 
 from nasdistill import __version__, cli
 from nasdistill.data.defects import CLASS_NAMES
+from nasdistill.space.families import FAMILIES
 from nasdistill.store.run_folder import RunFolder
 
 HELP = """\
@@ -34,7 +35,7 @@ Commands:
   export   Write a student's model in deployable formats, with a model card.
   profile  Measure the latency of one model on a device.
   devices  List the shipped devices.
-  spaces   List the shipped search spaces.
+  spaces   List the shipped search spaces and the families there are.
 """
 COMMANDS = ("search", "pareto", "report", "export", "profile", "devices", "spaces")
 HEAVY = ("torch", "ray", "ultralytics", "timm", "optuna", "onnxruntime", "pandas", "plotly", "numpy", "cv2")
@@ -154,6 +155,13 @@ class TestWrongSearches:
         ("option", "value", "words"),
         [
             ("--sampler", "tpee", ("unknown sampler 'tpee'", "tpe", "random", "nsga2", "qmc")),
+            ("--constraint", "latncy<=20", ("--constraint 'latncy<=20'", "unknown figure", "latency_ms")),
+            ("--constraint", "fast please", ("not understood", "latency_ms<=20")),
+            ("--constraint", "latency_ms<=0", ("no student keeps it",)),
+            ("--constraint", "latency_ms>=5", ("latency_ms takes <=",)),
+            ("--constraint", "map50>=0.5", ("only after training",)),
+            ("--enqueue", "missing.yaml", ("--enqueue missing.yaml", "no such file")),
+            ("--warm-start", "missing", ("run folder missing", "no such folder")),
             ("--recipe", "fast", ("unknown recipe 'fast'", "short", "classic")),
             ("--precision", "int8", ("unknown precision 'int8'", "bfloat16")),
             ("--cache", "big", ("unknown cache 'big'", "auto, full, sparse, online")),
@@ -182,6 +190,22 @@ class TestWrongSearches:
             "name: mine\nimage_size: 96\nfamilies:\n  yolov5: {depth: 0.33, widht: 0.25}\n"
         )
         refused(nasdistill("search", "--budget", "1trials", "--space", "mine.yaml"), "mine.yaml", "line 4", "widht")
+
+    @pytest.mark.parametrize(
+        ("family", "words"),
+        [
+            ("shufflenetv2: {variant: x3.0, neck: 32}", ("families.shufflenetv2.variant", "x3.0", "x0.5, x1.0, x1.5")),
+            ("yolov8: {depth: 0.33, width: 0.0625, width_p2: 0.25}", ("width_p2", "rounds to zero", "at least 0.5")),
+            ("dynamicconv: {width: [0.125, 1.0], neck: 32}", ("dynamicconv.width", "rounds to zero", "at least 0.25")),
+            ("yolov5: {depth: 0.33, width: 0.25, levels: [3, 5]}", ("levels", "P7", "128 px", "96", "at most 4")),
+            ("yolov5: {depth: 0.33, width: 0.25, levels: 6}", ("yolov5.levels", "6 is outside [3, 5]")),
+        ],
+    )
+    def test_a_student_that_cannot_be(
+        self, nasdistill: Nasdistill, tmp_path: Path, family: str, words: tuple[str, ...]
+    ) -> None:
+        (tmp_path / "mine.yaml").write_text(f"name: mine\nimage_size: [96, 256]\nfamilies:\n  {family}\n")
+        refused(nasdistill("search", "--budget", "1trials", "--space", "mine.yaml"), "mine.yaml", "line 4", *words)
 
     def test_an_unknown_key_in_a_device(self, nasdistill: Nasdistill, tmp_path: Path) -> None:
         (tmp_path / "board.yaml").write_text("name: board\nruntime: onnxruntime\nthread: 2\n")
@@ -268,10 +292,14 @@ class TestOtherCommands:
     def test_lists(self, nasdistill: Nasdistill) -> None:
         devices, spaces = nasdistill("devices"), nasdistill("spaces")
         assert devices.out.startswith("local: onnxruntime, fp32, 1 thread")
-        assert {line.split(":")[0] for line in spaces.out.splitlines()} >= {"demo", "edge-default"}
+        listed = {line.split(":")[0].strip() for line in spaces.out.splitlines()}
+        assert listed >= {"demo", "edge-default", "all-families", *FAMILIES, "width_p2", "levels"}
         assert [device["name"] for device in json.loads(nasdistill("devices", "--json").out)] == ["local"]
         listed = json.loads(nasdistill("spaces", "--json").out)
-        assert {space["name"] for space in listed} >= {"demo", "edge-default"}
+        assert {space["name"] for space in listed["spaces"]} >= {"demo", "edge-default"}
+        assert [family["name"] for family in listed["families"]] == list(FAMILIES)
+        every = next(space for space in listed["spaces"] if space["name"] == "all-families")
+        assert set(every["families"]) == set(FAMILIES), "the space of all families names them all"
 
     @pytest.mark.parametrize("command", ["pareto", "report", "export"])
     def test_what_is_no_run(self, nasdistill: Nasdistill, tmp_path: Path, command: str) -> None:

@@ -17,6 +17,7 @@ from nasdistill.devices.profiler import Profiler
 from nasdistill.errors import DeadlineReachedError, InputError, TrialError
 from nasdistill.measure.accuracy import score
 from nasdistill.measure.detector import OnnxDetector
+from nasdistill.pareto.limits import parse_constraints
 from nasdistill.records import LatencyStats, TrialConfig, TrialResult
 from nasdistill.search.worker import TrialJob
 from nasdistill.space.loader import load_space
@@ -110,6 +111,17 @@ def test_a_trial_ends_with_a_scored_and_timed_artifact(bench: Workbench, tmp_pat
         assert file.metadata() == {"family": family}
 
 
+def test_a_student_beyond_a_constraint_is_rejected_untrained_with_its_figures(bench: Workbench, tmp_path: Path) -> None:
+    lines: list[str] = []
+    limits = parse_constraints(["latency_ms<=1000 params_m<=0.01"])
+    result = run_trial(config(), bench, TrialPlace(4, tmp_path, {}, constraints=limits), lines.append)
+    assert result.state == "rejected" and "params_m" in result.reason and "params_m<=0.01" in result.reason
+    assert "latency_ms" not in result.reason
+    assert result.latency_ms > 0 and result.params_m > 0.01 and result.gflops > 0 and result.size_mb > 0
+    assert result.map50 is None and result.epochs == 0
+    assert not any(line.startswith("stage") for line in lines) and list(tmp_path.iterdir()) == []
+
+
 def test_saved_weights_are_the_artifacts(bench: Workbench, tmp_path: Path) -> None:
     run(bench, tmp_path)
     student = build_student("yolov5", TINY_YOLOV5, NAMES)
@@ -164,6 +176,15 @@ def test_pruning_makes_the_artifact_smaller(bench: Workbench, tmp_path: Path) ->
     assert pruned.params["prune.achieved"] > 0.2
 
 
+def test_pruning_by_the_loss_gives_the_shapes_that_were_timed(bench: Workbench, tmp_path: Path) -> None:
+    by_norm, _ = run(bench, tmp_path / "norm", prune_ratio=0.4, prune_backbone=0.5)
+    by_loss, _ = run(bench, tmp_path / "loss", prune_ratio=0.4, prune_backbone=0.5, prune_importance="taylor")
+    one, two = (load_file(tmp_path / name / "student.safetensors") for name in ("norm", "loss"))
+    assert {name: tensor.shape for name, tensor in one.items()} == {name: tensor.shape for name, tensor in two.items()}
+    assert any(not torch.equal(one[name], two[name]) for name in one)
+    assert by_norm.params["prune.achieved"] == by_loss.params["prune.achieved"] > 0.1
+
+
 def test_the_same_trial_twice_is_the_same_student(bench: Workbench, tmp_path: Path) -> None:
     first, _ = run(bench, tmp_path / "one")
     other, _ = run(bench, tmp_path / "two", weight_box=3.0)
@@ -203,6 +224,8 @@ def test_a_student_takes_its_first_channels_from_the_supernet(bench: Workbench, 
     assert torch.equal(weight, supernet["model.0.conv.weight"][: len(weight)])
     again, _ = bench.student(config())
     assert again.model is not student.model
+    _, origin = bench.student(config(arch={"depth": 0.67, "width": 0.0625}))  # deeper than its supernet
+    assert origin == "warmed+random"
     stranger, origin = bench.student(config(family="efficientnet_lite0", arch={"neck": 32}))
     assert origin == "random" and stranger.family == "efficientnet_lite0"
 
@@ -231,6 +254,10 @@ def test_assets_travel_to_a_worker(assets: Assets, tmp_path: Path) -> None:
         "weight.box": 1.0,
         "weight.detections": 0.0,
         "prune.ratio": 0.0,
+        "prune.importance": "l2",
+        "prune.backbone": 1.0,
+        "prune.neck": 1.0,
+        "prune.head": 1.0,
     }
     job = TrialJob(2, {**params, "init": "warmed"}, tmp_path, None, tmp_path / "stop")
     result = worker.run(job, lambda line: None)

@@ -1,25 +1,52 @@
-"""Structured channel pruning with Torch-Pruning's dependency graph (Fang et al., DepGraph, CVPR 2023).
+"""Structured channel pruning along the channel graph (students/channels.py), for every family alike.
 
-Uniform: every prunable layer loses the same share of its channels, so the pruned student's shapes, and with them its
-latency, are known before any training. The head's outputs keep their shape.
+Channels that stand together everywhere lose the same members (Fang et al., DepGraph, CVPR 2023). How many depends on
+shapes and ratios alone, so the pruned student's shapes, and with them its latency, are known before any training; which
+ones depends on their importance. The head's outputs keep their shape, and so does what the graph cannot follow: attention,
+channel shuffles, banks of experts. The achieved ratio is returned beside the asked one. Torch-Pruning does the surgery on
+layers; its own graph fails on YOLOv8 and YOLO11 and hangs on YOLO26 (docs/decisions.md).
 """
 
 import copy
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch_pruning
-from torch import nn
+from torch import Tensor, nn
+from ultralytics.nn.modules import Detect
+from ultralytics.nn.tasks import DetectionModel
 
 from nasdistill.errors import TrialError
-from nasdistill.students.student import Student, parameters_m
+from nasdistill.students.channels import trace_channels
+from nasdistill.students.importance import Criterion, Place, channel_scores, places_of_groups
+from nasdistill.students.student import Student
 
 CHANNEL_MULTIPLE = 4
-TIME_LIMIT_S = 60
+HIGHEST_RATIO = 0.95
+STAGES = ("backbone", "neck", "head")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruning:
+    """How a student is pruned.
+
+    Attributes:
+        ratio: share of each layer's channels to remove, 0 <= ratio < 1.
+        factors: what `ratio` is multiplied by in the backbone, neck or head; 1 where a stage is not named. The product
+            is at most HIGHEST_RATIO.
+        importance: which channels go first, those that matter least by `l2`, `bn_scale` or `taylor`.
+        channel_multiple: what is left of a layer is rounded to the nearest multiple of this, at least one.
+    """
+
+    ratio: float
+    factors: Mapping[str, float] = field(default_factory=dict)
+    importance: Criterion = "l2"
+    channel_multiple: int = CHANNEL_MULTIPLE
+
+    def ratio_of(self, stage: str) -> float:
+        """The ratio in one of STAGES."""
+        return min(self.ratio * self.factors.get(stage, 1.0), HIGHEST_RATIO)
 
 
 @dataclass(frozen=True)
@@ -30,83 +57,99 @@ class Pruned:
     achieved: float
 
 
-def prune(student: Student, ratio: float, image_size: int = 64) -> Pruned:
-    """Return a copy of `student` with about `ratio` (0 <= ratio < 1) of each layer's channels removed, weakest L2 first.
+def prune(student: Student, pruning: Pruning, gradients: Mapping[str, Tensor] | None = None) -> Pruned:
+    """Return a copy of `student` with about `pruning.ratio` of each layer's channels removed, the least important first.
 
-    Channel counts are rounded to the nearest multiple of CHANNEL_MULTIPLE, at least one: a narrow layer may keep all its
-    channels. What was achieved is returned. The copy's shapes depend on the shapes of `student` and on
-    `ratio` alone, not on its weights or on what is frozen. `student` itself is not changed.
+    A narrow layer may keep all its channels, and layers that are not followed do; what was achieved is returned. The
+    copy's shapes depend on the shapes of `student` and on `pruning`'s numbers alone, not on weights or on what is frozen.
+    `student` itself is not changed.
+
+    Args:
+        student: what is pruned.
+        pruning: how much and by which criterion.
+        gradients: of the loss by parameter name, for `taylor`; without them (before any training) `l2` decides.
 
     Raises:
-        TrialError: the dependency graph cannot follow the model within TIME_LIMIT_S.
+        TrialError: the pruned network does not run.
     """
     model = copy.deepcopy(student.model)
-    if ratio <= 0.0:
+    if not any(pruning.ratio_of(stage) > 0.0 for stage in STAGES):
         return Pruned(replace(student, model=model), 0.0)
-    before = parameters_m(model)
-    example = torch.zeros(1, 3, image_size, image_size, device=next(model.parameters()).device)
-    head = model.model[-1]
-    outputs = [branch[-1] for branch in (*head.cv2, *head.cv3)]
-    channels_before = _channels(model)
-    was_training = model.training
-    # the graph is traced with autograd: layers that stage 1 froze would be invisible, and stay as wide as they are
-    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    model.requires_grad_(True)
-    with _time_limit(TIME_LIMIT_S), torch.enable_grad():
-        pruner = torch_pruning.pruner.BasePruner(
-            model,
-            example,
-            importance=torch_pruning.importance.MagnitudeImportance(p=2),
-            pruning_ratio=ratio,
-            # BasePruner keeps mutable defaults between calls, so every dict is passed. Its own `round_to` rounds down:
-            # 15 % of 8 channels would take 4 of them
-            pruning_ratio_dict=_rounded_ratios(model, ratio),
-            ignored_layers=[*outputs, head.dfl],
-            channel_groups={},
-            num_heads={},
-            output_transform=lambda output: [output[1]["boxes"], output[1]["scores"]],  # it traces in eval mode
-        )
-        pruner.step()
-    model.train(was_training)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name not in frozen)
-    model.zero_grad(set_to_none=True)
-    if parameters_m(model) > before:
-        raise TrialError(f"pruning added parameters ({before:.3f} to {parameters_m(model):.3f} M)")
-    channels_after = _channels(model)
-    losses = [1.0 - channels_after[name] / count for name, count in channels_before.items()]
+    graph = trace_channels(model)
+    state, before = model.state_dict(), _channels(model)
+    criterion: Criterion = "l2" if pruning.importance == "taylor" and gradients is None else pruning.importance
+    cuts: dict[tuple[str, int], list[int]] = {}
+    for group, places in places_of_groups(graph).items():
+        if group in graph.locked or group in graph.fixed:
+            continue
+        kept = channels_left(places[0].size, pruning.ratio_of(_stage(places, student)), pruning.channel_multiple)
+        scores = channel_scores(places, state, criterion, gradients)
+        weakest = torch.argsort(scores, descending=True, stable=True)[kept:].tolist()
+        if weakest:
+            for name, axis, start, _ in places:
+                cuts.setdefault((name, axis), []).extend(start + channel for channel in weakest)
+    _operate(model, cuts)
+    try:
+        trace_channels(model)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise TrialError(f"{student.family} cannot be pruned: what is left does not run ({reason})") from error
+    after = _channels(model)
+    losses = [1.0 - after[name] / count for name, count in before.items()]
     return Pruned(replace(student, model=model), sum(losses) / len(losses))
 
 
-def _rounded_ratios(model: nn.Module, ratio: float) -> dict[nn.Module, float]:
-    """The ratio of each convolution that leaves a multiple of CHANNEL_MULTIPLE nearest to 1 - ratio of its channels."""
-    ratios: dict[nn.Module, float] = {}
-    for layer in model.modules():
-        if isinstance(layer, nn.Conv2d):
-            multiples = max(1, round(layer.out_channels * (1.0 - ratio) / CHANNEL_MULTIPLE))
-            kept = min(layer.out_channels, multiples * CHANNEL_MULTIPLE)
-            ratios[layer] = 1.0 - (kept + 0.01) / layer.out_channels if kept < layer.out_channels else 0.0
-    return ratios
+def channels_left(channels: int, ratio: float, multiple: int) -> int:
+    """What `ratio` leaves of a number of channels: the nearest multiple, at least one of it, at most what there is."""
+    return min(channels, max(1, round(channels * (1.0 - ratio) / multiple)) * multiple)
+
+
+def why_not_prunable(model: DetectionModel) -> str | None:
+    """None when some layer of the backbone or neck can lose channels, else the reason why none can."""
+    graph = trace_channels(model)
+    head = f"model.{len(model.model) - 1}."
+    prunable = graph.prunable()
+    for group, places in places_of_groups(graph).items():
+        if group in prunable and not all(place.tensor.startswith(head) for place in places):
+            return None
+    names = sorted(
+        {place.split(":")[0] for place in graph.unfollowed if not place.startswith(head) and place != "images"}
+    )
+    return f"its channels cannot be followed through {', '.join(names[:3]) or 'any layer'}"
+
+
+def _stage(places: list[Place], student: Student) -> str:
+    """Where a group is made: the earliest layer that it is an output of."""
+    made = [place for place in places if place.axis == 0] or places
+    layer = min(int(place.tensor.split(".")[1]) for place in made)
+    if layer < student.backbone_layers:
+        return "backbone"
+    return "head" if isinstance(student.model.model[layer], Detect) else "neck"
+
+
+def _operate(model: nn.Module, cuts: Mapping[tuple[str, int], list[int]]) -> None:
+    """Remove channels (tensor name, axis) -> indices from the layers that own the tensors. Changes `model`."""
+    modules = dict(model.named_modules())
+    for (name, axis), channels in cuts.items():
+        owner, _, tensor = name.rpartition(".")
+        if tensor != "weight":  # biases and statistics go with their weights
+            continue
+        layer, channels = modules[owner], sorted(channels)
+        trainable = {name: parameter.requires_grad for name, parameter in layer.named_parameters()}
+        if isinstance(layer, nn.BatchNorm2d):
+            torch_pruning.prune_batchnorm_out_channels(layer, channels)
+        elif isinstance(layer, nn.Conv2d) and layer.groups > 1:
+            torch_pruning.prune_depthwise_conv_out_channels(layer, channels)
+        elif isinstance(layer, nn.Conv2d) and axis == 0:
+            torch_pruning.prune_conv_out_channels(layer, channels)
+        elif isinstance(layer, nn.Conv2d):
+            torch_pruning.prune_conv_in_channels(layer, channels)
+        else:
+            raise TrialError(f"{name}: layers of type {type(layer).__name__} cannot be pruned")
+        for parameter_name, parameter in layer.named_parameters():
+            parameter.requires_grad_(trainable[parameter_name])
+            parameter.grad = None
 
 
 def _channels(model: nn.Module) -> dict[str, int]:
     return {name: layer.out_channels for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)}
-
-
-@contextmanager
-def _time_limit(seconds: int) -> Iterator[None]:
-    """Give up on a dependency graph that hangs (seen on attention blocks). Only the main thread can be interrupted."""
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGALRM"):
-        yield
-        return
-
-    def give_up(signum: int, frame: object) -> None:
-        raise TrialError(f"pruning did not end within {seconds} s")
-
-    previous = signal.signal(signal.SIGALRM, give_up)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, previous)

@@ -152,6 +152,15 @@ def open_views(folder: Path) -> Views:
     return Views(folder, names, images, **labels)
 
 
+def is_complete(folder: Path) -> bool:
+    """Whether `folder` holds a complete pool; what it was made from is said by its name (`view_key`), not looked at."""
+    try:
+        open_views(folder)
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def closing_views(images: int, count: int, share: float, seed: int) -> np.ndarray:
     """Which of `count` views are closing ones (bool): the last `share` of each image's views.
 

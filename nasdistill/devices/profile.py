@@ -26,6 +26,8 @@ class DeviceProfile(BaseModel):
     image_size: Annotated[int, Field(ge=32, le=4096, multiple_of=32)] | None = None
     """Side of the square input in pixels that every model must have; None: each model's own."""
     batch: Annotated[int, Field(ge=1, le=1024)] = 1
+    channel_multiple: Annotated[int, Field(ge=1, le=128)] = 4
+    """Pruned layers keep a multiple of this many channels: what the device's kernels fill their registers with."""
     warmup_s: Annotated[float, Field(ge=0.0, le=60.0, allow_inf_nan=False)] = 0.2
     min_samples: Annotated[int, Field(ge=4, le=100_000)] = 30
     max_seconds: Annotated[float, Field(gt=0.0, le=600.0, allow_inf_nan=False)] = 1.0

@@ -10,7 +10,9 @@ from nasdistill.records import Connector
 
 
 class Connectors(nn.Module):
-    """One 1x1 convolution a pyramid level, from student channels to teacher channels, with BatchNorm or without.
+    """One 1x1 convolution a pyramid level that both have, P3 first, with BatchNorm or without.
+
+    It leads from student channels to teacher channels; maps of levels that the teacher lacks are left out.
 
     With `generators`, each level also has the two 3x3 convolutions that masked generative distillation trains.
     """
@@ -23,15 +25,15 @@ class Connectors(nn.Module):
         generators: bool = False,
     ) -> None:
         super().__init__()
-        pairs = zip(student_channels, teacher_channels, strict=True)
+        pairs = list(zip(student_channels, teacher_channels, strict=False))
         self.levels = nn.ModuleList(nn.Conv2d(student, teacher, kernel_size=1) for student, teacher in pairs)
-        self.norms = nn.ModuleList(nn.BatchNorm2d(c) for c in teacher_channels) if kind == "conv_bn" else None
-        self.generators = nn.ModuleList(map(_generator, teacher_channels)) if generators else None
+        self.norms = nn.ModuleList(nn.BatchNorm2d(c) for _, c in pairs) if kind == "conv_bn" else None
+        self.generators = nn.ModuleList(_generator(c) for _, c in pairs) if generators else None
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Map student maps (b, cs_l, h, w) to (b, ct_l, h, w)."""
         with _precision_of(features[0]):
-            connected = [connect(feature) for connect, feature in zip(self.levels, features, strict=True)]
+            connected = [connect(feature) for connect, feature in zip(self.levels, features, strict=False)]
             if self.norms is None:
                 return connected
             return [norm(maps) for norm, maps in zip(self.norms, connected, strict=True)]
@@ -42,7 +44,7 @@ class Connectors(nn.Module):
         A 1x1 convolution's mean over space is the convolution of the mean: the same at a fraction of the cost.
         """
         if self.norms is None:
-            return self([_mean_over_space(feature) for feature in features])
+            return self([_mean_over_space(feature) for feature in features[: len(self.levels)]])
         return [_mean_over_space(maps) for maps in self(features)]
 
     def over_channels(self, features: Sequence[Tensor]) -> list[Tensor]:
@@ -50,7 +52,7 @@ class Connectors(nn.Module):
         if self.norms is not None:
             return [maps.float().mean(dim=1) for maps in self(features)]
         maps = []
-        for connect, feature in zip(self.levels, features, strict=True):
+        for connect, feature in zip(self.levels, features, strict=False):
             kernel, bias = connect.weight.mean(dim=0, keepdim=True), connect.bias.mean(dim=0, keepdim=True)
             maps.append(F.conv2d(feature, kernel.to(feature.dtype), bias.to(feature.dtype))[:, 0])
         return maps

@@ -1,6 +1,6 @@
 """Batches for training: views, labels and teacher targets of the same indices, read from memory-mapped pools."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from nasdistill.data.views import Views
 from nasdistill.teacher.encoding import TargetBatch
+from nasdistill.teacher.forms import anchor_count
 from nasdistill.teacher.online import OnlineTargets
 from nasdistill.teacher.targets import Targets
 
@@ -51,9 +52,15 @@ class Feed:
             yield np.sort(waiting[:batch_size])
             waiting = waiting[batch_size:]
 
-    def batch(self, indices: np.ndarray, device: torch.device) -> Batch:
-        """Read one batch. On the CPU nothing is copied twice; on a GPU tensors are moved as bytes, then widened."""
+    def batch(self, indices: np.ndarray, device: torch.device, strides: Sequence[int] | None = None) -> Batch:
+        """Read one batch, with targets at the anchor points of `strides`, the student's levels (None: of all there are).
+
+        On the CPU nothing is copied twice; on a GPU tensors are moved as bytes, then widened.
+        """
         images = torch.from_numpy(self.views.images[indices]).to(device, non_blocking=True).float().div_(255.0)
         labels = {name: torch.from_numpy(array).to(device) for name, array in self.views.batch_labels(indices).items()}
-        targets = None if self.targets is None else self.targets.batch(indices).to(device)
+        targets = None
+        if self.targets is not None:
+            anchors = None if strides is None else anchor_count(self.image_size, strides)
+            targets = self.targets.batch(indices, anchors).to(device)
         return Batch(images.contiguous(memory_format=torch.channels_last), labels, targets)

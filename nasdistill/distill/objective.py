@@ -15,7 +15,7 @@ from nasdistill.distill.losses.box import FOREGROUND, box_regression, localisati
 from nasdistill.distill.losses.detections import DetectionLoss
 from nasdistill.distill.losses.response import class_kl, confidence
 from nasdistill.records import BoxLoss, FeatureLoss, Participation
-from nasdistill.students.student import Student
+from nasdistill.students.student import Student, dense_output
 from nasdistill.teacher.encoding import TargetBatch
 from nasdistill.teacher.teacher import distances
 
@@ -81,7 +81,7 @@ class DistillationLoss:
             temperature: softening of the class probabilities and bins, > 0.
             teacher_share: what all weights but the labels' are multiplied by; at 0 those parts are left out.
         """
-        dense = output.get("one2many", output)
+        dense = dense_output(output)
         parts: dict[str, Tensor] = {}
         total = torch.zeros((), device=dense["scores"].device)
         if targets is not None and (teacher_share or not weights.label):  # without labels: no loss, but a gradient
@@ -98,12 +98,13 @@ class DistillationLoss:
     def _teacher_parts(
         self,
         output: dict[str, Any],
-        dense: dict[str, Any],
+        dense: Mapping[str, Any],
         targets: TargetBatch,
         weights: LossWeights,
         temperature: float,
     ) -> dict[str, Tensor]:
         parts: dict[str, Tensor] = {}
+        targets = targets.leading(dense["scores"].shape[2])
         weight_b = None if self._choice.participation == "none" else targets.participation[self._choice.participation]
         weight_ba = confidence(targets.logits_bac)
         if weights.feature:
@@ -138,7 +139,7 @@ class DistillationLoss:
         teacher = [_fitted(maps, like) for maps, like in zip(targets.maps, student, strict=True)]
         if kind == "score_weighted":
             assert targets.anchors_ba is None, "score weighting needs the scores of all anchors"
-            score = _by_level(weight_ba, features)
+            score = _by_level(weight_ba, features)[: len(student)]
             return feature.score_weighted_l2(student, teacher, score, weight_b)
         compare = {"cwd": feature.cwd, "pkd": feature.pkd, "mgd": feature.mgd}[kind]
         return compare(student, teacher, weight_b)

@@ -13,6 +13,7 @@ from nasdistill.distill.connectors import Connectors
 from nasdistill.distill.feed import Feed
 from nasdistill.distill.objective import DistillationLoss, LossChoice, LossWeights
 from nasdistill.errors import DeadlineReachedError, TrialError
+from nasdistill.students.dynamic_conv import annealer
 from nasdistill.students.student import Student
 
 GRADIENT_CLIP = 10.0
@@ -77,15 +78,17 @@ def run_stage(
     optimizer = torch.optim.AdamW(parameter_groups((model, connectors)), lr=stage.learning_rate, foreach=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_share(step, stage.steps))
     scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.autocast is torch.float16)
+    anneal = annealer(model)
     recent: list[dict[str, float]] = []
     started = time.perf_counter()
     for step, indices in enumerate(feed.indices(stage.steps, stage.batch_size, seed, stage.closing_steps)):
         if should_stop():
             raise DeadlineReachedError(f"stopped in {stage.name} at step {step} of {stage.steps}")
-        batch = feed.batch(indices, compute.device)
+        batch = feed.batch(indices, compute.device, student.strides)
+        progress = (stage.first_step + step) / max(1, stage.all_steps - 1)
+        anneal(progress)
         with compute.context():
             output = model(batch.images)
-        progress = (stage.first_step + step) / max(1, stage.all_steps - 1)
         parts = criterion(
             output, batch.targets, batch.labels, stage.weights, temperature(progress), teacher_share(progress)
         )

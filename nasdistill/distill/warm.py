@@ -52,7 +52,8 @@ def warm_supernet(
 ) -> int:
     """Train `supernet` in place for at most `steps` steps and `seconds`; returns the number of steps done.
 
-    `members` are smaller networks of the family, smallest first; steps go through `feeds` (an input size each) in turn.
+    `members` are smaller networks of the family, smallest first; one that is no slice of the supernet takes no turn.
+    Steps go through `feeds` (an input size each) in turn.
     The learning rate's cosine follows the clock when time is the tighter limit, so that it always ends low.
 
     Raises:
@@ -64,10 +65,13 @@ def warm_supernet(
     compute.place(connectors)
     supernet.model.train()
     supernet.head.dfl.requires_grad_(False)
-    tried = [Member(member, plan_slices(supernet.model, member.model)) for member in members]
+    planned = [Member(member, plan_slices(supernet.model, member.model)) for member in members]
+    tried = [member for member in planned if member.plan.complete]  # what the supernet lacks, it cannot train
     for member in tried:
         compute.place(member.student.model).train()
-    criteria = {id(student): DistillationLoss(student, connectors) for student in (supernet, *members)}
+    criteria = {
+        id(student): DistillationLoss(student, connectors) for student in (supernet, *(m.student for m in tried))
+    }
     optimizer = torch.optim.AdamW(parameter_groups((supernet.model, connectors)), lr=learning_rate, foreach=True)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     orders = [feed.indices(steps, batch_size, seed + index) for index, feed in enumerate(feeds)]
@@ -80,7 +84,8 @@ def warm_supernet(
             return step
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * learning_rate_share(int(share * 1000), 1000)
-        batch = feeds[step % len(feeds)].batch(next(orders[step % len(feeds)]), compute.device)
+        turn = step % len(feeds)
+        batch = feeds[turn].batch(next(orders[turn]), compute.device, supernet.strides)
         optimizer.zero_grad(set_to_none=True)
         member = _turn(step, tried, chooser)
         student = supernet if member is None else member.student
@@ -114,11 +119,15 @@ def _run_member(supernet: Student, member: Member, images: Tensor) -> dict[str, 
 
 
 @torch.no_grad()
-def inherit(student: Student, supernet: Student, state: Mapping[str, Tensor], feed: Feed, compute: Compute) -> None:
+def inherit(
+    student: Student, supernet: Student, state: Mapping[str, Tensor], feed: Feed, compute: Compute
+) -> SlicePlan:
     """Give `student` its slice of the warmed supernet (`state`) and BatchNorm statistics of its own. Changes `student`.
 
-    Statistics of the large network are wrong for a slice of it (Yu and Huang, ICCV 2019, sect. 4).
+    Returns the plan: what was taken, and what the supernet lacks. Statistics of the large network are wrong for a slice of
+    it (Yu and Huang, ICCV 2019, sect. 4).
     """
-    load_slice(state, supernet.model, student.model)
+    plan = load_slice(state, supernet.model, student.model)
     compute.place(student.model)
     recalibrate(student, feed, compute)
+    return plan

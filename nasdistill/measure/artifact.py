@@ -1,6 +1,5 @@
 """The artifact: the ONNX file that is scored, timed and handed out."""
 
-import copy
 import warnings
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import torch
 from torch import nn
 
 from nasdistill.store.atomic import replacing
+from nasdistill.students.student import without_training_parts
 
 OPSET = 17
 INPUT, OUTPUT = "images", "output0"  # the names Ultralytics' own exports use
@@ -17,9 +17,11 @@ def write_onnx(model: nn.Module, image_size: int, path: Path, batch: int = 1) ->
     """Export an Ultralytics detection model as float32 ONNX with a fixed input (batch, 3, image_size, image_size) in 0..1.
 
     The output (batch, 4 + classes, a) holds boxes as centre x, y, width, height in input pixels and class probabilities,
-    before NMS, as Ultralytics' own export does. `model` is not changed; BatchNorm is folded in the exported copy.
+    before NMS, as Ultralytics' own export does; an NMS-free model gives (batch, detections, 6): x1, y1, x2, y2, probability,
+    class, best first. `model` is not changed; in the exported copy BatchNorm is folded and branches that only training
+    needs are merged or gone.
     """
-    exported = copy.deepcopy(model).cpu().float().eval()
+    exported = without_training_parts(model).cpu().float()
     for parameter in exported.parameters():
         parameter.requires_grad_(False)
     exported = exported.fuse(verbose=False)

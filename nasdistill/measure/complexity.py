@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from nasdistill.students.student import parameters_m
+from nasdistill.students.student import parameters_m, without_training_parts
 
 
 @dataclass(frozen=True)
@@ -20,11 +20,9 @@ class Complexity:
 
 
 def complexity(model: nn.Module, image_size: int, artifact: Path) -> Complexity:
-    """Measure `model` at a square input of `image_size` pixels, and its exported file."""
-    device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
+    """Measure `model`, as it is deployed, at a square input of `image_size` pixels, and its exported file."""
+    deployed = without_training_parts(model)
+    device = next(deployed.parameters()).device
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.zeros(1, 3, image_size, image_size, device=device))
-    model.train(was_training)
-    return Complexity(parameters_m(model), counter.get_total_flops() / 1e9, artifact.stat().st_size / 1e6)
+        deployed(torch.zeros(1, 3, image_size, image_size, device=device))
+    return Complexity(parameters_m(deployed), counter.get_total_flops() / 1e9, artifact.stat().st_size / 1e6)

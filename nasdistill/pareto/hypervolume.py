@@ -37,13 +37,18 @@ class Reference:
             raise ValueError(f"reference accuracy={self.accuracy} outside [0, 1)")
 
 
+def teacher_reference(latency_ms: float) -> Reference:
+    """mAP 0 and 1.1 x the teacher's latency."""
+    return Reference(latency_ms=MARGIN * latency_ms)
+
+
 def default_reference(results: Sequence[TrialResult], teacher_latency_ms: float | None = None) -> Reference | None:
     """mAP 0 and 1.1 x the teacher's latency; without that 1.1 x the slowest eligible trial's, None when there is none.
 
     The second form moves when a slower trial finishes: fix it once and pass it on where numbers are compared.
     """
     if teacher_latency_ms is not None and math.isfinite(teacher_latency_ms) and teacher_latency_ms > 0:
-        return Reference(latency_ms=MARGIN * teacher_latency_ms)
+        return teacher_reference(teacher_latency_ms)
     slowest = max((r.latency_ms for r in eligible(results) if r.latency_ms is not None), default=0.0)
     return Reference(latency_ms=MARGIN * slowest) if slowest > 0 else None
 

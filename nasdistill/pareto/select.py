@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import operator
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 
 from nasdistill.errors import InputError, NothingSucceededError
 from nasdistill.pareto.front import eligible, front
-from nasdistill.pareto.objectives import LATENCY_MS, OBJECTIVES, Objective, accuracy_objective, losses
+from nasdistill.pareto.limits import LIMIT, Limit, limit_of
+from nasdistill.pareto.objectives import LATENCY_MS, OBJECTIVES, accuracy_objective, losses
 from nasdistill.records import TrialResult
 
 ALLOWED = (
@@ -19,37 +18,7 @@ ALLOWED = (
     f"a limit is on {', '.join(OBJECTIVES)}"
 )
 
-_COMPARISONS: dict[str, Callable[[float, float], bool]] = {
-    "<=": operator.le,
-    ">=": operator.ge,
-    "<": operator.lt,
-    ">": operator.gt,
-}
-_LIMIT = re.compile(r"([A-Za-z][\w-]*?)\s*(<=|>=|<|>)\s*([-+.\w]+)")
 _TIE = 1e-12
-
-
-@dataclass(frozen=True)
-class Limit:
-    """A demand on one figure, such as `latency_ms<=5`: costs have an upper limit, accuracies a lower one."""
-
-    objective: Objective
-    comparison: str
-    value: float
-
-    def __str__(self) -> str:
-        return f"{self.objective.name}{self.comparison}{self.value:g}"
-
-    def allows(self, result: TrialResult) -> bool:
-        value = getattr(result, self.objective.name)
-        return value is not None and _COMPARISONS[self.comparison](value, self.value)
-
-    def miss(self, result: TrialResult) -> float:
-        """How far `result` is from the limit, relative to it (0 when it is within; infinite when unknown)."""
-        value = getattr(result, self.objective.name)
-        if value is None:
-            return float("inf")
-        return 0.0 if self.allows(result) else abs(value - self.value) / max(abs(self.value), 1e-9)
 
 
 def select(results: Sequence[TrialResult], rule: str = "knee", accuracy: str = "map50_95") -> TrialResult:
@@ -131,10 +100,10 @@ def parse_rule(rule: str) -> tuple[str, tuple[Limit, ...]]:
 
     def take(match: re.Match[str]) -> str:
         name, comparison, number = match.groups()
-        limits.append(_limit(name, comparison, number, rule))
+        limits.append(limit_of(name, comparison, number, f"rule {rule!r}"))
         return " "
 
-    words = _LIMIT.sub(take, rule).replace(",", " ").lower().split()
+    words = LIMIT.sub(take, rule).replace(",", " ").lower().split()
     picks = ["knee" if word == "best" else word.replace("_", "-") for word in words]
     unknown = [
         word for word, pick in zip(words, picks, strict=True) if pick not in {"knee", "fastest", "most-accurate"}
@@ -148,24 +117,6 @@ def parse_rule(rule: str) -> tuple[str, tuple[Limit, ...]]:
     if not limits:
         raise InputError(f"rule {rule!r} is empty, expected {ALLOWED}")
     return ("most-accurate" if any(limit.objective.minimise for limit in limits) else "fastest"), tuple(limits)
-
-
-def _limit(name: str, comparison: str, number: str, rule: str) -> Limit:
-    objective = OBJECTIVES.get(name.lower().replace("-", "_"))
-    if objective is None:
-        raise InputError(f"rule {rule!r}: unknown figure {name!r}, expected one of: {', '.join(OBJECTIVES)}")
-    try:
-        value = float(number)
-    except ValueError:
-        value = float("nan")
-    if not np.isfinite(value):
-        raise InputError(f"rule {rule!r}: {number!r} after {name}{comparison} is no finite number")
-    if objective.minimise != comparison.startswith("<"):
-        wanted = "<=" if objective.minimise else ">="
-        raise InputError(f"rule {rule!r}: {name} takes {wanted}, got {comparison}")
-    if not objective.minimise and not 0.0 <= value <= 1.0:
-        raise InputError(f"rule {rule!r}: {name}{comparison}{number}, expected a mAP from 0 to 1")
-    return Limit(objective, comparison, value)
 
 
 def _none_within(limits: Sequence[Limit], members: Sequence[TrialResult], results: Sequence[TrialResult]) -> str:

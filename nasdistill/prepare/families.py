@@ -12,39 +12,46 @@ import torch
 from safetensors.torch import save_file
 
 from nasdistill.config import TrainingSettings
-from nasdistill.distill.compute import choose_compute
+from nasdistill.distill.compute import choose_compute, keep_freed_memory
 from nasdistill.distill.warm import warm_supernet
 from nasdistill.prepare.pools import PoolPlan
+from nasdistill.prepare.starts import PretrainedFile
 from nasdistill.store.atomic import replacing
 from nasdistill.students.families import Lineage, build_student
 from nasdistill.students.importance import sorted_by_importance
-from nasdistill.students.slicing import transplant
+from nasdistill.students.pretrained import fit_weights, read_weights
+from nasdistill.students.slicing import related, transplant
 from nasdistill.teacher.teacher import Teacher
 from nasdistill.workbench import SupernetFile
 
 Report = Callable[[str], None]
-WARM_VERSION = 1
+WARM_VERSION = 2
 WARM_LEARNING_RATE = 2e-3
 MOST_MEMBERS = 6
 # A lineage that starts from the teacher's own weights needs less warming than one that starts from nothing.
 SLICED_SHARE = 0.4
-MIN_TRANSPLANTED = 0.3
+MIN_RELATED = 0.9
 
 
 @dataclass(frozen=True)
 class WarmPlan:
-    """One lineage to be warmed for `seconds` at most; `sliced` says that the teacher's own weights fit it."""
+    """One lineage to be warmed for `seconds` at most; `sliced` says that the teacher's own weights fit it.
+
+    It starts from random weights, then `pretrained` where there is a file, then the teacher's where they fit.
+    """
 
     lineage: Lineage
     seconds: float
     path: Path
     sliced: bool
     threads: int = 1
+    pretrained: PretrainedFile | None = None
 
     @property
     def supernet(self) -> SupernetFile:
         """What a worker needs to open it."""
-        return SupernetFile(self.path, dict(self.lineage.largest), "teacher-slices+warmed" if self.sliced else "warmed")
+        start = "teacher-slices+" if self.sliced else "pretrained+" if self.pretrained else ""
+        return SupernetFile(self.path, dict(self.lineage.largest), f"{start}warmed")
 
 
 @dataclass(frozen=True)
@@ -64,23 +71,41 @@ def plan_warming(
     core_seconds: float,
     workers: int,
     cache: Path,
+    pretrained: Mapping[str, PretrainedFile] | None = None,
 ) -> list[WarmPlan]:
-    """Divide `core_seconds` between the lineages; the cache's key holds all that a supernet depends on."""
+    """Divide `core_seconds` between the lineages by the trials that they are likely to get; `pretrained` is by lineage.
+
+    The cache's key holds all that a supernet depends on.
+    """
+    pretrained = pretrained or {}
     sliced = {lineage.name: _fits_teacher(lineage, names, teacher) for lineage in lineages}
-    parts = {lineage.name: SLICED_SHARE if sliced[lineage.name] else 1.0 for lineage in lineages}
+    likely = trial_shares(lineages)
+    parts = {line.name: likely[line.name] * (SLICED_SHARE if sliced[line.name] else 1.0) for line in lineages}
     seconds = _shared_out(parts, core_seconds, workers)
     found = []
     for lineage in lineages:
         key = json.dumps(
             [WARM_VERSION, lineage.name, [dict(arch) for arch in lineage.archs], seconds[lineage.name], training.seed]
-            + [plan.target_key for plan in plans],
+            + [plan.target_key for plan in plans]
+            + [pretrained[lineage.name].sha256 if lineage.name in pretrained else ""],
             sort_keys=True,
         )
         path = cache / "supernets" / f"{hashlib.sha256(key.encode()).hexdigest()[:20]}.safetensors"
         # with fewer lineages than workers the cores would idle: a lineage then gets several threads
         threads = max(1, workers // len(lineages))
-        found.append(WarmPlan(lineage, seconds[lineage.name], path, sliced[lineage.name], threads))
+        start = pretrained.get(lineage.name)
+        found.append(WarmPlan(lineage, seconds[lineage.name], path, sliced[lineage.name], threads, start))
     return sorted(found, key=lambda plan: -plan.seconds)  # the longest first: they decide when warming ends
+
+
+def trial_shares(lineages: Sequence[Lineage]) -> dict[str, float]:
+    """The share of a run's trials that each lineage is likely to get: families evenly, then architectures evenly.
+
+    That is how samplers start; what they learn later is not known when the families are warmed.
+    """
+    families = {line.family for line in lineages}
+    archs = {family: sum(len(line.archs) for line in lineages if line.family == family) for family in families}
+    return {line.name: len(line.archs) / archs[line.family] / len(families) for line in lineages}
 
 
 def _shared_out(parts: Mapping[str, float], core_seconds: float, workers: int) -> dict[str, float]:
@@ -137,10 +162,13 @@ def _warm(
 ) -> Warmed:
     started = time.perf_counter()
     torch.set_num_threads(plan.threads)
+    keep_freed_memory()
     torch.manual_seed(training.seed)
     compute = choose_compute(training.precision)
     archs = plan.lineage.archs
     supernet = build_student(plan.lineage.family, plan.lineage.largest, names, training.seed)
+    if plan.pretrained is not None:
+        fit_weights(read_weights(plan.pretrained.path), supernet)
     if teacher is not None:
         transplant(in_data_order(sorted_by_importance(teacher.model), class_order), supernet.model)
     smaller = archs[:-1]
@@ -181,9 +209,7 @@ def in_data_order(model: torch.nn.Module, class_order: Sequence[int]) -> torch.n
 
 
 def _fits_teacher(lineage: Lineage, names: Sequence[str], teacher: Teacher) -> bool:
-    """Whether the lineage is the teacher's own family: a fair share of its supernet can be filled from the teacher."""
-    try:
-        student = build_student(lineage.family, lineage.largest, names)
-        return transplant(teacher.model, student.model) >= MIN_TRANSPLANTED
-    except (TypeError, AttributeError, IndexError):
-        return False
+    """Whether the lineage is the teacher's own family: whatever the widths, nearly all layers are the same ones."""
+    student = build_student(lineage.family, lineage.largest, names)
+    same_outputs = teacher.model.model[-1].reg_max == student.head.reg_max
+    return same_outputs and related(teacher.model, student.model) >= MIN_RELATED

@@ -1,30 +1,38 @@
 """What a search is asked to do, read and checked before anything is spent on it."""
 
+import math
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
+from nasdistill.compress.prune import why_not_prunable
 from nasdistill.data.dataset import Dataset, dataset_hash, load_dataset
 from nasdistill.data.demo import make_demo
 from nasdistill.devices.profile import DeviceProfile, load_device
 from nasdistill.errors import InputError
 from nasdistill.prepare.needs import check_losses
+from nasdistill.prepare.starts import PretrainedFile, pretrained_files
 from nasdistill.records import Scalar
+from nasdistill.space.families import FAMILIES
 from nasdistill.space.loader import load_space
 from nasdistill.space.parameters import Parameter, Range
 from nasdistill.space.search_space import SearchSpace
-from nasdistill.students.families import Lineage, build_student, group_by_lineage
+from nasdistill.students.families import STRUCTURAL, Lineage, build_student, group_by_lineage
 from nasdistill.teacher.teacher import Teacher, load_teacher, match_classes
 
 DEMO_TEACHER = Path(__file__).resolve().parents[1] / "teacher" / "demo_teacher.safetensors"
 DEMO_SPACE, DEFAULT_SPACE = "demo", "edge-default"
+MOST_SIZES = 16  # of a family's structure that are built when a space is checked
 RANGE_POINTS = 4  # architectures tried along a continuous range when a supernet's members are chosen
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Checked inputs. `class_order[i]` is the teacher's index of the data's class i."""
+    """Checked inputs. `class_order[i]` is the teacher's index of the data's class i; `pretrained` is by lineage, and
+    `notes` are lines that a person should see once."""
 
     dataset: Dataset
     data_hash: str
@@ -35,6 +43,8 @@ class Inputs:
     image_sizes: tuple[int, ...]
     lineages: tuple[Lineage, ...]
     demo: bool
+    pretrained: Mapping[str, PretrainedFile] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def cache_folder() -> Path:
@@ -82,8 +92,12 @@ def load_inputs(
             f"device {device_profile.name} takes images of {device_profile.image_size} px, "
             f"but image_size in {search_space.source} is {', '.join(map(str, sizes))}"
         )
-    lines = tuple(lineages(search_space, dataset.names))
-    check_losses(search_space, loaded_teacher, lines, dataset.names)
+    found = tuple(lineages(search_space, dataset.names))
+    check_losses(search_space, loaded_teacher, found, dataset.names)
+    on_progress("checking the families")
+    check_prunable(search_space, found, dataset.names)
+    notes: list[str] = []
+    pretrained = pretrained_files(search_space, found, dataset.names, cache, notes.append)
     return Inputs(
         dataset=dataset,
         data_hash=dataset_hash(dataset),
@@ -92,8 +106,10 @@ def load_inputs(
         space=search_space,
         device=device_profile,
         image_sizes=sizes,
-        lineages=lines,
+        lineages=found,
         demo=demo,
+        pretrained=pretrained,
+        notes=tuple(notes),
     )
 
 
@@ -105,21 +121,69 @@ def image_sizes(space: SearchSpace) -> tuple[int, ...]:
 def lineages(space: SearchSpace, names: tuple[str, ...]) -> list[Lineage]:
     """The architectures of a space, grouped by what can be cut out of one another.
 
+    Of a family with many sizes these are representatives; the smallest and the largest of each structure are among them.
+
     Raises:
         InputError: an architecture cannot be built.
     """
     found: list[Lineage] = []
     for family, parameters in space.families.items():
-        archs: list[dict[str, Scalar]] = [{}]
-        for name, parameter in parameters.items():
-            archs = [{**arch, name: value} for arch in archs for value in _points(parameter)]
-        for arch in archs:
-            try:
-                build_student(family, arch, names)
-            except (ValueError, KeyError, RuntimeError, ZeroDivisionError) as error:
-                raise InputError(f"{space.source}: families.{family} {arch} cannot be built ({error})") from error
-        found += group_by_lineage(family, archs, names)
+        try:
+            found += group_by_lineage(family, representatives(family, parameters), names)
+        except (ValueError, KeyError, RuntimeError, ZeroDivisionError) as error:
+            raise InputError(f"{space.source}: families.{family}: {error}") from error
     return found
+
+
+def representatives(family: str, parameters: Mapping[str, Parameter]) -> list[dict[str, Scalar]]:
+    """Architectures of a family: every combination of structures and variants, each at a few of its sizes.
+
+    All sizes where they are at most MOST_SIZES; else the smallest, the largest, each parameter at its ends with the others
+    at theirs, and random ones.
+    """
+    values = {name: sized(parameter, family, name) for name, parameter in parameters.items()}
+    shapes = [name for name in values if name in STRUCTURAL or name == "variant"]
+    sizes = {name: found for name, found in values.items() if name not in shapes}
+    structures = [dict(zip(shapes, chosen, strict=True)) for chosen in product(*(values[name] for name in shapes))]
+    if math.prod(map(len, sizes.values())) <= MOST_SIZES:
+        chosen_sizes = [dict(zip(sizes, chosen, strict=True)) for chosen in product(*sizes.values())]
+    else:
+        smallest, largest = ({name: found[end] for name, found in sizes.items()} for end in (0, -1))
+        chosen_sizes = [smallest, largest]
+        chosen_sizes += [{**smallest, name: found[-1]} for name, found in sizes.items()]
+        chosen_sizes += [{**largest, name: found[0]} for name, found in sizes.items()]
+        chooser = random.Random(0)
+        while len(chosen_sizes) < MOST_SIZES:
+            chosen_sizes.append({name: chooser.choice(found) for name, found in sizes.items()})
+        chosen_sizes = [size for index, size in enumerate(chosen_sizes) if size not in chosen_sizes[:index]]
+    return [{**structure, **size} for structure in structures for size in chosen_sizes]
+
+
+def extremes(space: SearchSpace, family: str) -> tuple[dict[str, Scalar], dict[str, Scalar]]:
+    """The smallest and the largest architecture of a family in a space."""
+    values = {name: sized(parameter, family, name) for name, parameter in space.families[family].items()}
+    return {name: found[0] for name, found in values.items()}, {name: found[-1] for name, found in values.items()}
+
+
+def sized(parameter: Parameter, family: str, name: str) -> list[Scalar]:
+    """The values of a parameter (of a continuous range, evenly spread ones), from the smallest student to the largest."""
+    rule = FAMILIES[family].parameters[name].rule
+    return sorted(_points(parameter), key=rule.rank)
+
+
+def check_prunable(space: SearchSpace, lineages: Sequence[Lineage], names: tuple[str, ...]) -> None:
+    """Say so now when a space asks for pruning and a family has nothing that can be pruned.
+
+    Raises:
+        InputError: naming the file and the key.
+    """
+    ratios = space.common["prune.ratio"]
+    if not any(float(ratio) > 0.0 for ratio in _points(ratios)):
+        return
+    for line in lineages:
+        reason = why_not_prunable(build_student(line.family, line.archs[0], names).model)
+        if reason is not None:
+            raise InputError(f"{space.source}: prune.ratio: {line.name} cannot be pruned ({reason}); set it to 0")
 
 
 def _points(parameter: Parameter) -> list[Scalar]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from nasdistill.config import TrainingSettings
-from nasdistill.distill.compute import choose_compute
+from nasdistill.distill.compute import choose_compute, keep_freed_memory
 from nasdistill.distill.connectors import Connectors
 from nasdistill.distill.objective import LossWeights
 from nasdistill.distill.stage import Stage, run_stage
@@ -19,9 +19,9 @@ from nasdistill.students.families import Lineage, build_student, lineage
 Report = Callable[[str], None]
 TIMED_STEPS = 5
 TRIAL_OVERHEAD_S = 5.0  # building, pruning, exporting, scoring and timing a student
-# Trials of (core seconds)^0.6: more budget goes into longer trials a little more than into more of them
-LENGTH_EXPONENT, SHORTEST_S, LONGEST_S = 0.6, 15.0, 900.0
-FEWEST_TRIALS = 15  # that should fit, before the machine turns out to be slower than it looked
+# Trials of (core seconds)^0.7: more budget goes into longer trials rather than into more of them
+LENGTH_EXPONENT, SHORTEST_S, LONGEST_S = 0.7, 15.0, 900.0
+FEWEST_TRIALS = 12  # that should fit, before the machine turns out to be slower than it looked
 
 
 def calibration_tasks(
@@ -53,6 +53,7 @@ def _time_step(
     report: Report,
 ) -> float:
     torch.set_num_threads(1)
+    keep_freed_memory()
     compute = choose_compute(training.precision)
     student = build_student(line.family, line.archs[len(line.archs) // 2], names)
     connectors = Connectors(student.pyramid_channels, channels)

@@ -1,14 +1,15 @@
 """What a search space's losses need of the teacher: checked before anything is spent, and kept in no larger form."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import disk_usage
 
 from nasdistill.errors import InputError
 from nasdistill.records import CacheKind, Scalar
 from nasdistill.space.common import COMMON
-from nasdistill.space.parameters import Choice, Range
+from nasdistill.space.families import FAMILIES
+from nasdistill.space.parameters import Choice, Parameter, Range
 from nasdistill.space.search_space import SearchSpace
 from nasdistill.students.families import Lineage, build_student
 from nasdistill.teacher.cache import bytes_per_view
@@ -45,10 +46,24 @@ def needs_of(space: SearchSpace) -> Needs:
             detections=_may_weigh(space, "weight.detections"),
             facts=bool(weighing),
             maps=bool(maps_for),
+            levels=most_levels(space),
         ),
         f"{_key('feature_loss')}: {maps_for[0]}" if maps_for else "",
         f"{_key('participation')}: {weighing[0]}" if weighing else "",
     )
+
+
+def most_levels(space: SearchSpace) -> int:
+    """Pyramid levels of the students of a space that have most: 3 to 5."""
+    return max(_most_levels(family, own.get("levels")) for family, own in space.families.items())
+
+
+def _most_levels(family: str, searched: Parameter | None) -> int:
+    if searched is None:
+        return int(FAMILIES[family].parameters["levels"].default or 3)
+    if isinstance(searched, Range):
+        return int(searched.high)
+    return max(int(value) for value in searched.values)
 
 
 def check_losses(space: SearchSpace, teacher: Teacher, lineages: Sequence[Lineage], names: Sequence[str]) -> None:
@@ -101,7 +116,7 @@ def choose_cache(
     `folder` (which need not exist) and 20 GB, else sparse where the losses allow it, else online.
     """
     form = needs_of(space).form
-    sparse = TargetForm(True, form.bins, form.spatial, form.detections, form.facts)
+    sparse = replace(form, sparse=True, maps=False)
     if kind == "auto":
         existing = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
         room = min(MOST_CACHE_BYTES, MOST_OF_THE_DISK * disk_usage(existing).free)
@@ -118,7 +133,7 @@ def choose_cache(
 
 def cache_bytes(form: TargetForm, teacher: Teacher, sizes: Sequence[int], own_size: int, classes: int) -> int:
     """Bytes that one view takes in the targets of all input sizes, and in the neck maps where they are kept."""
-    each = sum(bytes_per_view(layout_of(form, target_shape(teacher, size, classes))) for size in sizes)
+    each = sum(bytes_per_view(layout_of(form, target_shape(teacher, size, classes, form.levels))) for size in sizes)
     return each + (bytes_per_view(maps_layout(target_shape(teacher, own_size, classes))) if form.maps else 0)
 
 

@@ -16,7 +16,7 @@ import torch
 
 from nasdistill.config import TrainingSettings
 from nasdistill.data.dataset import Split
-from nasdistill.data.views import ViewPolicy, build_views, letterboxed_split, open_views, view_key
+from nasdistill.data.views import ViewPolicy, build_views, is_complete, letterboxed_split, open_views, view_key
 from nasdistill.distill.compute import choose_compute
 from nasdistill.prepare.inputs import Inputs
 from nasdistill.teacher import targets
@@ -145,9 +145,13 @@ def thinned(split: Split, most: int) -> Split:
 
 
 def view_tasks(plans: Sequence[PoolPlan], names: Sequence[str], seed: int) -> list[Callable]:
-    """Work that builds the views and the validation images of all plans."""
-    tasks: list[Callable] = [functools.partial(_build_training_views, plan, tuple(names), seed) for plan in plans]
-    return tasks + [functools.partial(_build_validation_views, plan, tuple(names)) for plan in plans]
+    """Work that is left to build the views and the validation images of all plans; none when the cache is complete."""
+    training, validation = (
+        [plan for plan in plans if not is_complete(plan.folders.views)],
+        [plan for plan in plans if not is_complete(plan.folders.validation)],
+    )
+    tasks: list[Callable] = [functools.partial(_build_training_views, plan, tuple(names), seed) for plan in training]
+    return tasks + [functools.partial(_build_validation_views, plan, tuple(names)) for plan in validation]
 
 
 def _build_training_views(plan: PoolPlan, names: tuple[str, ...], seed: int, report: Report) -> None:

@@ -31,21 +31,13 @@ _RAY_ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
 }
 
-# glibc returns every large buffer to the system and zeroes it anew: a third of an EfficientNet training step went into
-# page faults. Workers keep what they have. Other C libraries ignore these names.
-_KEEP_MEMORY = {
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
-    "MALLOC_TOP_PAD_": str(64 * 2**20),
-}
-
 
 def worker_environment(workers: int) -> dict[str, str]:
     """Environment of the worker processes: each gets its share of the cores, set before any numeric library loads."""
     threads = str(max(1, len(os.sched_getaffinity(0)) // workers if hasattr(os, "sched_getaffinity") else 1))
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
     # Tune would move every worker into a folder of its own, where the relative paths of a data set lead nowhere.
-    return {**dict.fromkeys(names, threads), **_KEEP_MEMORY, "RAY_CHDIR_TO_TRIAL_DIR": "0"}
+    return {**dict.fromkeys(names, threads), "RAY_CHDIR_TO_TRIAL_DIR": "0"}
 
 
 @contextlib.contextmanager

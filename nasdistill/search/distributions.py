@@ -5,6 +5,7 @@ A space is define-by-run: it is asked for the next parameters given those chosen
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,7 +32,15 @@ class Space(Protocol):
 
 
 def distribution_of(parameter: Parameter) -> Distribution:
-    """The Optuna distribution with exactly the values of `parameter`."""
+    """The Optuna distribution with exactly the values of `parameter`; the same object for the same parameter."""
+    if isinstance(parameter, Choice):
+        return _distribution(parameter, tuple(map(type, parameter.values)))
+    return _distribution(parameter, (type(parameter.low), type(parameter.step)))
+
+
+@functools.lru_cache(maxsize=1024)
+def _distribution(parameter: Parameter, types: tuple[type, ...]) -> Distribution:
+    """`types` tells 1 from 1.0 and True, which are equal to the cache."""
     if isinstance(parameter, Choice):
         return CategoricalDistribution(parameter.values)
     if parameter.is_whole:
@@ -115,8 +124,8 @@ def _suggest(trial: optuna.Trial, name: str, distribution: Distribution) -> Scal
     return trial.suggest_float(name, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
 
 
-def _plain(value: Scalar) -> Scalar:
-    if isinstance(value, bool | str):
+def _plain(value: Scalar | None) -> Scalar | None:
+    if value is None or isinstance(value, bool | str):  # None is a choice in studies outside nasdistill
         return value
     rounded = float(f"{float(value):.12g}")
     return int(rounded) if rounded.is_integer() else rounded

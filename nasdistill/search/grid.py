@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-from nasdistill.records import Scalar
 
 Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
 
 
-def value_at(distribution: Distribution, position: float) -> Scalar:
+def value_at(distribution: Distribution, position: float) -> Any:
     """The value at `position` (0 <= position < 1): every choice or step has an equal share, log ranges are log-even."""
     if isinstance(distribution, CategoricalDistribution):
-        choice = distribution.choices[int(position * len(distribution.choices))]
-        assert choice is not None
-        return choice
+        return distribution.choices[int(position * len(distribution.choices))]
     low, high, step = distribution.low, distribution.high, distribution.step
     if distribution.log:
         value = math.exp(math.log(low) + position * (math.log(high) - math.log(low)))

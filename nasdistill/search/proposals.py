@@ -14,14 +14,16 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler
+from optuna.samplers import BaseSampler, NSGAIIISampler, NSGAIISampler, TPESampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from nasdistill.errors import SpaceExhaustedError
+from nasdistill.pareto.limits import Limit
 from nasdistill.pareto.objectives import Objective
 from nasdistill.records import Scalar, TrialResult
 from nasdistill.search.distributions import (
@@ -34,13 +36,16 @@ from nasdistill.search.distributions import (
     unseen_point,
 )
 from nasdistill.search.journal import ORIGIN, REASON, TRIAL, StudyJournal
+from nasdistill.search.latency_first import FIDELITY, PARTIAL_VALUES, LatencyFirstSampler
 from nasdistill.search.worker import BUDGET_USED_UP, INTERRUPTED, SEARCH_STOPPED
 
-Origin = Literal["interrupted", "anchor", "sampler", "fill"]
+Origin = Literal["interrupted", "enqueued", "anchor", "sampler", "fill"]
 
 # A stopped trial that only ran out of time is worth another go when the run goes on.
 _WORTH_REPEATING = (INTERRUPTED, BUDGET_USED_UP, SEARCH_STOPPED)
 _DRAWS_BEFORE_FILL = 12
+# They compare infeasible trials by how much they violate, never by their values.
+_CONSTRAINED = (TPESampler, NSGAIISampler, NSGAIIISampler)
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,14 @@ class Draft:
     params: Params
     origin: Origin
     asked: optuna.Trial = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Warmth:
+    """A result of an earlier run on the same space, and the share (0 to 1] of this run's trial length that it had."""
+
+    result: TrialResult
+    fidelity: float = 1.0
 
 
 @dataclass
@@ -76,7 +89,8 @@ class Proposals:
     """The points of one run.
 
     `results` are those the run folder holds already; they are the truth, and the journal is made to agree with them.
-    `next_trial` is the number that the next started trial gets.
+    `enqueued` points come first. The sampler also learns from the `warm` results of an earlier run; they are no trials
+    of this one. `next_trial` is the number that the next started trial gets.
     """
 
     def __init__(
@@ -87,8 +101,13 @@ class Proposals:
         objectives: Sequence[Objective],
         results: Sequence[TrialResult] = (),
         seed: int = 0,
+        enqueued: Sequence[Mapping[str, Scalar]] = (),
+        warm: Sequence[Warmth] = (),
+        constraints: Sequence[Limit] = (),
     ) -> None:
         self._space = space
+        self._sampler = sampler
+        self._constraints = tuple(constraints)
         self._journal = journal
         self._objectives = tuple(objectives)
         self._running: dict[int, _Running] = {}
@@ -100,9 +119,15 @@ class Proposals:
             self._mind = optuna.create_study(directions=directions_of(objectives), sampler=sampler)
         self.next_trial = 0
         unfinished = self._take_over(results)
+        for result in results:
+            self._observe(result)
+        for warmth in warm:
+            self._warm_up(warmth)
         self._queue: deque[tuple[Params, Origin]] = deque()
         self._enqueue(unfinished, "interrupted")
-        self._enqueue([dict(anchor) for anchor in space.anchors()], "anchor")
+        self._enqueue(enqueued, "enqueued")
+        # An earlier run has spread over the space already, anchors included.
+        self._enqueue([] if warm else [dict(anchor) for anchor in space.anchors()], "anchor")
 
     def ask(self) -> Draft | None:
         """The next point, different from all before it; None when the space holds no other."""
@@ -112,7 +137,11 @@ class Proposals:
                 return self._draft_of(params, origin)
         for _ in range(_DRAWS_BEFORE_FILL):
             trial = self._ask_mind()
-            params = suggest_params(trial, self._space)
+            try:
+                params = suggest_params(trial, self._space)
+            except SpaceExhaustedError:
+                self._forget(trial)
+                break
             if key_of(params) not in self._seen:
                 return self._noted(Draft(params, "sampler", trial))
             self._forget(trial)
@@ -140,9 +169,15 @@ class Proposals:
         running = self._running.pop(result.trial, None)
         if running is None:
             return
+        self._observe(result)
         values = values_of(result, self._objectives)
+        self._tell_constraints(running.draft.asked, result)
         if values is None:
-            self._forget(running.draft.asked)
+            infeasible = self._as_infeasible(result)
+            if infeasible is None:
+                self._forget(running.draft.asked)
+            else:
+                self._mind.tell(running.draft.asked, infeasible)
             self._journal.finish(running.journal_id, None, f"{result.state}: {result.reason or 'objective missing'}")
         else:
             self._mind.tell(running.draft.asked, values)
@@ -174,6 +209,47 @@ class Proposals:
 
     def _forget(self, trial: optuna.Trial) -> None:
         self._mind.tell(trial, state=TrialState.FAIL)
+
+    def _tell_constraints(self, trial: optuna.Trial, result: TrialResult) -> None:
+        """By how much, relative to the limit, a measured student misses each constraint; at most 0 where it keeps it."""
+        for limit in self._constraints:
+            value = getattr(result, limit.objective.name)
+            if value is not None:
+                trial.set_constraint(limit.objective.name, (value - limit.value) / limit.value)
+
+    def _as_infeasible(self, result: TrialResult) -> list[float] | None:
+        """What a sampler that ranks by violated constraints is told of a rejected trial: None for all others.
+
+        Those samplers never look at the objectives of an infeasible trial, so the accuracy nobody knows may be 0. The
+        journal has it as failed.
+        """
+        if result.state != "rejected" or not isinstance(self._sampler, _CONSTRAINED):
+            return None
+        if any(getattr(result, limit.objective.name) is None for limit in self._constraints) or not self._constraints:
+            return None
+        values = [getattr(result, objective.name) for objective in self._objectives]
+        return [0.0 if value is None else float(value) for value in values]
+
+    def _observe(self, result: TrialResult) -> None:
+        """Let a sampler that models costs know those of a trial, rejected ones included."""
+        found = point_of(self._space, result.params)
+        if not isinstance(self._sampler, LatencyFirstSampler) or found is None:
+            return
+        names = ("latency_p90_ms", "params_m", "gflops", "size_mb")
+        figures = {name: getattr(result, name) for name in names if getattr(result, name) is not None}
+        self._sampler.observe(found[0], result.latency_ms, **figures)
+
+    def _warm_up(self, warmth: Warmth) -> None:
+        """Tell the sampler a result of an earlier run; one of shorter training only as what it was."""
+        self._observe(warmth.result)
+        found, values = point_of(self._space, warmth.result.params), values_of(warmth.result, self._objectives)
+        if found is None or values is None:
+            return
+        full = warmth.fidelity >= 1.0
+        partial: dict[str, Any] = {} if full else {FIDELITY: warmth.fidelity, PARTIAL_VALUES: values}
+        self._mind.add_trial(_ended(*found, values if full else None, partial))
+        if full:
+            self._seen.add(key_of(found[0]))
 
     def _enqueue(self, points: Sequence[Mapping[str, Scalar]], origin: Origin) -> None:
         """Queue those points that lie in the space (an anchor written by hand may not)."""
@@ -238,7 +314,7 @@ def _ended(
     params: Params,
     distributions: Distributions,
     values: Sequence[float] | None,
-    user_attributes: dict[str, Scalar],
+    user_attributes: dict[str, Any],
     system_attributes: dict[str, Scalar] | None = None,
 ) -> FrozenTrial:
     trial = create_trial(

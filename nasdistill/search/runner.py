@@ -13,8 +13,9 @@ from ray.exceptions import RayError
 from ray.tune.error import TuneError
 
 from nasdistill.errors import InputError, InterruptedSearchError, NasdistillError
+from nasdistill.pareto.limits import Limit
 from nasdistill.pareto.objectives import LATENCY_MS, MAP50_95, Objective
-from nasdistill.records import TrialResult
+from nasdistill.records import Scalar, TrialResult
 from nasdistill.search.budget import Budget, BudgetClock
 from nasdistill.search.callback import LedgerCallback, StopWhenAsked
 from nasdistill.search.cluster import environment, start_ray
@@ -22,8 +23,8 @@ from nasdistill.search.distributions import Space
 from nasdistill.search.events import EventHandler
 from nasdistill.search.journal import StudyJournal
 from nasdistill.search.ledger import Ledger, Run
-from nasdistill.search.proposals import Proposals, directions_of
-from nasdistill.search.samplers import DEFAULT_SAMPLER, make_sampler
+from nasdistill.search.proposals import Proposals, Warmth, directions_of
+from nasdistill.search.samplers import DEFAULT_SAMPLER, Task, make_sampler
 from nasdistill.search.scratch import scratch_folder
 from nasdistill.search.searcher import Admit, Estimate, StudySearcher
 from nasdistill.search.stop import Patience, StopControl, stopping_on_signals
@@ -45,6 +46,10 @@ def run_search(
     workers: int = 1,
     seed: int = 0,
     objectives: Sequence[Objective] = DEFAULT_OBJECTIVES,
+    constraints: Sequence[Limit] = (),
+    reference_ms: float | None = None,
+    enqueued: Sequence[Mapping[str, Scalar]] = (),
+    warm: Sequence[Warmth] = (),
     resources_per_trial: Mapping[str, float] | None = None,
     ray_address: str | None = None,
     on_event: EventHandler | None = None,
@@ -60,7 +65,9 @@ def run_search(
     a plain `Budget` starts now, with the trials and epochs of a resumed run charged to it. When `run` holds trials, the
     search goes on after them, beginning with the points that were interrupted. A Ray that this process has started is
     used; otherwise one is started (or `ray_address` joined) and shut down again. For `admit` and `estimate` see
-    `StudySearcher`. Without `warm_workers` every trial gets a process of its own, seconds slower each.
+    `StudySearcher`; for `enqueued` and `warm` see `Proposals`, for `constraints` and `reference_ms` `samplers.Task`: the
+    sampler keeps to the constraints as far as it can tell, and the worker rejects what it measures beyond them. Without
+    `warm_workers` every trial gets a process of its own, seconds slower each.
 
     Raises InputError for an unknown sampler, an address where no Ray is or resources that it does not have,
     InterruptedSearchError after Ctrl-C (everything finished is kept), and whatever writing a result or `on_event`
@@ -69,12 +76,12 @@ def run_search(
     results = run.results()
     clock = budget if isinstance(budget, BudgetClock) else BudgetClock.resumed(budget, results)
     patience = patience or Patience()
-    chosen_sampler = make_sampler(sampler, seed, len(results))
+    chosen_sampler = make_sampler(sampler, Task(space, objectives, constraints, reference_ms, seed), len(results))
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     stop = StopControl(run.path / STOP_FILE_NAME, clock, patience)
     stop.clear()
     journal = StudyJournal(run.path / JOURNAL_NAME, directions_of(objectives))
-    proposals = Proposals(space, chosen_sampler, journal, objectives, results, seed)
+    proposals = Proposals(space, chosen_sampler, journal, objectives, results, seed, enqueued, warm, constraints)
     ledger = Ledger(run, proposals, clock, stop, on_event)
     searcher = StudySearcher(proposals, ledger, clock, stop, workers, results, admit, estimate)
     resources = dict(resources_per_trial or {"cpu": 1})

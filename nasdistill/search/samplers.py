@@ -4,50 +4,94 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, RandomSampler, TPESampler
 
 from nasdistill.errors import InputError
+from nasdistill.pareto.limits import Limit
+from nasdistill.pareto.objectives import LATENCY_MS, MAP50_95, Objective
+from nasdistill.search.distributions import Space, distribution_of
 from nasdistill.search.halton import HaltonSampler
+from nasdistill.search.latency_first import LatencyFirstSampler
 
 # Optuna's own defaults (10 random trials, populations of 50) are made for hundreds of trials; here 40 is common.
-_TPE_STARTUP_TRIALS = 8
-_NSGA2_POPULATION = 16
+_STARTUP_TRIALS = 8
+_POPULATION = 16
 
 
-def _tpe(seed: int | None) -> BaseSampler:
+@dataclass(frozen=True)
+class Task:
+    """What a sampler is made for. `reference_ms` is the latency beyond which a student is worth nothing."""
+
+    space: Space
+    objectives: Sequence[Objective] = (MAP50_95, LATENCY_MS)
+    constraints: Sequence[Limit] = ()
+    reference_ms: float | None = None
+    seed: int | None = None
+
+
+def _tpe(task: Task) -> BaseSampler:
     # `group` splits the multivariate model by family, which is how conditional parameters become modelled at all;
     # `constant_liar` keeps parallel workers from being sent to the same place.
     return TPESampler(
-        seed=seed, n_startup_trials=_TPE_STARTUP_TRIALS, multivariate=True, group=True, constant_liar=True
+        seed=task.seed, n_startup_trials=_STARTUP_TRIALS, multivariate=True, group=True, constant_liar=True
     )
 
 
-def _nsga2(seed: int | None) -> BaseSampler:
-    return NSGAIISampler(seed=seed, population_size=_NSGA2_POPULATION)
+def _latency_first(task: Task) -> BaseSampler:
+    """No latency function: a student is measured by the worker that gets it, and predicted until then."""
+    names = [objective.name for objective in task.objectives]
+    if LATENCY_MS.name not in names:
+        raise InputError(f"sampler 'latency-first' needs latency_ms among the objectives, got: {', '.join(names)}")
+
+    def following(chosen: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: distribution_of(parameter) for name, parameter in task.space.parameters(chosen).items()}
+
+    reference = None
+    if task.reference_ms is not None and len(names) == 2:
+        reference = [task.reference_ms if name == LATENCY_MS.name else 0.0 for name in names]
+    return LatencyFirstSampler(
+        following,
+        None,
+        names.index(LATENCY_MS.name),
+        task.seed,
+        reference=reference,
+        figure_limits={limit.objective.name: limit.value for limit in task.constraints},
+        latency_name=LATENCY_MS.name,
+    )
 
 
-SAMPLERS: dict[str, Callable[[int | None], BaseSampler]] = {
-    "random": lambda seed: RandomSampler(seed=seed),
+SAMPLERS: dict[str, Callable[[Task], BaseSampler]] = {
+    "latency-first": _latency_first,
+    "random": lambda task: RandomSampler(seed=task.seed),
     "tpe": _tpe,
-    "nsga2": _nsga2,
-    "qmc": lambda seed: HaltonSampler(seed=seed),
+    "nsga2": lambda task: NSGAIISampler(seed=task.seed, population_size=_POPULATION),
+    "nsga3": lambda task: NSGAIIISampler(seed=task.seed, population_size=_POPULATION),
+    "gp": lambda task: GPSampler(seed=task.seed, n_startup_trials=_STARTUP_TRIALS, deterministic_objective=False),
+    "qmc": lambda task: HaltonSampler(seed=task.seed),
 }
-DEFAULT_SAMPLER = "tpe"
+DEFAULT_SAMPLER = "latency-first"
 
 
-def make_sampler(name: str, seed: int | None, already_drawn: int = 0) -> BaseSampler:
+def check_sampler(name: str) -> None:
+    """Raises InputError for an unknown name."""
+    if name not in SAMPLERS:
+        raise InputError(f"unknown sampler '{name}'; allowed: {', '.join(SAMPLERS)}")
+
+
+def make_sampler(name: str, task: Task, already_drawn: int = 0) -> BaseSampler:
     """The sampler called `name`. The same seed gives the same proposals as long as results arrive in the same order.
 
     With `already_drawn` trials behind it, a resumed run gets other random numbers than its first part had; a
     quasi-random sequence keeps its seed, since it goes on by the trial's number. Raises InputError for an unknown name.
     """
-    if name not in SAMPLERS:
-        raise InputError(f"unknown sampler '{name}'; allowed: {', '.join(SAMPLERS)}")
-    if seed is not None and already_drawn and name != "qmc":
-        seed = random.Random(f"{seed}/{already_drawn}").randrange(2**32)
+    check_sampler(name)
+    if task.seed is not None and already_drawn and name != "qmc":
+        task = replace(task, seed=random.Random(f"{task.seed}/{already_drawn}").randrange(2**32))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        return SAMPLERS[name](seed)
+        return SAMPLERS[name](task)

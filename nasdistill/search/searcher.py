@@ -35,6 +35,7 @@ _MOST_REFUSALS = 1000
 _MOST_TOO_LONG = 10
 # With nothing complete in the run, so many failures, or workers that could not start, mean that all trials will fail.
 _MOST_FAILURES = 30
+_MOST_REJECTED = 100  # likewise by the workers, after timing them: nothing keeps the constraints
 _MOST_FAILED_STARTS = 3
 
 
@@ -169,4 +170,6 @@ class StudySearcher(Searcher):
     def _hopeless(self) -> bool:
         failed = [result for result in self._ledger.finished if result.state == "failed"]
         failed_starts = sum(result.reason.startswith(WORKER_FAILED) for result in failed)
-        return (len(failed) >= _MOST_FAILURES or failed_starts >= _MOST_FAILED_STARTS) and not self._complete()
+        rejected = sum(result.state == "rejected" and result.seconds > 0 for result in self._ledger.finished)
+        many = len(failed) >= _MOST_FAILURES or failed_starts >= _MOST_FAILED_STARTS or rejected >= _MOST_REJECTED
+        return many and not self._complete()

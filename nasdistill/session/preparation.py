@@ -7,6 +7,7 @@ from typing import Any
 
 from nasdistill.config import TrainingSettings
 from nasdistill.errors import NothingSucceededError
+from nasdistill.pareto.hypervolume import teacher_reference
 from nasdistill.prepare import families, length, pools, reference
 from nasdistill.prepare.inputs import Inputs
 from nasdistill.prepare.needs import cache_bytes, choose_cache
@@ -51,7 +52,7 @@ def prepare(
     """Views, targets, the teacher's figures, warmed families and the trials' length.
 
     Raises:
-        NothingSucceededError: a time budget is used up before the first trial.
+        NothingSucceededError: a time budget is used up before the first trial is complete.
     """
     teacher, names, order, known = inputs.teacher, inputs.dataset.names, inputs.class_order, run.read_run()
     timed = clock.budget.kind == "time"
@@ -84,15 +85,22 @@ def prepare(
     progress.teacher(figures)
 
     warm_seconds = before.get("warm_core_seconds") or _warm_seconds(clock, workers, len(inputs.lineages))
-    warm = families.plan_warming(inputs.lineages, names, teacher, trained, training, warm_seconds, workers, cache)
+    warm = families.plan_warming(
+        inputs.lineages, names, teacher, trained, training, warm_seconds, workers, cache, inputs.pretrained
+    )
+    for plan in warm:
+        if not (plan.sliced or plan.pretrained):
+            progress.log(f"{plan.lineage.name} starts from random weights: neither the teacher's nor a file's fit it")
     stop_file = run.path / STOP_FILE_NAME
     tasks = families.warm_tasks(warm, names, teacher, order, trained, training, stop_file)
     warmed = progress.tasks("warming the families", tasks, run_tasks)
 
-    calibration = length.calibration_tasks(inputs.lineages, names, teacher.channels, largest, training, workers)
-    seconds = progress.tasks("timing a training step", calibration, run_tasks)
-    each = len(inputs.lineages)
-    step_seconds = {line.name: max(seconds[index::each]) for index, line in enumerate(inputs.lineages)}
+    step_seconds = before.get("step_seconds", {})
+    if not step_seconds:
+        calibration = length.calibration_tasks(inputs.lineages, names, teacher.channels, largest, training, workers)
+        seconds = progress.tasks("timing a training step", calibration, run_tasks)
+        each = len(inputs.lineages)
+        step_seconds = {line.name: max(seconds[index::each]) for index, line in enumerate(inputs.lineages)}
     steps_per_epoch = max(1, round(len(largest.train) / training.recipe.batch_size))
     if timed and epochs_asked is None and not before:
         core_seconds = max(1.0, clock.left - FINISH_RESERVE_S) * workers
@@ -114,23 +122,27 @@ def prepare(
     )
     run.update_run(
         teacher=dict(figures),
-        reference={"latency_ms": figures["latency_ms"] * 1.1},
+        reference={"latency_ms": teacher_reference(figures["latency_ms"]).latency_ms},
         training=training.model_dump(),
         preparation={
             "views": len(largest.train) * max(1, largest.count // len(largest.train)),
-            "teacher_forward_passes": sum(passes),
+            "teacher_forward_passes": before.get("teacher_forward_passes", 0) + sum(passes),
             "warm_core_seconds": warm_seconds,
-            "warm_steps": sum(done.steps for done in warmed),
+            "warm_steps": before.get("warm_steps", 0) + sum(done.steps for done in warmed),
             "teacher_slices": [plan.lineage.name for plan in warm if plan.sliced],
+            "pretrained": {
+                name: {"file": start.path.name, "sha256": start.sha256} for name, start in inputs.pretrained.items()
+            },
             "step_seconds": {name: round(value, 4) for name, value in step_seconds.items()},
             "seconds": round(clock.used if timed else 0.0, 1),
         },
     )
     prepared = Prepared(assets, figures, step_seconds, largest.image_size)
-    if timed and clock.left < min(step_seconds.values()) * steps_per_epoch * training.epochs:
+    too_late = timed and clock.left < min(step_seconds.values()) * steps_per_epoch * training.epochs
+    if too_late and not any(result.state == "complete" for result in run.results()):
         raise NothingSucceededError(
-            f"the preparation used {clock.used:.0f} s of the budget {clock.budget}, too little is left for a trial; "
-            f"it is kept: go on with --resume --out {run.path} and a larger --budget"
+            f"{clock.used:.0f} s of the budget {clock.budget} are used and no trial is complete: too little is left for "
+            f"one; the preparation is kept: go on with --resume --out {run.path} and a larger --budget"
         )
     return prepared
 

@@ -8,14 +8,27 @@ from typing import Any, get_args
 
 from nasdistill.config import TrainingSettings, load_recipe
 from nasdistill.errors import InputError
+from nasdistill.pareto.limits import parse_constraints
 from nasdistill.records import CacheKind
 from nasdistill.search.budget import Budget
-from nasdistill.search.samplers import SAMPLERS
+from nasdistill.search.samplers import DEFAULT_SAMPLER, check_sampler
 from nasdistill.space.search_space import SearchSpace
 from nasdistill.store.run_folder import RunFolder, default_run_path
 
 # What a resumed run takes from its run.json; on the command line it must be left out, or agree.
-KEPT = ("data", "teacher", "teacher_yaml", "space", "device", "recipe", "epochs", "precision", "seed", "cache")
+KEPT = (
+    "data",
+    "teacher",
+    "teacher_yaml",
+    "space",
+    "device",
+    "recipe",
+    "epochs",
+    "precision",
+    "seed",
+    "cache",
+    "constraint",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +42,7 @@ class SearchRequest:
     trust_teacher: bool = False
     space: str | None = None
     device: str | None = None
-    sampler: str = "tpe"
+    sampler: str = DEFAULT_SAMPLER
     workers: int | None = None
     seed: int | None = None
     epochs: int | None = None
@@ -38,6 +51,9 @@ class SearchRequest:
     cache: str | None = None
     out: Path | None = None
     resume: bool = False
+    enqueue: Path | None = None
+    warm_start: Path | None = None
+    constraint: list[str] | None = None
     ray_address: str | None = None
     gpus_per_trial: float | None = None
 
@@ -48,13 +64,20 @@ def check(request: SearchRequest) -> tuple[RunFolder, dict[str, Any]]:
     Raises:
         InputError: an unknown name, a folder that is taken, or settings that differ from the resumed run's.
     """
-    if request.sampler not in SAMPLERS:
-        raise InputError(f"unknown sampler '{request.sampler}'; allowed: {', '.join(SAMPLERS)}")
+    check_sampler(request.sampler)
+    parse_constraints(request.constraint or ())
     if request.precision not in (None, "auto", "float32", "bfloat16"):
         raise InputError(f"unknown precision '{request.precision}'; allowed: auto, float32, bfloat16")
     if request.cache is not None and request.cache not in get_args(CacheKind):
         raise InputError(f"unknown cache '{request.cache}'; allowed: {', '.join(get_args(CacheKind))}")
     load_recipe(request.recipe or "short")
+    if request.resume and (request.enqueue or request.warm_start):
+        option = "--enqueue" if request.enqueue else "--warm-start"
+        raise InputError(f"{option} is for a new run; a resumed one goes on with what it was started with")
+    if request.enqueue is not None and not request.enqueue.is_file():
+        raise InputError(f"--enqueue {request.enqueue}: no such file")
+    if request.warm_start is not None:
+        RunFolder.open(request.warm_start)
     if request.resume:
         run = RunFolder.open(request.out or _latest_run())
         return run, _agreeing(request, run)
@@ -100,11 +123,15 @@ def _agreeing(request: SearchRequest, run: RunFolder) -> dict[str, Any]:
         asked = getattr(request, name)
         if asked is not None and asked != kept.get(name):
             option = "--" + name.replace("_", "-")
-            before = kept.get(name) if kept.get(name) is not None else "its default"
+            before = _shown(kept.get(name)) if kept.get(name) is not None else "its default"
             raise InputError(
-                f"{option} {asked}: {run.path} was started with {before}; leave it out, or start a new run"
+                f"{option} {_shown(asked)}: {run.path} was started with {before}; leave it out, or start a new run"
             )
     return {name: kept.get(name) for name in KEPT}
+
+
+def _shown(value: Any) -> str:
+    return " ".join(value) if isinstance(value, list) else str(value)
 
 
 def _latest_run() -> Path:

@@ -8,7 +8,8 @@ from typing import Any
 
 from nasdistill.errors import InputError, InterruptedSearchError, NothingSucceededError
 from nasdistill.pareto.front import front
-from nasdistill.pareto.hypervolume import Reference
+from nasdistill.pareto.hypervolume import teacher_reference
+from nasdistill.pareto.limits import Limit, parse_constraints
 from nasdistill.prepare.inputs import Inputs, cache_folder, load_inputs
 from nasdistill.prepare.needs import check_cache
 from nasdistill.progress import Progress
@@ -19,10 +20,12 @@ from nasdistill.search.budget import BudgetClock
 from nasdistill.search.cluster import run_tasks, start_ray
 from nasdistill.search.events import SearchEvent, TrialFinished
 from nasdistill.search.runner import run_search
+from nasdistill.session.known import WARM_START_NAME, kept_warm_start, read_configurations, read_warm_start
 from nasdistill.session.preparation import Prepared, prepare
 from nasdistill.session.request import SearchRequest, default_workers, gpu_share, training_of
 from nasdistill.store.provenance import environment
 from nasdistill.store.run_folder import RunFolder
+from nasdistill.store.tables import write_trials_csv
 from nasdistill.worker import MakeTrialWorker
 
 MOST_PROBLEMS_SHOWN = 5
@@ -49,9 +52,10 @@ def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], pro
     """
     recorded = run.read_run() if request.resume else {}
     used = float(recorded.get("seconds", 0.0))
-    clock = BudgetClock.resumed(request.budget, run.results() if request.resume else [], used)
+    earlier = run.results() if request.resume else []
+    clock = BudgetClock.resumed(request.budget, earlier, used)
     watch = _Stopwatch(used)
-    progress.begin(clock)
+    progress.begin(clock, earlier)
     cache = cache_folder()
     inputs = load_inputs(
         data=_path(settings["data"]),
@@ -65,13 +69,19 @@ def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], pro
     )
     if recorded.get("data_hash", inputs.data_hash) != inputs.data_hash:
         raise InputError(f"{run.path}: its data changed since it was started; start a new run")
+    enqueued = read_configurations(request.enqueue, inputs.space) if request.enqueue is not None else []
+    warm_start = read_warm_start(request.warm_start, inputs) if request.warm_start is not None else []
     _tell_problems(inputs, progress)
+    for note in inputs.notes:
+        progress.log(note)
     training = training_of(settings, recorded, inputs.space)
     check_cache(inputs.space, training.cache)
     workers = request.workers or default_workers()
     if not request.resume:
         run = RunFolder.create(run.path)
-        run.update_run(settings=settings, started=_now(), teacher=_teacher_facts(inputs))
+        if warm_start:
+            write_trials_csv(run.path / WARM_START_NAME, warm_start, ())
+        run.update_run(settings=settings, enqueued=enqueued, started=_now(), teacher=_teacher_facts(inputs))
     run.update_run(**_description(request, inputs, run, workers, training.seed))
     progress.log(f"results go to {run.path}")
     try:
@@ -87,7 +97,8 @@ def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], pro
                 functools.partial(run_tasks, gpus=gpu_share(request, workers)),
                 progress,
             )
-            _run_trials(request, run, inputs, prepared, clock, workers, watch, progress)
+            constraints = parse_constraints(settings.get("constraint") or ())
+            _run_trials(request, run, inputs, prepared, constraints, clock, workers, watch, progress)
     except InterruptedSearchError:
         _write(run)
         raise
@@ -110,6 +121,7 @@ def _run_trials(
     run: RunFolder,
     inputs: Inputs,
     prepared: Prepared,
+    constraints: tuple[Limit, ...],
     clock: BudgetClock,
     workers: int,
     watch: _Stopwatch,
@@ -121,10 +133,11 @@ def _run_trials(
         progress.event(event)
 
     training, gpus = prepared.assets.training, gpu_share(request, workers)
-    progress.searching(run.results(), Reference(latency_ms=prepared.teacher["latency_ms"] * 1.1), training.epochs)
+    reference = teacher_reference(prepared.teacher["latency_ms"])
+    progress.searching(reference, training.epochs)
     run_search(
         inputs.space,
-        MakeTrialWorker(prepared.assets, inputs.space),
+        MakeTrialWorker(prepared.assets, inputs.space, constraints),
         run,
         clock,
         sampler=request.sampler,
@@ -133,6 +146,10 @@ def _run_trials(
         resources_per_trial={"cpu": 1, "gpu": gpus} if gpus else {"cpu": 1},
         on_event=on_event,
         estimate=prepared.trial_seconds,
+        constraints=constraints,
+        reference_ms=reference.latency_ms,
+        enqueued=run.read_run().get("enqueued", ()),
+        warm=kept_warm_start(run, training.epochs),
     )
 
 

@@ -62,4 +62,11 @@ COMMON: dict[str, CommonParameter] = {
     },
     # Above 0.9 hardly a channel is left in the small students.
     "prune.ratio": CommonParameter(("prune", "ratio"), Real(0.0, 0.9), "prune_ratio"),
+    "prune.importance": CommonParameter(
+        ("prune", "importance"), OneOf(("l2", "bn_scale", "taylor")), "prune_importance"
+    ),
+    # What the ratio is multiplied by in a stage; 1 everywhere is uniform pruning.
+    "prune.backbone": CommonParameter(("prune", "factors", "backbone"), Real(0.0, 2.0), "prune_backbone"),
+    "prune.neck": CommonParameter(("prune", "factors", "neck"), Real(0.0, 2.0), "prune_neck"),
+    "prune.head": CommonParameter(("prune", "factors", "head"), Real(0.0, 2.0), "prune_head"),
 }

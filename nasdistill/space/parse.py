@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import get_args
 
 from nasdistill.config import RECIPES
 from nasdistill.records import Scalar, ViewsName
 from nasdistill.space.common import COMMON
-from nasdistill.space.families import FAMILIES
+from nasdistill.space.families import FAMILIES, STRIDES, narrowest
 from nasdistill.space.parameters import Choice, Parameter, Range
 from nasdistill.space.rules import OneOf, Rule, Whole
-from nasdistill.space.search_space import SearchSpace
+from nasdistill.space.search_space import HUB, SearchSpace
 from nasdistill.strict_yaml import Value, parse_yaml
 
 _TOP_KEYS = ("name", "description", "recipe", "views", "families", "image_size", "distill", "stages", "prune")
@@ -31,27 +31,76 @@ def parse_space(text: str, source: str) -> SearchSpace:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise top["name"].error(f"'{name}' may hold letters, digits, '.', '_' and '-' only")
     families: dict[str, dict[str, Parameter]] = {}
+    weights: dict[str, tuple[str, ...]] = {}
     for family, value in top["families"].mapping(tuple(FAMILIES)).items():
-        rules = FAMILIES[family]
-        own = value.mapping(tuple(rules), required=tuple(rules))
-        families[family] = {key: _parameter(own[key], rules[key]) for key in rules}
+        known = FAMILIES[family].parameters
+        own = value.mapping((*known, "weights"), required=FAMILIES[family].required)
+        if "weights" in own:
+            weights[family] = tuple(_weights(own["weights"], Path(source).parent))
+        # what is left out stays out of the trials table, too: it is not searched
+        families[family] = {key: _parameter(own[key], known[key].rule) for key in known if key in own}
+        _check_widths(family, own, families[family])
     if not families:
         raise top["families"].error(f"names no family; there are {', '.join(FAMILIES)}")
+    common = _common_parameters(top)
+    for family, value in top["families"].mapping(tuple(FAMILIES)).items():
+        _check_levels(value.mapping((*FAMILIES[family].parameters, "weights")), families[family], common)
     return SearchSpace(
         name=name,
         description=" ".join(top["description"].text().split()) if "description" in top else "",
         source=Path(source),
         text=text,
         families=families,
-        common=_common_parameters(top),
+        common=common,
         recipe=_one_of(top.get("recipe"), tuple(RECIPES)),
         views=_one_of(top.get("views"), get_args(ViewsName)),
+        weights=weights,
     )
 
 
 def _one_of(value: Value | None, names: tuple[str, ...]) -> str | None:
     """A setting of the whole run: one name, not a choice."""
     return None if value is None else str(_scalar(value, OneOf(names)))
+
+
+def _weights(value: Value, folder: Path) -> Iterator[str]:
+    """A file of pretrained weights, `hub`, or a list of those."""
+    for item in value.items() if value.is_list() else [value]:
+        name = item.text()
+        if name != HUB and not (folder / name).is_file():
+            raise item.error(f"no such file: {folder / name} (a file beside this one, or '{HUB}' for timm's)")
+        yield name
+
+
+def _check_widths(family: str, own: Mapping[str, Value], parameters: Mapping[str, Parameter]) -> None:
+    """Refuse a width whose smallest value leaves a layer without channels."""
+    smallest = {name: low for name, parameter in parameters.items() if not isinstance(low := _ends(parameter)[0], str)}
+    for name, text in narrowest(family, smallest).items():
+        raise own[name].error(text)
+
+
+def _check_levels(
+    own: Mapping[str, Value], parameters: Mapping[str, Parameter], common: Mapping[str, Parameter]
+) -> None:
+    """Refuse more pyramid levels than the smallest input has room for: the coarsest cell must fit into it."""
+    if "levels" not in parameters:
+        return
+    levels, size = int(_ends(parameters["levels"])[1]), int(_ends(common["image_size"])[0])
+    stride = STRIDES[levels - 1]
+    if stride > size:
+        most = sum(stride <= size for stride in STRIDES)
+        raise own["levels"].error(
+            f"level P{levels + 2} has a stride of {stride} px, more than the smallest image_size of {size}; "
+            + (f"at most {most} levels fit" if most >= 3 else "leave levels out, or raise image_size")
+        )
+
+
+def _ends(parameter: Parameter) -> tuple[Scalar, Scalar]:
+    """The smallest and the largest number of a parameter; of names, the first twice."""
+    if isinstance(parameter, Range):
+        return parameter.low, parameter.high
+    numbers = [value for value in parameter.values if isinstance(value, int | float)]
+    return (min(numbers), max(numbers)) if numbers else (parameter.values[0], parameter.values[0])
 
 
 def _common_parameters(top: Mapping[str, Value]) -> dict[str, Parameter]:

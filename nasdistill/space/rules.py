@@ -18,7 +18,7 @@ class Real:
     def convert(self, value: Scalar) -> float:
         """`value` as this rule's type. Raises ValueError with what is allowed."""
         if isinstance(value, bool | str):
-            raise ValueError(f"expected a number in [{self.low}, {self.high}], got {value!r}")
+            raise ValueError(f"expected {self}, got {value!r}")
         if not self.low <= value <= self.high:
             raise ValueError(f"{value} is outside [{self.low}, {self.high}]")
         return float(value)
@@ -26,6 +26,9 @@ class Real:
     def rank(self, value: Scalar) -> float:
         """Sorts values from the smallest student to the largest."""
         return float(value)
+
+    def __str__(self) -> str:
+        return f"a number in [{self.low}, {self.high}]"
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,9 @@ class OneOf:
 
     def rank(self, value: Scalar) -> float:
         return float(self.names.index(str(value)))
+
+    def __str__(self) -> str:
+        return ", ".join(self.names)
 
 
 Rule = Real | Whole | OneOf

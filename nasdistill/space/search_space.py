@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from nasdistill.errors import InputError
@@ -18,12 +18,17 @@ from nasdistill.space.rules import Rule
 _ANCHOR_SIZES = ("largest", "smallest", "middle")
 
 
+HUB = "hub"
+"""Stands for timm's hub among a family's `weights`."""
+
+
 @dataclass(frozen=True)
 class SearchSpace:
     """What a search may choose from.
 
     `families` holds each family's own parameters by their short name (`width`), `common` those of every student by
     their flat name (`image_size`, `weight.cls`). `text` is the YAML it was read from, `source` the file (or label).
+    `weights` names the files (relative to `source`'s folder, or HUB) that a family's supernets start from.
     """
 
     name: str
@@ -35,6 +40,7 @@ class SearchSpace:
     recipe: str | None = None
     """The recipe that the file asks for, and how views are drawn; None: the default, or what the command line says."""
     views: str | None = None
+    weights: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def parameters(self, chosen: Mapping[str, Scalar]) -> dict[str, Parameter]:
         """The parameters still to choose, by flat name: `family` first, then all others; {} at the end.
@@ -123,7 +129,7 @@ class SearchSpace:
     def _anchor(self, family: str, size: str) -> dict[str, Scalar]:
         point: dict[str, Scalar] = {"family": family}
         for name, parameter in self.families[family].items():
-            point[f"{family}.{name}"] = _sized(parameter, FAMILIES[family][name], size)
+            point[f"{family}.{name}"] = _sized(parameter, FAMILIES[family].parameters[name].rule, size)
         for name, parameter in self.common.items():
             if name == "image_size":
                 # Of two image sizes the middle point takes the larger: with the smaller of two architectures it then

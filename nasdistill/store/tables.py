@@ -113,12 +113,13 @@ def _cell(value: Scalar | None) -> str:
 
 def _param_cell(value: Scalar) -> str:
     """A text that would read back as something else ("12", "true", "") is written in JSON quotes."""
-    if isinstance(value, str) and (value == "" or value.startswith('"') or _param_value(value) != value):
+    if isinstance(value, str) and (value == "" or value.startswith('"') or param_value(value) != value):
         return json.dumps(value, ensure_ascii=False)
     return _cell(value)
 
 
-def _param_value(cell: str) -> Scalar:
+def param_value(cell: str) -> Scalar:
+    """The value in a `param.` cell. Raises ValueError for a quoted one that isn't a text."""
     if cell in ("true", "false"):
         return cell == "true"
     if _NUMBER.fullmatch(cell):
@@ -141,7 +142,7 @@ def _result(row: dict[str, str | None], where: str) -> TrialResult:
     fields: dict[str, object] = {name: cells[name] for name in COLUMNS if name != "on_front" and cells[name] != ""}
     try:
         fields["params"] = {
-            name.removeprefix(_PARAM): _param_value(cell)
+            name.removeprefix(_PARAM): param_value(cell)
             for name, cell in cells.items()
             if name.startswith(_PARAM) and cell != ""
         }

@@ -1,74 +1,98 @@
-"""Sorting a network's channels by importance, so that its first channels are its best ones.
+"""How much each channel matters, and networks whose first channels are those that matter most.
 
-A permutation of channels that is applied to every tensor of a dependency group changes nothing in what the network
-computes; afterwards a slice of leading channels (slicing.py) is a slice of the important ones. Once-for-All sorts kernels
-this way before it shrinks a width (Cai et al., ICLR 2020, sect. 3.2); the groups are Torch-Pruning's (DepGraph).
+A permutation of channels that is applied wherever they are read changes nothing in what a network computes; afterwards a
+slice of leading channels (slicing.py) is a slice of the important ones. Once-for-All sorts kernels this way before it
+shrinks a width (Cai et al., ICLR 2020, sect. 3.2).
 """
 
 import copy
+from collections.abc import Mapping
+from typing import Literal, NamedTuple, get_args
 
 import torch
-import torch_pruning
-from torch import nn
-from ultralytics.nn.modules import Detect
+from torch import Tensor
+from ultralytics.nn.tasks import DetectionModel
+
+from nasdistill.students.channels import trace_channels
+from nasdistill.students.tracer import ChannelGraph
+
+Criterion = Literal["l2", "bn_scale", "taylor"]
+CRITERIA: tuple[str, ...] = get_args(Criterion)
+
+
+class Place(NamedTuple):
+    """Where a group's channels stand: `size` of them from `start` on along an axis of a tensor."""
+
+    tensor: str
+    axis: int
+    start: int
+    size: int
+
+
+def places_of_groups(graph: ChannelGraph) -> dict[int, list[Place]]:
+    """Every place at which the channels of each group stand."""
+    places: dict[int, list[Place]] = {}
+    for name, axes in graph.axes.items():
+        for axis, runs in enumerate(axes):
+            start = 0
+            for run in runs:
+                places.setdefault(run.group, []).append(Place(name, axis, start, run.size))
+                start += run.size
+    return places
 
 
 @torch.no_grad()
-def sorted_by_importance(model: nn.Module, image_size: int = 64) -> nn.Module:
-    """A copy of an Ultralytics detection model with the channels of every group in falling order of importance.
+def channel_scores(
+    places: list[Place],
+    state: Mapping[str, Tensor],
+    criterion: Criterion = "l2",
+    gradients: Mapping[str, Tensor] | None = None,
+) -> Tensor:
+    """How much the channels of one group matter, (channels,) >= 0.
 
-    Importance is the L2 norm of all weights that a channel touches (producers, BatchNorm scale and consumers, each
-    normalised over the group). The head's outputs keep their order.
+    `l2`: the L2 norm of all weights that a channel touches, each tensor's normalised to a mean of 1. `bn_scale`: the
+    absolute BatchNorm scales alone (Liu et al., Network Slimming, ICCV 2017); a group without any falls back to `l2`.
+    `taylor`: the squared change of the loss that removing the channel would make, to first order: (sum of weight times
+    gradient)^2 (Molchanov et al., CVPR 2019, eq. 8), summed over the tensors.
+
+    Raises:
+        ValueError: `taylor` without `gradients`.
     """
-    model = copy.deepcopy(model).eval()
-    head = model.model[-1]
-    assert isinstance(head, Detect)
-    outputs = {id(branch[-1]) for branch in (*head.cv2, *head.cv3)} | {id(layer) for layer in head.dfl.modules()}
-    for parameter in model.parameters():
-        parameter.requires_grad_(True)
-    with torch.enable_grad():
-        graph = torch_pruning.DependencyGraph().build_dependency(
-            model,
-            torch.zeros(1, 3, image_size, image_size, device=next(model.parameters()).device),
-            output_transform=lambda output: [output[1]["boxes"], output[1]["scores"]],
-        )
-    importance = torch_pruning.importance.MagnitudeImportance(p=2)
-    ignored = [module for module in model.modules() if id(module) in outputs]
-    for group in graph.get_all_groups(ignored_layers=ignored, root_module_types=[nn.Conv2d]):
-        scores = importance(group)
-        if scores is None:
+    weights = [place for place in places if place.tensor.endswith("weight") and place.tensor in state]
+    if criterion == "taylor":
+        if gradients is None:
+            raise ValueError("importance 'taylor' needs gradients")
+        changes = [_rows(state, place) * _rows(gradients, place) for place in weights if place.tensor in gradients]
+        parts = [change.sum(dim=1) ** 2 for change in changes]
+    else:
+        scales = [place for place in weights if state[place.tensor].ndim == 1]
+        chosen = scales if criterion == "bn_scale" and scales else weights
+        norms = [_rows(state, place).norm(dim=1) for place in chosen]
+        parts = [norm / norm.mean().clamp_min(1e-12) for norm in norms]
+    if not parts:
+        return torch.ones(places[0].size)
+    return torch.stack(parts).sum(dim=0)
+
+
+def _rows(state: Mapping[str, Tensor], place: Place) -> Tensor:
+    """A group's channels at one place, (channels, everything else), in float32."""
+    part = state[place.tensor].detach().narrow(place.axis, place.start, place.size)
+    return part.movedim(place.axis, 0).reshape(place.size, -1).float()
+
+
+@torch.no_grad()
+def sorted_by_importance(model: DetectionModel) -> DetectionModel:
+    """A copy of a detection model with the channels of every group in falling order of importance (`l2`).
+
+    What it computes stays the same. Locked channels (inputs, outputs, attention) keep their order.
+    """
+    model = copy.deepcopy(model)
+    graph, state = trace_channels(model), model.state_dict()
+    for group, places in places_of_groups(graph).items():
+        if group in graph.locked:
             continue
-        order = torch.argsort(scores, descending=True, stable=True)
-        for item in group:
-            target, source = _moves(item.idxs, item.root_idxs, order.tolist())
-            _permute(item.dep.target.module, item.dep.handler.__name__, target, source)
+        order = torch.argsort(channel_scores(places, state), descending=True, stable=True)
+        for name, axis, start, size in places:
+            part = state[name].narrow(axis, start, size)
+            part.copy_(part.index_select(axis, order.to(part.device)))
     return model
-
-
-def _moves(channels: list[int], roots: list[int], order: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Target and source channels of one layer, when channel r of the group's root is replaced by its channel order[r].
-
-    `channels[j]` of the layer belongs to channel `roots[j]` of the root. A layer that reads the same map several times
-    (SPPF) has several channels for each root channel: the first stays with the first, the second with the second.
-    """
-    copies: dict[int, list[int]] = {}
-    for root, channel in sorted(zip(roots, channels, strict=True)):
-        copies.setdefault(root, []).append(channel)
-    target = [channel for root in copies for channel in copies[root]]
-    source = [channel for root in copies for channel in copies[order[root]]]
-    return torch.tensor(target), torch.tensor(source)
-
-
-def _permute(module: nn.Module, side: str, target: torch.Tensor, source: torch.Tensor) -> None:
-    """Move the channels `source` of one layer to `target`; `side` names what Torch-Pruning would prune there."""
-    if isinstance(module, nn.BatchNorm2d):
-        for tensor in (module.weight, module.bias, module.running_mean, module.running_var):
-            assert tensor is not None
-            tensor.data[target] = tensor.data[source].clone()
-    elif isinstance(module, nn.Conv2d):
-        if side == "prune_in_channels" and module.groups == 1:
-            module.weight.data[:, target] = module.weight.data[:, source].clone()
-            return
-        module.weight.data[target] = module.weight.data[source].clone()
-        if module.bias is not None:
-            module.bias.data[target] = module.bias.data[source].clone()

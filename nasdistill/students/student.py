@@ -3,10 +3,12 @@
 Every family ends in Ultralytics' `Detect`, so Ultralytics' loss, validator and exporter work on each of them unchanged.
 """
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,7 +25,8 @@ class Student:
 
     `backbone_layers` is the number of leading entries of `model.model` that stage 1 freezes. `model.model[-1]` is the
     Detect head; in training mode the model maps images (b, 3, s, s) in 0..1 to a dict with `boxes` (b, 4 * reg_max, a),
-    `scores` (b, classes, a) and `feats`, the pyramid maps that the head reads.
+    `scores` (b, classes, a) and `feats`, the pyramid maps that the head reads; an NMS-free head (YOLO26) has two of them,
+    `one2many` and `one2one` (see `dense_output`).
     """
 
     model: DetectionModel
@@ -50,6 +53,31 @@ class Student:
     def backbone(self) -> list[nn.Module]:
         """The modules that stage 1 freezes."""
         return list(self.model.model[: self.backbone_layers])
+
+
+def dense_output(output: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The `boxes`, `scores` and `feats` of a raw output: of an NMS-free head, those of its one-to-many branch.
+
+    That branch answers at every anchor point of an object, as the teacher does; the other is taught, by the labels, to
+    answer once.
+    """
+    found: Mapping[str, Any] = output.get("one2many", output)
+    return found
+
+
+def without_training_parts(model: nn.Module) -> nn.Module:
+    """A copy of a detection model, in eval mode, without what only training needs.
+
+    Parallel branches are merged into one convolution (RepViT), an NMS-free head loses its one-to-many branch. The outputs
+    are those of `model` in eval mode, up to rounding. BatchNorm stays: the exporter folds it.
+    """
+    copied = copy.deepcopy(model).eval()
+    for module in list(copied.modules()):
+        if callable(getattr(module, "reparameterize", None)):
+            module.reparameterize()
+        elif isinstance(module, Detect):
+            module.fuse()
+    return copied
 
 
 def dress(model: DetectionModel, names: Sequence[str]) -> DetectionModel:

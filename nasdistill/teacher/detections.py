@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms, box_iou
 
+from nasdistill.teacher.forms import cells_along
+
 LEAST_SCORE, SURE = 0.1, 0.25  # detections from here on are kept; those from here on are counted as objects
 NMS_IOU = 0.6
 MOST_BEFORE_NMS = 300
@@ -89,11 +91,11 @@ def anchor_points(size: int, strides: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Anchor points (a, 2) x, y and cell sizes (a, 1), both in 0..1 of a square view, the finest level first."""
     centres, scales = [], []
     for stride in strides:
-        cells = size // stride
-        axis = (torch.arange(cells) + 0.5) / cells
+        cells = cells_along(size, stride)
+        axis = (torch.arange(cells) + 0.5) * stride / size
         y, x = torch.meshgrid(axis, axis, indexing="ij")
         centres.append(torch.stack([x.flatten(), y.flatten()], dim=1))
-        scales.append(torch.full((cells * cells, 1), 1.0 / cells))
+        scales.append(torch.full((cells * cells, 1), stride / size))
     return torch.cat(centres), torch.cat(scales)
 
 

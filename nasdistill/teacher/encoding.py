@@ -1,17 +1,20 @@
 """From what the teacher says about a batch to the arrays of a cache, and back to what the losses read."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nasdistill.space.families import STRIDES
 from nasdistill.teacher.detections import Detections, final_detections, unpack, view_facts
-from nasdistill.teacher.forms import DETECTIONS, TargetForm, TargetShape, anchor_count, top_anchors
+from nasdistill.teacher.forms import DETECTIONS, TargetForm, TargetShape, cells_along, top_anchors
 from nasdistill.teacher.resample import resample, resample_bins
 from nasdistill.teacher.teacher import RawOutput
+
+SILENT = -100.0  # a logit whose probability is 0 in float32
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,29 @@ class TargetBatch:
     maps: list[Tensor] | None = None
     detections: Detections | None = None
     participation: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def leading(self, anchors: int) -> "TargetBatch":
+        """The same at the first `anchors` anchor points: those of a student with fewer levels.
+
+        Of the sparse form's anchors those beyond fall silent: no class and no box is learned there.
+        """
+        if self.anchors_ba is not None:
+            beyond = self.anchors_ba >= anchors
+            if not beyond.any():
+                return self
+            return replace(
+                self,
+                logits_bac=self.logits_bac.masked_fill(beyond[..., None], SILENT),
+                anchors_ba=self.anchors_ba.masked_fill(beyond, 0),
+            )
+        if anchors == self.logits_bac.shape[1]:
+            return self
+        return replace(
+            self,
+            logits_bac=self.logits_bac[:, :anchors],
+            distances_ba4=self.distances_ba4[:, :anchors],
+            bins_bar=None if self.bins_bar is None else self.bins_bar[:, :anchors],
+        )
 
     def to(self, device: torch.device) -> "TargetBatch":
         """The same on `device`."""
@@ -67,17 +93,20 @@ def encoded(
 ) -> dict[str, Tensor]:
     """The arrays of a form for a batch that the teacher saw at `teacher_size`, for students of input `size`.
 
-    `labels`: each view's boxes (k, 5), class, x, y, w, h in 0..1; read for the teacher's error alone.
+    `strides`: all of the teacher's levels. `labels`: each view's boxes (k, 5), class, x, y, w, h in 0..1; read for the
+    teacher's error alone.
     """
-    features = raw.features[: len(strides)]
-    logits, distances = resample(raw.logits_bac, raw.distances_ba4, teacher_size, size, strides)
+    features, to_strides = raw.features[: len(shape.channels)], STRIDES[: form.levels]
+    logits, distances = resample(raw.logits_bac, raw.distances_ba4, teacher_size, size, strides, to_strides)
     arrays = {
         "logits": logits,
         "distances": distances,
         "attention": torch.cat([maps.float().mean(dim=(2, 3)) for maps in features], dim=1),
     }
     if form.bins:
-        arrays["bins"] = resample_bins(raw.boxes_bra, shape.reg_max, teacher_size, size, strides)
+        arrays["bins"] = resample_bins(
+            raw.boxes_bra, raw.logits_bac, shape.reg_max, teacher_size, size, strides, to_strides
+        )
     if form.sparse:
         kept = top_anchors(form, shape)
         anchors = logits.amax(dim=2).topk(kept, dim=1).indices.sort(dim=1).values
@@ -88,19 +117,17 @@ def encoded(
     if form.spatial:
         arrays["spatial"] = torch.cat(
             [
-                _resized(maps.float().mean(dim=1), size // stride)
-                for maps, stride in zip(features, strides, strict=True)
+                _resized(maps.float().mean(dim=1), cells_along(size, stride))
+                for maps, stride in zip(features, strides, strict=False)
             ],
             dim=1,
         )
     if form.detections or form.facts:
-        kept_anchors = anchor_count(teacher_size, strides)
-        seen = raw.logits_bac[:, :kept_anchors], raw.distances_ba4[:, :kept_anchors]
-        detections = final_detections(*seen, strides, teacher_size, DETECTIONS)
+        detections = final_detections(raw.logits_bac, raw.distances_ba4, strides, teacher_size, DETECTIONS)
         if form.detections:
             arrays["detections"] = detections.packed()
         if form.facts:
-            arrays["facts"] = view_facts(seen[0], detections, labels)
+            arrays["facts"] = view_facts(raw.logits_bac, detections, labels)
     return arrays
 
 
@@ -116,7 +143,11 @@ def decoded(
     map_cells: Sequence[int],
     participation_b: Mapping[str, Tensor],
 ) -> TargetBatch:
-    """A batch from the rows of a cache's arrays, the inverse of `encoded` and `encoded_maps`."""
+    """A batch from the rows of a cache's arrays, the inverse of `encoded` and `encoded_maps`.
+
+    `channels` are of the levels that have neck maps; `cells` of those at the student's input, `map_cells` at the
+    teacher's.
+    """
 
     def floats(name: str) -> Tensor | None:
         return arrays[name].float() if name in arrays else None

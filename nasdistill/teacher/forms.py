@@ -20,6 +20,8 @@ FACTS = 3  # entropy of the scores, objects, error on the labels
 class TargetForm:
     """What is kept: always logits, distances and channel attention; more where a loss reads it.
 
+    Answers are kept at the anchor points of the first `levels` pyramid levels (3 to 5: P5 to P7 are the coarsest); the
+    other arrays are of the teacher's neck or of whole views, and the same for any number of levels.
     sparse: only the top anchors. bins: the distributions over DFL bins. spatial: spatial attention. detections: after
     NMS. facts: what dynamic participation weighs images by. maps: the neck maps (full form only).
     """
@@ -30,6 +32,7 @@ class TargetForm:
     detections: bool = False
     facts: bool = False
     maps: bool = False
+    levels: int = 3
 
     def __post_init__(self) -> None:
         if self.sparse and self.maps:
@@ -38,7 +41,10 @@ class TargetForm:
 
 @dataclass(frozen=True)
 class TargetShape:
-    """The numbers that sizes follow from: cells of each level of the student's input, the teacher's channels and head."""
+    """The numbers that sizes follow from: cells of each level of the student's input, the teacher's channels and head.
+
+    Neck maps are those of the first levels, as many as there are `channels`.
+    """
 
     cells: tuple[int, ...]
     channels: tuple[int, ...]
@@ -50,15 +56,25 @@ class TargetShape:
         """Anchor points: one for each cell of each level."""
         return sum(self.cells)
 
+    @property
+    def map_cells(self) -> tuple[int, ...]:
+        """Cells of the levels that have neck maps."""
+        return self.cells[: len(self.channels)]
+
+
+def cells_along(size: int, stride: int) -> int:
+    """Cells along one side of a square input of `size` pixels; the last one may reach beyond it."""
+    return -(-size // stride)  # stride-2 convolutions with padding round up
+
 
 def anchor_count(size: int, strides: Sequence[int]) -> int:
     """Anchor points of a square input: one for each cell of each level."""
-    return sum((size // stride) ** 2 for stride in strides)
+    return sum(cells_along(size, stride) ** 2 for stride in strides)
 
 
 def shape_of(size: int, strides: Sequence[int], channels: Sequence[int], classes: int, reg_max: int) -> TargetShape:
-    """The shape of targets for square inputs of `size` pixels."""
-    cells = tuple((size // stride) ** 2 for stride in strides)
+    """The shape of targets for square inputs of `size` pixels at levels with these strides."""
+    cells = tuple(cells_along(size, stride) ** 2 for stride in strides)
     return TargetShape(cells, tuple(channels), classes, reg_max)
 
 
@@ -70,7 +86,7 @@ def layout_of(form: TargetForm, shape: TargetShape) -> Layout:
 
 def maps_layout(shape: TargetShape) -> Layout:
     """The neck maps, channels last, all levels in one row."""
-    return {"maps": ((sum(c * n for c, n in zip(shape.channels, shape.cells, strict=True)),), "<f2")}
+    return {"maps": ((sum(c * n for c, n in zip(shape.channels, shape.map_cells, strict=True)),), "<f2")}
 
 
 def top_anchors(form: TargetForm, shape: TargetShape) -> int:
@@ -99,7 +115,7 @@ def _small(form: TargetForm, shape: TargetShape) -> Mapping[str, tuple[tuple[int
         "attention": ((sum(shape.channels),), "<f2" if form.sparse else "<f4")
     }
     if form.spatial:
-        arrays["spatial"] = ((shape.anchors,), "<f2")
+        arrays["spatial"] = ((sum(shape.map_cells),), "<f2")
     if form.detections:
         arrays["detections"] = ((DETECTIONS, DETECTION_FIELDS), "<f2")
     if form.facts:

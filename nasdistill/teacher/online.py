@@ -29,13 +29,14 @@ class OnlineTargets:
     device: torch.device
     autocast: torch.dtype | None
 
-    def batch(self, indices: np.ndarray) -> TargetBatch:
-        """The targets of the views `indices` (b,) for students of input `size`."""
+    def batch(self, indices: np.ndarray, anchors: int | None = None) -> TargetBatch:
+        """The targets of the views `indices` (b,) for students of input `size`, at the first `anchors` anchor points."""
         images = torch.from_numpy(np.array(self.views.images[indices])).to(self.device).float().div_(255)
         with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
             raw = self.teacher(images.contiguous(memory_format=torch.channels_last), self.class_order)
         labels = [self.views.boxes(int(index)) for index in indices]
-        return targets_of(raw, self.teacher, self.views.size, self.size, self.form, len(self.class_order), labels)
+        said = targets_of(raw, self.teacher, self.views.size, self.size, self.form, len(self.class_order), labels)
+        return said if anchors is None else said.leading(anchors)
 
 
 def targets_of(
@@ -48,9 +49,9 @@ def targets_of(
     labels: Sequence[np.ndarray],
 ) -> TargetBatch:
     """What a cache of `form` would say of views that the teacher saw at `teacher_size`, to students of input `size`."""
-    shape = target_shape(teacher, size, classes)
+    shape = target_shape(teacher, size, classes, form.levels)
     own = target_shape(teacher, teacher_size, classes)
-    arrays = encoded(raw, form, shape, teacher_size, size, teacher.strides[:LEVELS], labels)
+    arrays = encoded(raw, form, shape, teacher_size, size, teacher.strides, labels)
     if form.maps:
         arrays |= encoded_maps(raw, LEVELS)
-    return decoded(arrays, shape.channels, shape.cells, own.cells, {})
+    return decoded(arrays, shape.channels, shape.map_cells, own.cells, {})

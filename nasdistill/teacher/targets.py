@@ -1,8 +1,9 @@
 """What the teacher says about every view of the pool, computed once and memory-mapped by every worker.
 
-Which arrays there are, `forms.TargetForm` says; how they are filled by several processes and kept whole, `cache`. Distances
-are in units of the level's stride, where float16 keeps 1/100 of a cell. Neck maps, the largest part, lie in a folder of
-their own at the teacher's size, which students of all input sizes share.
+Which arrays there are, `forms.TargetForm` says; how they are filled by several processes and kept whole, `cache`. Anchor
+points are those of all levels that a student of the space may have, P3 to P7, coarser ones last; a batch is read for a
+student's own levels only. Distances are in units of the level's stride, where float16 keeps 1/100 of a cell. Neck maps,
+the largest part, lie in a folder of their own at the teacher's size, which students of all input sizes share.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from nasdistill.data.views import Views
+from nasdistill.space.families import STRIDES
 from nasdistill.teacher import cache as chunks
 from nasdistill.teacher.cache import ChunkedCache, open_sealed
 from nasdistill.teacher.encoding import TargetBatch, decoded, encoded, encoded_maps
@@ -21,11 +23,12 @@ from nasdistill.teacher.forms import TargetForm, TargetShape, layout_of, maps_la
 from nasdistill.teacher.participation import PARTICIPATIONS, participation
 from nasdistill.teacher.teacher import Teacher
 
-VERSION = 3
-LEVELS = 3  # P3, P4, P5
+VERSION = 4
+LEVELS = 3  # P3, P4, P5: those whose neck maps are looked at, which every teacher has
 MAPS_DESCRIPTION = "maps.json"
 PLAIN = TargetForm()
 HALF_MOST = 65504.0  # the largest float16
+AT_ANCHORS = ("logits", "distances", "bins")
 
 
 @dataclass(frozen=True)
@@ -42,16 +45,31 @@ class Targets:
     def __len__(self) -> int:
         return len(self.arrays["logits"])
 
-    def batch(self, indices: np.ndarray) -> TargetBatch:
-        """Read the targets of the views `indices` (b,)."""
-        read = {name: torch.from_numpy(_signed(array[indices])) for name, array in self.arrays.items()}
+    def batch(self, indices: np.ndarray, anchors: int | None = None) -> TargetBatch:
+        """Read the targets of the views `indices` (b,), at the first `anchors` anchor points (None: at all).
+
+        Raises:
+            ValueError: there are fewer, a student has more levels than the form.
+        """
+        kept = sum(self.cells)
+        anchors = kept if anchors is None else anchors
+        if anchors > kept:
+            raise ValueError(f"{anchors} anchor points asked for, the targets have {kept}: made for fewer levels")
+        whole = "anchors" in self.arrays  # sparse: which anchors these are, is said for each view
+        read = {
+            name: torch.from_numpy(
+                _signed(array[indices] if whole or name not in AT_ANCHORS else array[indices, :anchors])
+            )
+            for name, array in self.arrays.items()
+        }
         weights = {mode: torch.from_numpy(values[indices]).float() for mode, values in self.weights.items()}
-        return decoded(read, self.channels, self.cells, self.map_cells, weights)
+        neck = self.cells[: len(self.channels)]
+        return decoded(read, self.channels, neck, self.map_cells, weights).leading(anchors)
 
 
-def target_shape(teacher: Teacher, size: int, classes: int) -> TargetShape:
-    """The shape of a teacher's targets for students of input `size`."""
-    return shape_of(size, teacher.strides[:LEVELS], teacher.channels[:LEVELS], classes, teacher.reg_max)
+def target_shape(teacher: Teacher, size: int, classes: int, levels: int = LEVELS) -> TargetShape:
+    """The shape of a teacher's targets for students of input `size` with at most `levels` levels."""
+    return shape_of(size, STRIDES[:levels], teacher.channels[:LEVELS], classes, teacher.reg_max)
 
 
 def create_targets(
@@ -105,8 +123,8 @@ def fill_targets(
                 raw = teacher(images, class_order)
             labels = [views.boxes(index) for index in range(rows.start, rows.stop)]
             for size, cache in caches.items():
-                shape = target_shape(teacher, size, classes)
-                said = encoded(raw, form, shape, teacher_size, size, teacher.strides[:LEVELS], labels)
+                shape = target_shape(teacher, size, classes, form.levels)
+                said = encoded(raw, form, shape, teacher_size, size, teacher.strides, labels)
                 _write(arrays[cache.folder], rows, said)
             if maps is not None:
                 _write(arrays[maps], rows, encoded_maps(raw, LEVELS))
@@ -160,7 +178,7 @@ def _seal(folder: Path, key: str, teacher: Teacher, description: str) -> None:
 
 
 def _cache(folder: Path, teacher: Teacher, count: int, size: int, classes: int, form: TargetForm) -> ChunkedCache:
-    shape = target_shape(teacher, size, classes)
+    shape = target_shape(teacher, size, classes, form.levels)
     return ChunkedCache(folder, layout_of(form, shape), count, {"cells": shape.cells, "channels": shape.channels})
 
 

@@ -4,7 +4,7 @@ Its raw output is brought to one form for every family: class logits, and box di
 anchor point, in units of the level's stride), whether its head predicts distributions (DFL), plain distances or is NMS-free.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from ultralytics.nn.modules import Detect
 
 from nasdistill.errors import InputError
 from nasdistill.store.provenance import file_sha256
-from nasdistill.students.student import parameters_m
+from nasdistill.students.student import dense_output, parameters_m
 from nasdistill.teacher.checkpoint import read_checkpoint
 
 
@@ -79,13 +79,12 @@ class Teacher:
         """Run on images (b, 3, s, s) in 0..1; `class_order[i]` is the teacher's index of the data's class i."""
         self.forward_passes += 1
         self._model.eval()
-        output: Any = self._model(images)[1]
-        output = output.get("one2many", output)
+        output = dense_output(self._model(images)[1])
         with torch.autocast(images.device.type, enabled=False):
             return raw_output(output, self._head.reg_max, class_order)
 
 
-def raw_output(output: dict[str, Any], reg_max: int, class_order: Sequence[int] | None = None) -> RawOutput:
+def raw_output(output: Mapping[str, Any], reg_max: int, class_order: Sequence[int] | None = None) -> RawOutput:
     """Bring a Detect head's raw dict to the common form. Call it outside autocast: box decoding needs float32's mantissa."""
     logits = output["scores"].float().permute(0, 2, 1)
     if class_order is not None and list(class_order) != list(range(logits.shape[2])):

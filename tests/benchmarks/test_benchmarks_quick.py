@@ -7,12 +7,25 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import _losses, cached_step, distill_gain, inheritance, precision, retention
+from benchmarks import _losses, cached_step, distill_gain, precision, retention
+from benchmarks._parts import Parts
+from benchmarks._students import draw_students, epochs_within
 from nasdistill.errors import InputError
+from nasdistill.prepare.length import TRIAL_OVERHEAD_S
+from nasdistill.space.loader import load_space
 
 ROOT = Path(__file__).resolve().parents[2]
 
-NAMES = ("cached_step", "precision", "inheritance", "cache_agreement", "distill_gain", "peer_ultralytics")
+NAMES = (
+    "cached_step",
+    "precision",
+    "inheritance",
+    "inheritance_search",
+    "proxy_rank",
+    "cache_agreement",
+    "distill_gain",
+    "peer_ultralytics",
+)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -45,26 +58,15 @@ def test_a_killed_run_goes_on_where_it_ended(tmp_path: Path) -> None:
         made.append(1)
         return {"map50": 0.5}
 
-    first = inheritance.Parts(path, {"data": "a"}).get("trial", make)
-    assert inheritance.Parts(path, {"data": "a"}).get("trial", make) == first
+    first = Parts(path, {"data": "a"}).get("trial", make)
+    assert Parts(path, {"data": "a"}).get("trial", make) == first
     assert len(made) == 1
-    inheritance.Parts(path, {"data": "b"}).get("trial", make)  # of other inputs: measured anew
+    Parts(path, {"data": "b"}).get("trial", make)  # of other inputs: measured anew
     assert len(made) == 2
     path.write_text("{")  # torn
-    inheritance.Parts(path, {"data": "b"}).get("trial", make)
+    Parts(path, {"data": "b"}).get("trial", make)
     assert len(made) == 3
     assert json.loads(path.read_text())["parts"]["trial"]["map50"] == 0.5
-
-
-def test_finished_trials_are_read_again_but_not_those_of_other_inputs(tmp_path: Path) -> None:
-    path = tmp_path / "gain.partial.jsonl"
-    lines = distill_gain.Lines(path, {"data": "a"})
-    assert lines.get("cls seed 0") is None
-    lines.add("cls seed 0", {"map50_95": 0.3})
-    with open(path, "a") as file:
-        file.write('{"key": {"data"')  # torn
-    assert distill_gain.Lines(path, {"data": "a"}).get("cls seed 0") == {"map50_95": 0.3}
-    assert distill_gain.Lines(path, {"data": "b"}).get("cls seed 0") is None
 
 
 def test_the_interval_is_students() -> None:
@@ -100,3 +102,15 @@ def test_precisions_are_compared_over_seeds() -> None:
     found = precision.compare(rows)
     assert found["difference"] == pytest.approx(0.01)
     assert found["difference_between_seeds"] == pytest.approx(0.09)
+
+
+def test_drawn_students_differ_and_families_take_turns() -> None:
+    space = load_space("edge-default")
+    configs = draw_students(space, 9, seed=0)
+    assert [config.family for config in configs] == list(space.families) * 3
+    assert len({(c.family, tuple(sorted(c.arch.items())), c.image_size) for c in configs}) == 9
+    assert configs == draw_students(space, 9, seed=0)
+
+
+def test_epochs_fill_the_time() -> None:
+    assert epochs_within(core_seconds=2 * TRIAL_OVERHEAD_S + 3 * 10 * 1.5, steps_s=[0.5, 1.0], steps_per_epoch=10) == 3

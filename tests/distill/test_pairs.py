@@ -1,6 +1,7 @@
 """Every kind of teacher teaches every family of students: other channels, heads, bins and class orders."""
 
 import copy
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,9 +11,11 @@ from ultralytics.nn.tasks import DetectionModel
 
 from nasdistill.distill.connectors import Connectors
 from nasdistill.distill.objective import DistillationLoss, LossChoice, LossWeights
-from nasdistill.space.families import FAMILIES as PARAMETERS
+from nasdistill.records import FeatureLoss
+from nasdistill.space.families import FAMILIES
 from nasdistill.space.rules import OneOf, Real, Whole
-from nasdistill.students.families import FAMILIES, build_student
+from nasdistill.students.families import build_student
+from nasdistill.students.student import dense_output
 from nasdistill.teacher.forms import TargetForm
 from nasdistill.teacher.online import targets_of
 from nasdistill.teacher.targets import LEVELS
@@ -35,9 +38,11 @@ def teacher(request: pytest.FixtureRequest) -> Teacher:
 
 
 def smallest(family: str) -> dict:
-    """A small architecture of a family: named for these tests, or the least of each of its parameters."""
+    """A small architecture of a family: named for these tests, or the least of each parameter that a file must name."""
     if family in ARCHS:
         return ARCHS[family]
+    if family.startswith("yolo"):
+        return {"depth": 0.33, "width": 0.125}
 
     def least(rule: object) -> object:
         if isinstance(rule, OneOf):
@@ -45,7 +50,7 @@ def smallest(family: str) -> dict:
         assert isinstance(rule, Real | Whole)
         return rule.low
 
-    return {name: least(rule) for name, rule in PARAMETERS[family].items()}
+    return {name: least(FAMILIES[family].parameters[name].rule) for name in FAMILIES[family].required}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -79,6 +84,27 @@ def test_every_pair_has_finite_losses_and_gradients(teacher: Teacher, family: st
             assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
 
 
+@pytest.mark.parametrize("feature", get_args(FeatureLoss))
+@pytest.mark.parametrize("family", ["yolov5", "yolo26"])
+def test_students_with_more_levels_than_the_teacher(family: str, feature: str) -> None:
+    """Neck maps are compared where both have them, answers everywhere; P6 and P7 of the head learn from the teacher."""
+    student = build_student(family, {**smallest(family), "levels": 5}, NAMES)
+    teacher = teacher_of(family)
+    bins = teacher.reg_max > 1
+    images, order = images_of(size=SIZE), match_classes(teacher, NAMES, "data.yaml")
+    form = TargetForm(bins=bins, spatial=True, detections=True, maps=True, levels=5)
+    said = [np.zeros((0, 5), "f4")] * len(images)
+    targets = targets_of(teacher(images, order), teacher, SIZE, SIZE, form, len(NAMES), said)
+    connectors = Connectors(student.pyramid_channels, teacher.channels[:LEVELS], generators=feature == "mgd")
+    choice = LossChoice(feature, "l1_giou_ld" if bins else "l1_giou")
+    weights = LossWeights(detections=1.0)
+    parts = DistillationLoss(student, connectors, choice)(student.model.train()(images), targets, {}, weights, 2.0)
+    assert set(parts) == {"feature", "cls", "box", "detections", "total"}
+    assert all(torch.isfinite(part) and part > 0 for part in parts.values()), parts
+    parts["total"].backward()
+    assert [level[-1].weight.grad.abs().sum() > 0 for level in student.head.cv3] == [True] * 5
+
+
 def test_classes_are_the_data_s_whatever_the_teacher_s_order(teacher: Teacher) -> None:
     """A twin of the teacher whose class outputs were put into the data's order says the same."""
     order = match_classes(teacher, NAMES, "data.yaml")
@@ -93,7 +119,7 @@ def test_classes_are_the_data_s_whatever_the_teacher_s_order(teacher: Teacher) -
         branch[-1].bias = torch.nn.Parameter(branch[-1].bias[order])
     with torch.no_grad():
         output = twin.eval()(images_of(size=SIZE))[1]
-    expected = raw_output(output.get("one2many", output), teacher.reg_max)
+    expected = raw_output(dense_output(output), teacher.reg_max)
     found = teacher(images_of(size=SIZE), order)
     assert torch.allclose(found.logits_bac[..., : len(NAMES)], expected.logits_bac[..., : len(NAMES)], atol=1e-5)
     assert torch.equal(found.distances_ba4, expected.distances_ba4)

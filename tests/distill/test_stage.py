@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small import CPU, SIZE, small_feed, small_teacher, tiny_student
+from small import CPU, NAMES, SIZE, small_feed, small_teacher, tiny_student
 from torch import nn
 
 from nasdistill.distill.compute import Compute
@@ -25,14 +25,17 @@ from nasdistill.distill.stage import (
     set_trainable,
 )
 from nasdistill.errors import DeadlineReachedError, TrialError
+from nasdistill.students.dynamic_conv import DynamicConv2d
+from nasdistill.students.families import build_student
 from nasdistill.students.student import Student
+from nasdistill.teacher.forms import TargetForm
 
 CHANNELS = (32, 64, 128)
 
 
 @pytest.fixture(scope="module")
 def feed(demo_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> Feed:
-    return small_feed(demo_yaml, tmp_path_factory.mktemp("stage"), small_teacher())
+    return small_feed(demo_yaml, tmp_path_factory.mktemp("stage"), small_teacher(), form=TargetForm(levels=5))
 
 
 def train(
@@ -230,3 +233,34 @@ class TestFeed:
 
     def test_labels_alone(self, feed: Feed) -> None:
         assert Feed(feed.views, None).batch(np.array([0]), CPU.device).targets is None
+
+
+@pytest.mark.parametrize(
+    ("family", "arch"),
+    [
+        ("yolo26", {"depth": 0.5, "width": 0.0625, "levels": 4}),
+        ("mobilenetv3", {"variant": "small_050", "neck": 16, "levels": 4, "neck_type": "light"}),
+        ("dynamicconv", {"width": 0.25, "depth": 1, "experts": 2, "neck": 16}),
+    ],
+)
+def test_two_branches_more_levels_and_falling_temperatures_train_too(family: str, arch: dict, feed: Feed) -> None:
+    """Every part of the loss, from targets at the student's own levels."""
+    student = build_student(family, arch, NAMES)
+    branch = student.head.one2one_cv3[0][-1].weight if family == "yolo26" else None
+    before = None if branch is None else branch.detach().clone()
+    run = train(student, feed, steps=3)
+    assert set(run.losses) == {"feature", "cls", "box", "label", "total"}
+    assert all(math.isfinite(loss) for loss in run.losses.values())
+    if before is not None and branch is not None:
+        assert not torch.equal(before, branch), "labels teach the branch that is deployed"
+    assert all(m.temperature == 1.0 for m in student.model.modules() if isinstance(m, DynamicConv2d))
+
+
+def test_a_student_of_three_levels_reads_nothing_of_the_coarser_ones(feed: Feed) -> None:
+    indices = np.arange(2)
+    targets = feed.batch(indices, CPU.device, (8, 16, 32)).targets
+    assert (
+        targets is not None and targets.logits_bac.shape[1] == (SIZE // 8) ** 2 + (SIZE // 16) ** 2 + (SIZE // 32) ** 2
+    )
+    everything = feed.batch(indices, CPU.device).targets
+    assert everything is not None and everything.logits_bac.shape[1] == targets.logits_bac.shape[1] + 4 + 1

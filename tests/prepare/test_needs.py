@@ -42,6 +42,23 @@ def test_only_what_some_loss_reads(distill: str, form: TargetForm) -> None:
     assert needs_of(space_of(distill)).form == form
 
 
+@pytest.mark.parametrize(
+    ("families", "levels"),
+    [
+        ("{yolov5: {depth: 0.33, width: 0.0625}}", 3),
+        ("{yolov5: {depth: 0.33, width: 0.0625, levels: 4}}", 4),
+        ("{yolov5: {depth: 0.33, width: 0.0625}, mobilenetv3: {variant: small_050, neck: 16, levels: [3, 5]}}", 5),
+        ("{yolov5: {depth: 0.33, width: 0.0625, levels: {range: [3, 4]}}}", 4),
+    ],
+)
+def test_targets_have_the_levels_of_the_space(families: str, levels: int) -> None:
+    text = f"name: a\nfamilies: {families}\nimage_size: 128\ndistill: {{box_loss: ld}}\n"
+    space, teacher = parse_space(text, "a.yaml"), small_teacher()
+    assert needs_of(space).form == TargetForm(bins=True, levels=levels)
+    _, sparse = choose_cache(space, "sparse", teacher, [128], SIZE, 10, Path("."))
+    assert sparse == TargetForm(sparse=True, bins=True, levels=levels)
+
+
 class TestHeads:
     """Localisation distillation compares bins."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import optuna
@@ -13,12 +14,14 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from search_workers import SmallSpace
 
+from nasdistill.pareto.limits import parse_constraints
 from nasdistill.pareto.objectives import LATENCY_MS, MAP50_95
-from nasdistill.records import TrialResult
-from nasdistill.search.distributions import key_of
+from nasdistill.records import Scalar, TrialResult
+from nasdistill.search.distributions import key_of, point_of
 from nasdistill.search.journal import STUDY_NAME, StudyJournal
-from nasdistill.search.proposals import Proposals, directions_of
-from nasdistill.search.samplers import SAMPLERS, make_sampler
+from nasdistill.search.proposals import Draft, Proposals, Warmth, directions_of
+from nasdistill.search.samplers import SAMPLERS, Task, make_sampler
+from nasdistill.space.parameters import Parameter, Range
 
 OBJECTIVES = (MAP50_95, LATENCY_MS)
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -29,7 +32,14 @@ def opened(
 ) -> Proposals:
     journal = StudyJournal(folder / "study.journal", directions_of(OBJECTIVES))
     number = len(results or [])
-    return Proposals(space or SmallSpace(), make_sampler(sampler, 0, number), journal, OBJECTIVES, results or [], 0)
+    return Proposals(
+        space or SmallSpace(),
+        make_sampler(sampler, Task(space or SmallSpace(), seed=0), number),
+        journal,
+        OBJECTIVES,
+        results or [],
+        0,
+    )
 
 
 def on_disk(folder: Path) -> list[optuna.trial.FrozenTrial]:
@@ -255,3 +265,86 @@ def test_resuming_keeps_what_nsga2_knows_of_its_generations(tmp_path: Path) -> N
     assert generations(resumed) == generations(proposals)
     # Anchors belong to no generation.
     assert len(generations(proposals)) == 40 - 2 and max(generations(proposals)) >= 1
+
+
+def test_enqueued_points_come_before_the_anchors_and_are_not_repeated(tmp_path: Path) -> None:
+    known = {"family": "b", "lr": 2, "b.depth": 1}
+    found = point_of(SmallSpace(), known)
+    assert found is not None
+    journal = StudyJournal(tmp_path / "study.journal", directions_of(OBJECTIVES))
+    sampler = make_sampler("latency-first", Task(SmallSpace(), seed=0))
+    proposals = Proposals(SmallSpace(), sampler, journal, OBJECTIVES, enqueued=[known, known])
+    first, second = proposals.ask(), proposals.ask()
+    assert first is not None and second is not None
+    assert (first.params, first.origin) == (found[0], "enqueued")
+    assert second.origin == "anchor" and second.params != first.params
+
+
+def test_warm_results_are_not_proposed_again_and_are_no_trials_of_the_run(tmp_path: Path) -> None:
+    (tmp_path / "all").mkdir()
+    points = [draft.params for draft in drafts(opened(tmp_path / "all"))]
+    warm = [Warmth(complete(number, params, 0.1 * number)) for number, params in enumerate(points[:-2])]
+    short = Warmth(complete(len(points), points[-2]), fidelity=0.5)
+    journal = StudyJournal(tmp_path / "study.journal", directions_of(OBJECTIVES))
+    sampler = make_sampler("latency-first", Task(SmallSpace(), seed=0))
+    proposals = Proposals(SmallSpace(), sampler, journal, OBJECTIVES, warm=[*warm, short])
+    left = drafts(proposals)
+    # what was trained half as long only is worth a full trial
+    assert sorted(key_of(draft.params) for draft in left) == sorted(key_of(params) for params in points[-2:])
+    assert proposals.next_trial == 0 and on_disk(tmp_path) == []
+
+
+def test_a_rejected_trial_tells_the_sampler_what_it_costs(tmp_path: Path) -> None:
+    """Everything wide was too slow, and the widest are the most accurate: what comes next is just within the limit."""
+
+    class Wide(SmallSpace):
+        def parameters(self, chosen: Mapping[str, Scalar]) -> Mapping[str, Parameter]:
+            return {} if chosen else {"width": Range(0.0, 1.0)}
+
+        def anchors(self) -> Sequence[Mapping[str, Scalar]]:
+            return []
+
+    def next_widths(limit: str) -> list[float]:
+        folder = tmp_path / limit
+        folder.mkdir()
+        results = []
+        for number in range(12):
+            width = (number + 0.5) / 12
+            state = "complete" if width < 0.3 else "rejected"
+            scores = {"map50": width, "map50_95": width} if state == "complete" else {"reason": "too slow"}
+            figures = {"latency_ms": 1 + 9 * width}
+            fields = {"trial": number, "state": state, "family": "", "params": {"width": width}}
+            results.append(TrialResult.model_validate({**fields, **scores, **figures}))
+        journal = StudyJournal(folder / "study.journal", directions_of(OBJECTIVES))
+        task = Task(Wide(), constraints=parse_constraints([limit]), seed=0)
+        proposals = Proposals(Wide(), make_sampler("latency-first", task), journal, OBJECTIVES, results)
+        widths = []
+        for _ in range(2):
+            draft = proposals.ask()
+            assert draft is not None
+            widths.append(float(draft.params["width"]))
+        return widths
+
+    assert max(next_widths("latency_ms<=3.7")) <= 0.32
+    assert max(next_widths("latency_ms<=37")) > 0.32
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "nsga3"])
+def test_samplers_that_rank_by_constraints_learn_by_how_much_one_was_missed(tmp_path: Path, sampler: str) -> None:
+    journal = StudyJournal(tmp_path / "study.journal", directions_of(OBJECTIVES))
+    made = make_sampler(sampler, Task(SmallSpace(), seed=0))
+    limits = parse_constraints(["latency_ms<=10"])
+    proposals = Proposals(SmallSpace(), made, journal, OBJECTIVES, constraints=limits)
+    for _ in range(2):
+        draft = proposals.ask()
+        assert draft is not None
+        proposals.start(draft)
+    proposals.finish(ended(0, "rejected", proposals.running[0], "latency_ms").model_copy(update={"latency_ms": 15.0}))
+    proposals.finish(complete(1, proposals.running[1]))
+    assert [trial.constraints for trial in proposals._mind.trials] == [{"latency_ms": 0.5}, {"latency_ms": -0.8}]
+    assert [trial.state for trial in on_disk(tmp_path)] == [TrialState.FAIL, TrialState.COMPLETE]
+    assert [trial.number for trial in proposals._mind.best_trials] == [1]
+
+
+def drafts(proposals: Proposals) -> list[Draft]:
+    return list(iter(proposals.ask, None))

@@ -10,14 +10,17 @@ from search_workers import SmallSpace
 from nasdistill.errors import InputError
 from nasdistill.search.distributions import distribution_of, key_of, point_of, suggest_params, unseen_point
 from nasdistill.search.grid import value_at
-from nasdistill.search.samplers import SAMPLERS, make_sampler
+from nasdistill.search.samplers import SAMPLERS, Task, make_sampler
 from nasdistill.space.parameters import Choice, Parameter, Range
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
-def draws(name: str, seed: int, count: int = 30, already: int = 0) -> list[dict[str, object]]:
-    study = optuna.create_study(directions=["maximize", "minimize"], sampler=make_sampler(name, seed, already))
+def draws(name: str, seed: int, count: int = 12, already: int = 0) -> list[dict[str, object]]:
+    study = optuna.create_study(
+        directions=["maximize", "minimize"],
+        sampler=make_sampler(name, Task(SmallSpace(endless=True), seed=seed), already),
+    )
     chosen = []
     for _ in range(count):
         trial = study.ask()
@@ -31,7 +34,7 @@ def draws(name: str, seed: int, count: int = 30, already: int = 0) -> list[dict[
 def test_every_sampler_handles_conditional_parameters_and_its_seed(name: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        make_sampler(name, 0)
+        make_sampler(name, Task(SmallSpace()))
     points = draws(name, seed=1)
     assert {point["family"] for point in points} == {"a", "b"}
     for point in points:
@@ -47,15 +50,17 @@ def test_a_resumed_run_does_not_replay_its_random_numbers(name: str) -> None:
 
 
 def test_an_unknown_sampler_is_refused_with_the_allowed_ones() -> None:
-    with pytest.raises(InputError, match="unknown sampler 'tpee'; allowed: random, tpe, nsga2, qmc"):
-        make_sampler("tpee", 0)
+    with pytest.raises(
+        InputError, match="unknown sampler 'tpee'; allowed: latency-first, random, tpe, nsga2, nsga3, gp, qmc"
+    ):
+        make_sampler("tpee", Task(SmallSpace()))
 
 
 def test_halton_covers_more_evenly_than_chance() -> None:
     """The largest gap between 64 points in one dimension is about 0.07 by chance, and 1/32 at most in base 2."""
 
     def largest_gap(name: str, param: str) -> float:
-        study = optuna.create_study(sampler=make_sampler(name, 3))
+        study = optuna.create_study(sampler=make_sampler(name, Task(SmallSpace(), seed=3)))
         trials = [study.ask() for _ in range(64)]
         values = sorted(trial.suggest_float(param, 0.0, 1.0) for trial in trials)
         return max(after - before for before, after in zip([0.0, *values], [*values, 1.0], strict=True))

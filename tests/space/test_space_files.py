@@ -101,12 +101,16 @@ def test_a_whole_number_range_steps_by_the_smallest_allowed_multiple() -> None:
 
 # (what of GOOD is replaced, by what, what the error says)
 MISTAKES = [
-    ("width: {", "widht: {", "edge.yaml, line 5: unknown key 'widht' in families.yolov5; allowed: depth, width"),
+    (
+        "width: {",
+        "widht: {",
+        "edge.yaml, line 5: unknown key 'widht' in families.yolov5; allowed: depth, width, weights",
+    ),
     ("width: {", "widht: {", "(did you mean 'width'?)"),
     (
         "  yolov5:",
         "  yolo5:",
-        "line 3: unknown key 'yolo5' in families; allowed: yolov5, mobilenetv3, efficientnet_lite0",
+        "line 3: unknown key 'yolo5' in families; allowed: yolov5, yolov8, yolo11, yolo26, mobilenetv3",
     ),
     (
         "image_size",
@@ -119,7 +123,7 @@ MISTAKES = [
         "line 10: unknown key 'class' in distill.weights; allowed: feature, cls, box, detections (did you mean 'cls'?)",
     ),
     ("start:", "begin:", "line 8: unknown key 'begin' in distill.temperature; allowed: start, end, schedule"),
-    ("ratio:", "share:", "line 11: unknown key 'share' in prune; allowed: ratio"),
+    ("ratio:", "share:", "line 11: unknown key 'share' in prune; allowed: ratio, importance, factors"),
     ("    depth: [0.33, 0.67]\n", "", "line 4: key 'depth' in families.yolov5 is missing"),
     ("image_size: [256, 320]\n", "", "line 1: key 'image_size' is missing"),
     ("image_size:", "name: x\nimage_size:", "line 6: key 'name' is repeated, it already stands in line 1"),
@@ -168,7 +172,12 @@ MISTAKES = [
     ),
     ("end: 1", "schedule: {range: [a, b]}", "expected a name or a list of names (constant, linear, cosine)"),
     ("{ratio: 0.2}", "{ratio: 1.0}", "line 11: prune.ratio: 1.0 is outside [0.0, 0.9]"),
-    ("{ratio: 0.2}", "0.2", "line 11: prune: expected keys and values (ratio), got '0.2'"),
+    ("{ratio: 0.2}", "{importance: l1}", "prune.importance: unknown value 'l1'; allowed: l2, bn_scale, taylor"),
+    ("{ratio: 0.2}", "{factors: {necks: 1}}", "unknown key 'necks' in prune.factors; allowed: backbone, neck, head"),
+    ("{ratio: 0.2}", "{factors: {neck: 3}}", "line 11: prune.factors.neck: 3 is outside [0.0, 2.0]"),
+    ("    depth:", "    weights: none.pt\n    depth:", "line 4: families.yolov5.weights: no such file: none.pt"),
+    ("    depth:", "    weights: [hub, 3]\n    depth:", "line 4: families.yolov5.weights: expected a text, got 3"),
+    ("{ratio: 0.2}", "0.2", "line 11: prune: expected keys and values (ratio, importance, factors), got '0.2'"),
     ("name: edge", "name: my edge", "line 1: name: 'my edge' may hold letters, digits"),
     ("name: edge", "name: 3", "line 1: name: expected a text, got 3"),
     ("name: edge", "name: edge\n? [a]\n: b", "line 2: a key must be a plain word"),

@@ -14,11 +14,15 @@ from ultralytics.nn.tasks import ClassificationModel, DetectionModel, Segmentati
 from ultralytics.utils import ROOT
 
 from nasdistill.errors import InputError
-from nasdistill.students.yolov5 import yolov5_yaml
 from nasdistill.teacher.checkpoint import read_checkpoint, read_model_yaml
 from nasdistill.teacher.teacher import load_teacher
 
-DESCRIPTION = yolov5_yaml(0.33, 0.0625, len(NAMES))
+DESCRIPTION = {
+    **yaml_model_load(ROOT / "cfg/models/v5/yolov5.yaml"),
+    "scales": {"tiny": [0.33, 0.0625, 1024]},
+    "scale": "tiny",
+    "nc": len(NAMES),
+}
 
 
 class Stranger(nn.Module):

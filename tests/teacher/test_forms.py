@@ -130,14 +130,30 @@ class TestBins:
         boxes = logits.permute(0, 2, 3, 1).flatten(1, 2)
         distance = (logits.softmax(dim=3) * torch.arange(16.0)).sum(dim=3)
         _, expected = resample(torch.zeros(2, anchors, 1), distance, SIZE, to_size, (8, 16, 32))
-        found = resample_bins(boxes, 16, SIZE, to_size, (8, 16, 32)).unflatten(2, (4, 16))
+        found = resample_bins(boxes, torch.zeros(2, anchors, 1), 16, SIZE, to_size, (8, 16, 32)).unflatten(2, (4, 16))
         probability = found.exp()
         assert torch.allclose(probability.sum(dim=3), torch.ones_like(expected), atol=1e-3)
         assert torch.allclose((probability * torch.arange(16.0)).sum(dim=3), expected, atol=2e-2)
 
+    def test_at_levels_that_the_teacher_lacks_they_follow_the_boxes(self) -> None:
+        """P6 takes them from the anchor of P5 that its logits and box come from, another one for each image."""
+        generator = torch.Generator().manual_seed(1)
+        anchors = anchor_count(128, (8, 16, 32))
+        logits = torch.randn(3, anchors, 2, generator=generator)
+        centre = torch.rand(3, anchors, 4, generator=generator) * 3 + 6
+        said = -2.0 * (torch.arange(16.0) - centre[..., None]).square()
+        distance = (said.softmax(dim=3) * torch.arange(16.0)).sum(dim=3)
+        levels = (128, 128, (8, 16, 32), (8, 16, 32, 64))
+        _, expected = resample(logits, distance, *levels)
+        found = resample_bins(said.permute(0, 2, 3, 1).flatten(1, 2), logits, 16, *levels).unflatten(2, (4, 16)).exp()
+        assert found.shape[1] == anchors + 4
+        assert torch.allclose((found * torch.arange(16.0)).sum(dim=3), expected, atol=2e-2)
+
     def test_at_the_same_size_they_are_the_head_s_own(self) -> None:
         boxes = torch.randn(2, 64, anchor_count(SIZE, (8, 16, 32)), generator=torch.Generator().manual_seed(0)) * 2
-        found = resample_bins(boxes, 16, SIZE, SIZE, (8, 16, 32)).unflatten(2, (4, 16))
+        found = resample_bins(boxes, torch.zeros(*boxes.shape[::2], 1), 16, SIZE, SIZE, (8, 16, 32)).unflatten(
+            2, (4, 16)
+        )
         own = boxes.unflatten(1, (4, 16)).permute(0, 3, 1, 2).log_softmax(dim=3)
         assert torch.allclose(found, own.clamp(min=-12.0), atol=1e-6)
 

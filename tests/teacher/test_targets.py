@@ -9,8 +9,9 @@ import torch
 from small import CPU, NAMES, SIZE, fill_all, small_teacher, training_views
 
 from nasdistill.data.views import Views
+from nasdistill.space.families import STRIDES
 from nasdistill.teacher import cache
-from nasdistill.teacher.forms import anchor_count
+from nasdistill.teacher.forms import TargetForm, anchor_count
 from nasdistill.teacher.resample import resample
 from nasdistill.teacher.targets import (
     create_targets,
@@ -57,7 +58,7 @@ def test_what_is_stored_is_what_the_teacher_says(tmp_path: Path, views: Views) -
     stored = open_targets(folder)
     assert stored.arrays["logits"].shape == (COUNT, anchor_count(SIZE, (8, 16, 32)), len(NAMES))
     indices = np.array([0, 7, 8, 29])
-    batch = stored.batch(indices)
+    batch = stored.batch(indices, anchor_count(SIZE, (8, 16, 32)))
     online = teacher(torch.from_numpy(views.images[indices]).float() / 255, ORDER)
     # float16 rounds to a relative 2**-11; logits and distances are far from its limits
     for read, said in ((batch.logits_bac, online.logits_bac), (batch.distances_ba4, online.distances_ba4)):
@@ -170,6 +171,90 @@ def test_a_resampled_anchor_says_what_the_nearest_one_does(to_size: int) -> None
         assert len(same) == 1
         expected = corners(old[same[0]], distances[0, same[0]])
         assert torch.allclose(corners(anchor, got_distances[0, index]), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("to_size", [96, 64, 160, 256])
+def test_levels_that_the_teacher_lacks_take_the_most_confident_answer_in_their_cell(to_size: int) -> None:
+    """At P6 and P7: what is said comes from the teacher's P5, from the cell's own part of the image, the box in place."""
+    old = anchors_of(SIZE)
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(2, len(old), 3, generator=generator)
+    distances = torch.rand(2, len(old), 4, generator=generator) * 4
+    plain = resample(logits, distances, SIZE, to_size, (8, 16, 32))
+    got_logits, got_distances = resample(logits, distances, SIZE, to_size, (8, 16, 32), STRIDES)
+    assert got_logits.shape[1] == got_distances.shape[1] == anchor_count(to_size, STRIDES)
+    first = anchor_count(to_size, (8, 16, 32))
+    assert torch.equal(got_logits[:, :first], plain[0]) and torch.equal(got_distances[:, :first], plain[1])
+    index = first
+    coarsest = [(place, x * to_size, y * to_size) for place, (level, x, y, _) in enumerate(old) if level == 2]
+    for stride in (64, 128):
+        cells = -(-to_size // stride)
+        for row in range(cells):
+            for column in range(cells):
+                left, top = column * stride, row * stride
+                inside = [place for place, x, y in coarsest if left <= x < left + stride and top <= y < top + stride]
+                for image in range(2):
+                    said = got_logits[image, index]
+                    sources = [place for place, _, _ in coarsest if torch.equal(logits[image, place], said)]
+                    assert len(sources) == 1, "nothing is averaged or made up"
+                    if inside and SIZE * stride // 32 % to_size == 0:  # the grids fit: all of them are looked at
+                        best = max(inside, key=lambda place, image=image: float(logits[image, place].max()))
+                        assert sources == [best]
+                    _, x, y, cell = old[sources[0]]
+                    centre = torch.tensor([column + 0.5, row + 0.5]) * stride
+                    theirs = torch.tensor([x, y]) * to_size
+                    ltrb = distances[image, sources[0]] * cell * to_size
+                    mine = got_distances[image, index] * stride
+                    assert torch.allclose(centre - mine[:2], theirs - ltrb[:2], atol=1e-3)
+                    assert torch.allclose(centre + mine[2:], theirs + ltrb[2:], atol=1e-3)
+                index += 1
+
+
+def test_a_teacher_with_p6_answers_there_itself() -> None:
+    logits, distances = torch.randn(1, anchor_count(128, (8, 16, 32, 64)), 2), torch.rand(1, 340, 4)
+    got = resample(logits, distances, 128, 128, (8, 16, 32, 64), STRIDES)
+    assert torch.equal(got[0][:, :340], logits) and torch.equal(got[1][:, :340], distances)
+    best = logits[0, -4:].amax(dim=1).argmax()
+    assert torch.equal(got[0][0, 340], logits[0, -4:][best])
+
+
+def test_a_batch_is_read_for_the_levels_it_is_wanted_for(tmp_path: Path, views: Views) -> None:
+    folder, teacher = tmp_path / "targets", small_teacher()
+    fill_all(folder, teacher, views, TargetForm(bins=True, spatial=True, levels=5))
+    stored, indices = open_targets(folder), np.array([3, 1])
+    everything, few = stored.batch(indices), stored.batch(indices, anchor_count(SIZE, (8, 16, 32)))
+    assert everything.logits_bac.shape[1] == anchor_count(SIZE, STRIDES) > few.logits_bac.shape[1] == 189
+    for name in ("logits_bac", "distances_ba4", "bins_bar"):
+        assert torch.equal(getattr(everything.leading(189), name), getattr(few, name)), name
+    assert [tuple(level.shape) for level in few.spatial] == [(2, 12, 12), (2, 6, 6), (2, 3, 3)]
+    assert few.leading(189) is few
+
+
+def test_fewer_levels_are_the_same_without_the_coarsest(tmp_path: Path, views: Views) -> None:
+    """What a three-level student reads does not depend on the other families of the space."""
+    teacher = small_teacher()
+    for levels in (3, 5):
+        fill_all(tmp_path / str(levels), teacher, views, TargetForm(bins=True, levels=levels))
+    three, five = open_targets(tmp_path / "3"), open_targets(tmp_path / "5")
+    indices = np.array([2, 9])
+    plain, cut = three.batch(indices), five.batch(indices, 189)
+    for name in ("logits_bac", "distances_ba4", "bins_bar"):
+        assert torch.equal(getattr(plain, name), getattr(cut, name)), name
+    with pytest.raises(ValueError, match="194 anchor points asked for, the targets have 189"):
+        three.batch(indices, anchor_count(SIZE, STRIDES))
+
+
+def test_sparse_anchors_beyond_a_student_s_levels_fall_silent(tmp_path: Path, views: Views) -> None:
+    folder, teacher = tmp_path / "targets", small_teacher()
+    fill_all(folder, teacher, views, TargetForm(sparse=True, levels=5))
+    stored, indices = open_targets(folder), np.arange(COUNT)
+    everything, few = stored.batch(indices), stored.batch(indices, 189)
+    beyond = everything.anchors_ba >= 189
+    assert beyond.any() and not beyond.all(), "P6 repeats the most confident of P5, so some of them are kept"
+    assert few.anchors_ba.max() < 189
+    assert torch.equal(few.logits_bac[~beyond], everything.logits_bac[~beyond])
+    assert torch.equal(few.anchors_ba[~beyond], everything.anchors_ba[~beyond])
+    assert few.logits_bac.sigmoid()[beyond].max() < 1e-30
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"key": "key"}', '{"version": 1}', "null"])

@@ -1,0 +1,120 @@
+"""Pretrained weights that a search space names: found, read and tried before anything is spent on the run."""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+from safetensors.torch import save_file
+
+from nasdistill.errors import InputError
+from nasdistill.space.search_space import HUB, SearchSpace
+from nasdistill.store.atomic import replacing
+from nasdistill.store.provenance import file_sha256
+from nasdistill.students.families import Lineage, build_student
+from nasdistill.students.pretrained import Fit, fit_weights, read_weights
+
+HUB_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class PretrainedFile:
+    """A file of weights that a lineage's supernet starts from."""
+
+    path: Path
+    sha256: str
+
+
+def pretrained_files(
+    space: SearchSpace,
+    lineages: Sequence[Lineage],
+    names: Sequence[str],
+    cache: Path,
+    tell: Callable[[str], None] = lambda text: None,
+) -> dict[str, PretrainedFile]:
+    """The file that each lineage of a family with `weights` starts from: of those named, the one that fits best.
+
+    `tell` gets one line for each lineage: what fitted, or that the hub could not be reached.
+
+    Raises:
+        InputError: a file cannot be read, or fits no lineage of its family; what did not fit is listed.
+    """
+    found: dict[str, PretrainedFile] = {}
+    for family, sources in space.weights.items():
+        own = [line for line in lineages if line.family == family]
+        key, fits = f"{space.source}: families.{family}.weights", dict[tuple[str, Path], Fit]()
+        for line in own:
+            for path in _paths(line, sources, space, names, cache, tell):
+                try:
+                    fits[line.name, path] = _tried(line, path, names)
+                except InputError as error:
+                    raise InputError(f"{key}: {error}") from error
+            offers = [(fit.backbone, path, fit) for (name, path), fit in fits.items() if name == line.name]
+            _, path, fit = max(offers, key=lambda offer: offer[0], default=(0.0, Path(), None))
+            if fit is not None and fit.belongs:
+                found[line.name] = PretrainedFile(path, file_sha256(path))
+                tell(f"{line.name} starts from {path.name}: {fit}")
+        for path in {path for _, path in fits}:
+            tried = {name: fit for (name, tried_path), fit in fits.items() if tried_path == path}
+            if not any(fit.belongs for fit in tried.values()):
+                name, fit = max(tried.items(), key=lambda item: item[1].backbone)
+                raise InputError(f"{key}: {path} does not fit {name}: {fit}")
+    return found
+
+
+def _paths(
+    line: Lineage,
+    sources: Sequence[str],
+    space: SearchSpace,
+    names: Sequence[str],
+    cache: Path,
+    tell: Callable[[str], None],
+) -> list[Path]:
+    paths = [(space.source.parent / source).resolve() for source in sources if source != HUB]
+    if HUB in sources:
+        downloaded = _from_hub(line, names, cache, tell)
+        paths += [downloaded] if downloaded else []
+    return paths
+
+
+def _tried(line: Lineage, path: Path, names: Sequence[str]) -> Fit:
+    return fit_weights(read_weights(path), build_student(line.family, line.largest, names))
+
+
+def _from_hub(line: Lineage, names: Sequence[str], cache: Path, tell: Callable[[str], None]) -> Path | None:
+    """The weights of the lineage's timm backbone from the cache or timm's hub; None, and a warning, without them."""
+    student = build_student(line.family, line.largest, names)
+    timm_name = student.model.yaml.get("backbone")
+    if not isinstance(timm_name, str):
+        tell(f"{line.name}: no backbone on timm's hub; it starts without pretrained weights")
+        return None
+    path = cache / "pretrained" / f"{timm_name}.safetensors"
+    if path.is_file():
+        return path
+    result: dict[str, dict[str, torch.Tensor] | Exception] = {}
+
+    def download() -> None:
+        try:
+            result["state"] = _download(timm_name)
+        except Exception as error:  # whatever a network can do to one: never more than a warning
+            result["error"] = error
+
+    thread = threading.Thread(target=download, daemon=True)
+    thread.start()
+    thread.join(HUB_TIMEOUT_S)
+    state = result.get("state")
+    if not isinstance(state, dict):
+        reason = result.get("error", f"no answer within {HUB_TIMEOUT_S:.0f} s")
+        tell(f"{line.name}: timm's hub cannot be reached ({str(reason).splitlines()[0][:100]}); no pretrained weights")
+        return None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        save_file(state, temporary)
+    return path
+
+
+def _download(timm_name: str) -> dict[str, torch.Tensor]:
+    model = timm.create_model(timm_name, pretrained=True)
+    return {name: tensor.contiguous() for name, tensor in model.state_dict().items()}

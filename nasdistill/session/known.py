@@ -1,0 +1,146 @@
+"""What a search may know before its first trial: configurations to begin with, and the results of an earlier run."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nasdistill.errors import InputError
+from nasdistill.prepare.inputs import Inputs
+from nasdistill.records import Scalar, TrialResult
+from nasdistill.search.proposals import Warmth
+from nasdistill.space.parameters import Choice
+from nasdistill.space.search_space import SearchSpace
+from nasdistill.store.run_folder import RunFolder
+from nasdistill.store.tables import param_value, read_trials_csv
+
+WARM_START_NAME = "warm_start.csv"
+"""In the run folder: the earlier results that warm its sampler, so that it can be resumed, or moved, without them."""
+_PARAM = "param."
+_NOTES = ("init", "prune.achieved")  # what trials add to their parameters
+_COMPARED = {"space_text": "search space", "device": "device", "data_hash": "data"}
+
+
+def read_configurations(path: Path, space: SearchSpace) -> list[dict[str, Scalar]]:
+    """The complete points in a file: YAML or JSON (a list of mappings from parameter to value), or CSV.
+
+    CSV has a row a point, in `param.<name>` columns like `trials.csv` or in columns named like the parameters. A
+    parameter that the space fixes may be left out.
+
+    Raises:
+        InputError: an unreadable file, or a point outside the space; names file, entry and parameter.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        raise InputError(f"--enqueue {path}: cannot be read ({reason})") from None
+    kind = path.suffix.lower()
+    if kind == ".csv":
+        entries = _csv_entries(text, path)
+    elif kind in (".yaml", ".yml", ".json"):
+        entries = _yaml_entries(text, path)
+    else:
+        raise InputError(f"--enqueue {path}: expected a file ending in .yaml, .yml, .json or .csv")
+    if not entries:
+        raise InputError(f"--enqueue {path}: holds no configuration")
+    return [_point(entry, space, f"--enqueue {path}, {where}") for where, entry in entries]
+
+
+def read_warm_start(path: Path, inputs: Inputs) -> list[TrialResult]:
+    """The complete trials of an earlier run.
+
+    Raises:
+        InputError: no run, one without a complete trial, or one of another space, device, data set or teacher.
+    """
+    run = RunFolder.open(path)
+    recorded = run.read_run()
+    here = {
+        "space_text": inputs.space.text,
+        "device": inputs.device.model_dump(),
+        "data_hash": inputs.data_hash,
+    }
+    for key, name in _COMPARED.items():
+        if recorded.get(key) != here[key]:
+            raise InputError(
+                f"--warm-start {path}: that run had another {name}; its results say nothing about this one"
+            )
+    teacher = recorded.get("teacher")
+    if not isinstance(teacher, Mapping) or teacher.get("sha256") != inputs.teacher.sha256:
+        raise InputError(f"--warm-start {path}: that run had another teacher; its results say nothing about this one")
+    complete = [result for result in run.results() if result.state == "complete"]
+    if not complete:
+        raise InputError(f"--warm-start {path}: that run has no complete trial")
+    return complete
+
+
+def kept_warm_start(run: RunFolder, epochs: int) -> list[Warmth]:
+    """The earlier results that this run keeps a copy of, for trials that are `epochs` long."""
+    file = run.path / WARM_START_NAME
+    if not file.is_file():
+        return []
+    results = read_trials_csv(file)
+    return [Warmth(result, min(1.0, result.epochs / epochs) if result.epochs else 1.0) for result in results]
+
+
+def _yaml_entries(text: str, path: Path) -> list[tuple[str, dict[str, Any]]]:
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark is not None else ""
+        raise InputError(f"--enqueue {path}{where}: {getattr(error, 'problem', None) or 'no YAML'}") from None
+    if isinstance(content, dict):
+        content = [content]
+    if not isinstance(content, list):
+        raise InputError(f"--enqueue {path}: expected a list of configurations")
+    entries = []
+    for index, entry in enumerate(content, 1):
+        if not isinstance(entry, dict):
+            raise InputError(f"--enqueue {path}, entry {index}: expected parameters and values, got {entry!r}")
+        entries.append((f"entry {index}", {str(name): value for name, value in entry.items()}))
+    return entries
+
+
+def _csv_entries(text: str, path: Path) -> list[tuple[str, dict[str, Any]]]:
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    columns = [name for name in reader.fieldnames or [] if name is not None]
+    named = [name for name in columns if name.startswith(_PARAM)] or columns
+    entries = []
+    try:
+        for row in reader:
+            where = f"line {reader.line_num}"
+            if None in row or None in row.values():
+                raise InputError(f"--enqueue {path}, {where}: the row has not as many cells as the header")
+            entry = {name.removeprefix(_PARAM): param_value(row[name]) for name in named if row[name] != ""}
+            entries.append((where, entry))
+    except (csv.Error, ValueError) as error:
+        raise InputError(f"--enqueue {path}, line {reader.line_num}: {error}") from None
+    return entries
+
+
+def _point(entry: Mapping[str, Any], space: SearchSpace, where: str) -> dict[str, Scalar]:
+    given = {name: value for name, value in entry.items() if name not in _NOTES}
+    for name, value in given.items():
+        if not isinstance(value, str | int | float | bool):
+            raise InputError(f"{where}: {name} is {value!r}, expected a number or a name")
+    chosen: dict[str, Scalar] = {}
+    reason = space.contains(given)
+    family = given.get("family", next(iter(space.families)) if len(space.families) == 1 else None)
+    if family in space.families:
+        chosen["family"] = str(family)
+        for name, parameter in space.parameters(chosen).items():
+            fixed = isinstance(parameter, Choice) and len(parameter.values) == 1
+            if name in given:
+                chosen[name] = given[name]
+            elif fixed:
+                chosen[name] = parameter.grid()[0]  # type: ignore[index]
+        reason = space.contains({**given, **chosen})
+    if reason is not None:
+        raise InputError(f"{where}: {reason}")
+    return chosen

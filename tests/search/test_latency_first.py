@@ -1,0 +1,271 @@
+"""The sampler as anyone may use it: Optuna, a plain objective, a latency function, and no nasdistill search around it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import optuna
+import pytest
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState, create_trial
+
+from nasdistill.errors import SpaceExhaustedError
+from nasdistill.search import LatencyFirstSampler
+from nasdistill.search.latency_first import FIDELITY, PARTIAL_VALUES, PROPOSAL
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+DIRECTIONS = ["maximize", "minimize"]
+FLAT: dict[str, BaseDistribution] = {
+    "width": FloatDistribution(0.1, 1.0, log=True),
+    "depth": IntDistribution(1, 8),
+    "act": CategoricalDistribution(("relu", "silu", None)),
+}
+
+
+def flat_latency(params: Mapping[str, Any]) -> float:
+    return 1.0 + 20.0 * params["width"] ** 2 * params["depth"] / 8
+
+
+def flat_score(params: Mapping[str, Any]) -> float:
+    return 1.0 - math.exp(-3.0 * params["width"]) / params["depth"] ** 0.5 + 0.05 * (params["act"] == "silu")
+
+
+def objective(trial: optuna.Trial) -> tuple[float, float]:
+    params = {
+        "width": trial.suggest_float("width", 0.1, 1.0, log=True),
+        "depth": trial.suggest_int("depth", 1, 8),
+        "act": trial.suggest_categorical("act", ("relu", "silu", None)),
+    }
+    return flat_score(params), flat_latency(params)
+
+
+def study_of(sampler: optuna.samplers.BaseSampler, directions: list[str] | None = None) -> optuna.Study:
+    return optuna.create_study(directions=directions or DIRECTIONS, sampler=sampler)
+
+
+def tree(chosen: Mapping[str, Any]) -> dict[str, BaseDistribution]:
+    if "family" not in chosen:
+        return {"family": CategoricalDistribution(("conv", "vit"))}
+    own = {"conv.width": IntDistribution(1, 6)} if chosen["family"] == "conv" else {"vit.heads": IntDistribution(1, 3)}
+    both = {**own, "size": CategoricalDistribution((160, 256))}
+    return {name: distribution for name, distribution in both.items() if name not in chosen}
+
+
+def tree_latency(params: Mapping[str, Any]) -> float:
+    return params["size"] / 100 * (params["conv.width"] if params["family"] == "conv" else 4 * params["vit.heads"])
+
+
+def ask(study: optuna.Study, space: Callable[[Mapping[str, Any]], dict[str, BaseDistribution]]) -> optuna.Trial:
+    trial = study.ask()
+    params: dict[str, Any] = {}
+    while following := space(params):
+        for name, distribution in following.items():
+            params[name] = trial._suggest(name, distribution)
+    return trial
+
+
+def hypervolume(study: optuna.Study, reference: tuple[float, float] = (0.0, 22.0)) -> float:
+    area, below = 0.0, reference[0]
+    for score, latency in sorted((t.values[0], t.values[1]) for t in study.best_trials):
+        area += (score - below) * (reference[1] - latency)
+        below = score
+    return area
+
+
+def test_it_finds_a_better_front_than_chance() -> None:
+    def mean_volume(make: Callable[[int], optuna.samplers.BaseSampler]) -> float:
+        volumes = []
+        for seed in range(3):
+            study = study_of(make(seed))
+            study.optimize(objective, n_trials=18)
+            volumes.append(hypervolume(study))
+        return sum(volumes) / len(volumes)
+
+    ours = mean_volume(lambda seed: LatencyFirstSampler(FLAT, flat_latency, seed=seed))
+    chance = mean_volume(lambda seed: optuna.samplers.RandomSampler(seed=seed))
+    assert ours > chance + 0.2
+
+
+def test_the_same_seed_proposes_the_same() -> None:
+    def proposed(seed: int) -> list[dict[str, Any]]:
+        study = study_of(LatencyFirstSampler(FLAT, flat_latency, seed=seed))
+        study.optimize(objective, n_trials=11)
+        return [trial.params for trial in study.trials]
+
+    assert proposed(4) == proposed(4)
+    assert proposed(4) != proposed(5)
+
+
+def test_a_conditional_space_is_walked_to_its_end_without_repeating_a_point() -> None:
+    study = study_of(LatencyFirstSampler(tree, tree_latency, seed=0))
+    for _ in range(18):  # 6 widths and 3 heads at 2 sizes each
+        trial = ask(study, tree)
+        assert set(trial.params) == {
+            "family",
+            "size",
+            "conv.width" if trial.params["family"] == "conv" else "vit.heads",
+        }
+        study.tell(trial, [tree_latency(trial.params) ** 0.5, tree_latency(trial.params)])
+    assert len({str(sorted(trial.params.items())) for trial in study.trials}) == 18
+    with pytest.raises(SpaceExhaustedError, match="has been tried"):
+        ask(study, tree)
+
+
+@pytest.mark.parametrize("lookups", [1, 4, None])
+def test_what_cannot_be_built_is_never_proposed_and_nothing_is_measured_twice(lookups: int | None) -> None:
+    asked: list[str] = []
+
+    def latency(params: Mapping[str, Any]) -> float:
+        asked.append(str(sorted(params.items())))
+        return math.inf if params["family"] == "vit" or params["size"] == 256 else tree_latency(params)
+
+    study = study_of(LatencyFirstSampler(tree, latency, seed=1, lookups=lookups))
+    for _ in range(6):
+        trial = ask(study, tree)
+        assert trial.params["family"] == "conv" and trial.params["size"] == 160
+        study.tell(trial, [0.1 * trial.params["conv.width"], tree_latency(trial.params)])
+    with pytest.raises(SpaceExhaustedError):
+        ask(study, tree)
+    assert len(asked) == len(set(asked))
+
+
+def test_few_points_are_measured_for_a_suggestion() -> None:
+    sampler = LatencyFirstSampler(FLAT, flat_latency, seed=0, lookups=4)
+    study_of(sampler).optimize(objective, n_trials=12)
+    assert 12 <= sampler.lookups <= 12 * 4
+
+
+def test_points_that_are_equal_after_rounding_are_duplicates() -> None:
+    def canonical(params: Mapping[str, Any]) -> tuple[Any, ...]:
+        return round(params["width"], 1), params["act"]
+
+    study = study_of(LatencyFirstSampler(FLAT, flat_latency, seed=0, canonical=canonical))
+    study.optimize(objective, n_trials=15)
+    assert len({canonical(trial.params) for trial in study.trials}) == 15
+
+
+def test_failed_trials_are_not_proposed_again() -> None:
+    study = study_of(LatencyFirstSampler(tree, tree_latency, seed=2))
+    for _ in range(12):
+        study.tell(ask(study, tree), state=TrialState.FAIL)
+    assert len({str(sorted(trial.params.items())) for trial in study.trials}) == 12
+
+
+def test_workers_see_what_the_others_are_running() -> None:
+    """Also a trial of another process that has not asked for its parameters yet, and one that was enqueued."""
+    study = study_of(LatencyFirstSampler(tree, tree_latency, seed=0))
+    study.enqueue_trial({"family": "vit", "vit.heads": 2, "size": 160})
+    for _ in range(8):
+        trial = ask(study, tree)
+        study.tell(trial, [tree_latency(trial.params) ** 0.5, tree_latency(trial.params)])
+    for _ in range(6):
+        ask(study, tree)
+    silent = study.ask()
+    study._storage.set_trial_system_attr(silent._trial_id, PROPOSAL, {"family": "vit", "vit.heads": 3, "size": 256})
+    points = [str(sorted(trial.params.items())) for trial in study.trials if trial.number != silent.number]
+    assert len(set(points)) == len(points) == 14
+    others = LatencyFirstSampler(tree, tree_latency, seed=0)
+    study.sampler = others
+    for _ in range(3):
+        proposed = ask(study, tree).params
+        assert proposed != {"family": "vit", "vit.heads": 3, "size": 256}
+        assert str(sorted(proposed.items())) not in points
+
+
+def test_fixed_parameters_are_kept_and_the_rest_is_chosen_around_them() -> None:
+    study = study_of(LatencyFirstSampler(tree, tree_latency, seed=0))
+    study.enqueue_trial({"family": "vit"})
+    study.enqueue_trial({"size": 256})
+    assert ask(study, tree).params["family"] == "vit"
+    assert ask(study, tree).params["size"] == 256
+
+
+def test_without_a_latency_function_it_is_predicted_from_finished_trials_and_told_figures() -> None:
+    sampler = LatencyFirstSampler(FLAT, None, seed=0, figure_limits={"latency_ms": 4.0, "params_m": 3.0})
+    study = study_of(sampler)
+    proposed = []
+    for _ in range(24):
+        trial = study.ask()
+        values = objective(trial)
+        # a worker measures it and turns it down, untrained
+        kept = values[1] <= 4.0 and trial.params["depth"] <= 3
+        proposed.append(kept)
+        sampler.observe(trial.params, values[1], params_m=float(trial.params["depth"]))
+        study.tell(trial, values) if kept else study.tell(trial, state=TrialState.FAIL)
+    assert sum(proposed[-10:]) >= 8  # by chance three of ten
+
+
+def test_a_limit_on_an_objective_leaves_nothing_to_win_beyond_it() -> None:
+    study = study_of(LatencyFirstSampler(FLAT, flat_latency, seed=0, limits={1: 5.0}, startup=4))
+    study.optimize(objective, n_trials=14)
+    assert all(trial.values[1] <= 5.0 for trial in study.trials[4:])
+
+
+@pytest.mark.parametrize(("short", "wanted"), [(0.45, True), (0.01, False)])
+def test_scores_of_short_training_inform_but_take_no_place_on_the_front(short: float, wanted: bool) -> None:
+    """All full scores are of "relu": whether "silu" is worth a trial is only known from short ones."""
+
+    def space(chosen: Mapping[str, Any]) -> dict[str, BaseDistribution]:
+        return {name: distribution for name, distribution in FLAT.items() if name not in chosen}
+
+    study = study_of(LatencyFirstSampler(FLAT, flat_latency, seed=0, startup=2))
+    for depth in range(1, 9):
+        for act in ("relu", "silu"):
+            params = {"width": 0.3, "depth": depth, "act": act}
+            full = act == "relu"
+            study.add_trial(
+                create_trial(
+                    state=TrialState.COMPLETE if full else TrialState.PRUNED,
+                    values=[0.2 + 0.01 * depth, flat_latency(params)] if full else None,
+                    params=params,
+                    distributions=FLAT,
+                    user_attrs={} if full else {FIDELITY: 0.3, PARTIAL_VALUES: [short, flat_latency(params)]},
+                )
+            )
+    assert (ask(study, space).params["act"] == "silu") == wanted
+    assert all(trial.params["act"] == "relu" for trial in study.best_trials)
+
+
+def test_three_objectives_with_a_second_known_cost() -> None:
+    def parameters(params: Mapping[str, Any]) -> float:
+        return params["width"] * params["depth"]
+
+    sampler = LatencyFirstSampler(FLAT, flat_latency, seed=0, costs={2: parameters})
+    study = study_of(sampler, ["maximize", "minimize", "minimize"])
+
+    def three(trial: optuna.Trial) -> tuple[float, float, float]:
+        score, latency = objective(trial)
+        return score, latency, parameters(trial.params)
+
+    study.optimize(three, n_trials=12)
+    assert len({str(trial.params) for trial in study.trials}) == 12
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"search_space": {}}, "search_space is empty"),
+        ({"search_space": 3}, "expected a dict or a callable, got int"),
+        ({"search_space": {"a": (1, 2)}}, "a is .*expected an Optuna distribution"),
+        ({"lookups": 0}, "lookups=0"),
+        ({"startup": 0}, "startup=0"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        LatencyFirstSampler(**{"search_space": FLAT, "latency": flat_latency, **arguments})
+
+
+@pytest.mark.parametrize("wrong", [0.0, -1.0, math.nan])
+def test_a_latency_that_is_none_is_refused(wrong: float) -> None:
+    study = study_of(LatencyFirstSampler(FLAT, lambda params: wrong, seed=0))
+    with pytest.raises(ValueError, match="expected milliseconds above 0"):
+        study.optimize(objective, n_trials=1)
+
+
+def test_a_study_without_that_objective_is_refused() -> None:
+    study = study_of(LatencyFirstSampler(FLAT, flat_latency, latency_objective=2, seed=0))
+    with pytest.raises(ValueError, match="latency_objective=2, but the study has 2"):
+        study.optimize(objective, n_trials=1)

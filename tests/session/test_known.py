@@ -1,0 +1,134 @@
+"""Configurations to begin with and results of an earlier run: what is taken, and what is refused with one clear line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from nasdistill.devices.profile import DeviceProfile
+from nasdistill.errors import InputError
+from nasdistill.records import TrialResult
+from nasdistill.session.known import WARM_START_NAME, kept_warm_start, read_configurations, read_warm_start
+from nasdistill.space.parse import parse_space
+from nasdistill.store.run_folder import RunFolder
+from nasdistill.store.tables import write_trials_csv
+
+TEXT = """
+name: small
+families:
+  yolov5: {depth: 0.33, width: {range: [0.0625, 0.25], step: 0.0625}}
+  mobilenetv3: {variant: [small_050, small_075], neck: 32}
+image_size: [128, 256]
+"""
+SPACE = parse_space(TEXT, "small.yaml")
+ONE = {"family": "yolov5", "yolov5.width": 0.125, "image_size": 256}
+TWO = {"family": "mobilenetv3", "mobilenetv3.variant": "small_075", "image_size": 128}
+
+
+def result(number: int, params: dict[str, Any], epochs: int = 4) -> TrialResult:
+    fields = {"map50": 0.5, "map50_95": 0.3, "latency_ms": 4.0, "fidelity": 1.0, "epochs": epochs}
+    return TrialResult(trial=number, state="complete", family=params["family"], params=params, **fields)
+
+
+@pytest.mark.parametrize("name", ["known.yaml", "known.json", "known.csv", "trials.csv"])
+def test_every_format_gives_the_same_complete_points(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name == "trials.csv":
+        full = read_configurations(_written(tmp_path / "a.json", json.dumps([ONE, TWO])), SPACE)
+        write_trials_csv(path, [result(i, {**p, "init": "warmed"}) for i, p in enumerate(full)], {0})
+    elif name == "known.csv":
+        path.write_text(
+            "family,yolov5.width,mobilenetv3.variant,image_size\nyolov5,0.125,,256\nmobilenetv3,,small_075,128\n"
+        )
+    else:
+        path.write_text(json.dumps([ONE, TWO]))
+    first, second = read_configurations(path, SPACE)
+    assert {name: first[name] for name in ONE} == ONE and first["yolov5.depth"] == 0.33
+    assert {name: second[name] for name in TWO} == TWO and second["mobilenetv3.neck"] == 32
+    assert SPACE.contains(first) is None and SPACE.contains(second) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("a.txt", "x", ("expected a file ending in",)),
+        ("a.yaml", "[1", ("a.yaml, line 1",)),
+        ("a.yaml", "3", ("expected a list",)),
+        ("a.yaml", "[]", ("no configuration",)),
+        ("a.yaml", "[3]", ("entry 1", "got 3")),
+        ("a.json", json.dumps([ONE, {**ONE, "yolov5.width": 0.3}]), ("entry 2", "yolov5.width=0.3 is outside")),
+        ("a.json", json.dumps([{**ONE, "family": "yolov6"}]), ("entry 1", "family=yolov6", "mobilenetv3")),
+        ("a.json", json.dumps([{**ONE, "widht": 1}]), ("entry 1", "widht is no parameter")),
+        ("a.json", json.dumps([{**ONE, "image_size": [128]}]), ("entry 1", "image_size is [128]")),
+        ("a.json", json.dumps([{"family": "yolov5", "image_size": 128}]), ("yolov5.width is missing",)),
+        ("a.csv", "family,image_size\nyolov5\n", ("line 2", "not as many cells")),
+        ("a.csv", "family,image_size,yolov5.width\nyolov5,128,2\n", ("line 2", "yolov5.width=2 is outside")),
+    ],
+)
+def test_what_is_no_configuration_is_refused(tmp_path: Path, name: str, text: str, words: tuple[str, ...]) -> None:
+    with pytest.raises(InputError) as error:
+        read_configurations(_written(tmp_path / name, text), SPACE)
+    assert str(error.value).startswith("--enqueue") and "\n" not in str(error.value)
+    for word in words:
+        assert word in str(error.value)
+
+
+def inputs(**changes: Any) -> Any:
+    device = DeviceProfile(name="here", runtime="onnxruntime")
+    fields = {"space": SPACE, "device": device, "data_hash": "d", "teacher": SimpleNamespace(sha256="t"), **changes}
+    return SimpleNamespace(**fields)
+
+
+def earlier(folder: Path, results: list[TrialResult]) -> Path:
+    run = RunFolder.create(folder)
+    same = inputs()
+    run.update_run(
+        space_text=same.space.text,
+        device=same.device.model_dump(),
+        data_hash="d",
+        teacher={"sha256": "t", "map50": 0.9},
+    )
+    for one in results:
+        run.trial_folder(one.trial)
+        run.write_trial(one)
+    return folder
+
+
+def test_the_complete_trials_of_an_earlier_run_are_kept_by_the_new_one(tmp_path: Path) -> None:
+    failed = TrialResult(trial=1, state="failed", family="yolov5", reason="broken", params=ONE)
+    path = earlier(tmp_path / "old", [result(0, ONE), failed, result(2, TWO, epochs=8)])
+    found = read_warm_start(path, inputs())
+    assert [one.trial for one in found] == [0, 2]
+    new = RunFolder.create(tmp_path / "new")
+    assert kept_warm_start(new, 8) == []
+    write_trials_csv(new.path / WARM_START_NAME, found, ())
+    assert [warmth.fidelity for warmth in kept_warm_start(new, 8)] == [0.5, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"space": parse_space(TEXT.replace("256", "192"), "other.yaml")}, "another search space"),
+        ({"device": DeviceProfile(name="here", runtime="onnxruntime", threads=2)}, "another device"),
+        ({"data_hash": "e"}, "another data"),
+        ({"teacher": SimpleNamespace(sha256="u")}, "another teacher"),
+    ],
+)
+def test_a_run_of_something_else_is_refused(tmp_path: Path, changes: dict[str, Any], word: str) -> None:
+    path = earlier(tmp_path / "old", [result(0, ONE)])
+    with pytest.raises(InputError, match=word):
+        read_warm_start(path, inputs(**changes))
+
+
+def test_a_run_without_a_complete_trial_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no complete trial"):
+        read_warm_start(earlier(tmp_path / "old", []), inputs())
+
+
+def _written(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
