@@ -36,7 +36,8 @@ from nasdistill.search.distributions import (
     unseen_point,
 )
 from nasdistill.search.journal import ORIGIN, REASON, TRIAL, StudyJournal
-from nasdistill.search.latency_first import FIDELITY, PARTIAL_VALUES, LatencyFirstSampler
+from nasdistill.search.known import FIDELITY, PARTIAL_VALUES
+from nasdistill.search.latency_first import LatencyFirstSampler
 from nasdistill.search.worker import BUDGET_USED_UP, INTERRUPTED, SEARCH_STOPPED
 
 Origin = Literal["interrupted", "enqueued", "anchor", "sampler", "fill"]

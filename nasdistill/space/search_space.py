@@ -16,6 +16,7 @@ from nasdistill.space.rules import Rule
 
 # Positions of the anchors within a family's sizes: the first ones of a run should span sizes as well as families.
 _ANCHOR_SIZES = ("largest", "smallest", "middle")
+FEWEST_ANCHORS = 3
 
 
 HUB = "hub"
@@ -93,11 +94,11 @@ class SearchSpace:
         return chosen
 
     def anchors(self) -> list[dict[str, Scalar]]:
-        """Complete points to start from: each family at its largest, smallest and middle size, without duplicates.
+        """Complete points to start from, without duplicates: one a family, at least FEWEST_ANCHORS where there are so many.
 
-        Architecture and image size go together from small to large; the recipe stays at its midpoints. The middle
-        size is pruned by the middle ratio, the others by the lowest. The order mixes families and sizes, so that the
-        first few points already span both.
+        The families take turns at the largest, the smallest and a middle size, so that the points span sizes as well as
+        families; a search of a dozen trials has no more to spare. Architecture and image size go together from small to
+        large; the recipe stays at its midpoints. The middle size is pruned by the middle ratio, the others by the lowest.
         """
         points: list[dict[str, Scalar]] = []
         for turn in range(len(_ANCHOR_SIZES)):
@@ -105,6 +106,8 @@ class SearchSpace:
                 point = self._anchor(family, _ANCHOR_SIZES[(index + turn) % len(_ANCHOR_SIZES)])
                 if point not in points:
                     points.append(point)
+            if len(points) >= FEWEST_ANCHORS:
+                break
         return points
 
     def grid_size(self) -> int | None:

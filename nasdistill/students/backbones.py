@@ -66,6 +66,7 @@ class TimmBackbone(nn.Module):
 
     def __init__(self, timm_name: str) -> None:
         super().__init__()
+        self.timm_name = timm_name
         self.body = timm.create_model(timm_name, pretrained=False, features_only=True, out_indices=(-3, -2, -1))
         strides = tuple(self.body.feature_info.reduction())
         if strides != STRIDES:
@@ -119,7 +120,10 @@ def build_with_backbone(family: str, arch: Mapping[str, Scalar], names: Sequence
     if arch["neck_attention"] == "cbam":
         outputs = add_attention(layers, outputs)
     head = detect([layers.channels[output] for output in outputs], len(names))
-    return Student(dress(assemble(layers, outputs, head), names), family, backbone_layers=1)
+    model = assemble(layers, outputs, head)
+    if isinstance(backbone, TimmBackbone):
+        model.yaml["backbone"] = backbone.timm_name  # by this name timm's hub has weights for it
+    return Student(dress(model, names), family, backbone_layers=1)
 
 
 def _backbone(family: str, arch: Mapping[str, Scalar]) -> TimmBackbone | ShuffleNetBackbone | DynamicBackbone:

@@ -13,7 +13,7 @@ from optuna.trial import TrialState, create_trial
 
 from nasdistill.errors import SpaceExhaustedError
 from nasdistill.search import LatencyFirstSampler
-from nasdistill.search.latency_first import FIDELITY, PARTIAL_VALUES, PROPOSAL
+from nasdistill.search.known import FIDELITY, PARTIAL_VALUES, PROPOSAL
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 DIRECTIONS = ["maximize", "minimize"]

@@ -12,7 +12,7 @@ from nasdistill.errors import InputError
 from nasdistill.records import TrialConfig
 from nasdistill.space.loader import list_spaces, load_space
 from nasdistill.space.parse import parse_space
-from nasdistill.space.search_space import SearchSpace, flat_params
+from nasdistill.space.search_space import FEWEST_ANCHORS, SearchSpace, flat_params
 
 SHIPPED = [load_space(space.name) for space in list_spaces()]
 spaces = st.sampled_from(SHIPPED)
@@ -68,7 +68,7 @@ def test_anchors_are_valid_distinct_and_span_families_and_sizes_early(space: Sea
     sizes = space.common["image_size"].grid()
     assert sizes is not None
     assert {min(sizes), max(sizes)} <= {config.image_size for config in configs[:2]}
-    assert {config.image_size for config in configs if config.family == "yolov5"} >= {min(sizes), max(sizes)}
+    assert FEWEST_ANCHORS <= len(anchors) < len(space.families) + FEWEST_ANCHORS, "a short search has other trials to make"
     assert all(anchor["weight.cls"] == pytest.approx(1.0) for anchor in anchors), "recipe weights are centred on 1"
 
 

@@ -104,7 +104,7 @@ MISTAKES = [
     (
         "width: {",
         "widht: {",
-        "edge.yaml, line 5: unknown key 'widht' in families.yolov5; allowed: depth, width, weights",
+        "edge.yaml, line 5: unknown key 'widht' in families.yolov5; allowed: depth, width, width_p2",
     ),
     ("width: {", "widht: {", "(did you mean 'width'?)"),
     (

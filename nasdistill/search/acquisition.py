@@ -1,0 +1,128 @@
+"""The acquisition of the latency-first sampler: expected hypervolume improvement with costs that are known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nasdistill.search.costs import Cost, Costs
+from nasdistill.search.ehvi import boxes, expected_improvement
+from nasdistill.search.gaussian_process import GaussianProcess
+from nasdistill.search.known import Array, Candidate, Known
+from nasdistill.search.surrogate import Regression, without_outliers
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is optimised: the arguments of the same name of `LatencyFirstSampler`, and its random numbers."""
+
+    latency_objective: int
+    costs: Mapping[int, Cost]
+    limits: Mapping[int, float]
+    reference: Sequence[float] | None
+    rng: np.random.Generator
+
+
+class Goal:
+    """The acquisition of one suggestion: score models conditioned on what is known and pending, and the front."""
+
+    def __init__(self, known: Known, costs: Costs, task: Task, regressions: dict[int, Regression]) -> None:
+        self._costs, self._task = costs, task
+        k = known.values.shape[1]
+        self._scores = [i for i in range(k) if i != task.latency_objective and i not in task.costs]
+        self._low_fidelity = bool((known.fidelity < 1.0).any())
+        x = self._inputs(known.points, known.fidelity)
+        pending = known.pending
+        full = known.fidelity == 1.0
+        believed = np.zeros((len(pending), k))
+        self._models: dict[int, GaussianProcess] = {}
+        dimension = self._dimension(x.shape[1])
+        for index in self._scores:
+            regression = regressions.setdefault(index, Regression(task.rng))
+            y = -without_outliers(-known.values[:, index])
+            model = regression.on(x, y, dimension)
+            if pending:
+                # A pending trial counts as done with the score expected of it: the variance around it is gone, and its
+                # place on the front is taken (Ginsbourger, Le Riche and Carraro 2010, "kriging believer").
+                at = self._inputs(pending, np.ones(len(pending)))
+                believed[:, index] = model.predict(at)[0]
+                model = GaussianProcess(
+                    np.vstack([x, at]), np.concatenate([y, believed[:, index]]), dimension, model.hyperparameters
+                )
+            self._models[index] = model
+        if pending:
+            mean, deviation = self._costs.predicted(pending)
+            believed[:, self._task.latency_objective] = np.exp(mean + 0.5 * deviation**2)
+            for index, cost in self._task.costs.items():
+                believed[:, index] = [cost(candidate.point) for candidate in pending]
+        done = known.values[full & known.feasible]
+        reference = self._reference(known, known.values[full])
+        limits = reference.copy()
+        for index, limit in self._task.limits.items():
+            limits[index] = min(limits[index], limit if known.signs[index] > 0 else -limit)
+        self._limits = limits
+        everything = np.vstack([done, believed])
+        owners = [p for p, ok in zip(known.points, full & known.feasible, strict=True) if ok] + list(pending)
+        front = _nondominated(everything)
+        self.members = [owners[i] for i in front]
+        self._cells = boxes(everything[front], limits)
+
+    def of(self, points: Sequence[Candidate]) -> Array:
+        """Expected hypervolume improvement of each point."""
+        k = len(self._limits)
+        mean, deviation = np.zeros((len(points), k)), np.zeros((len(points), k))
+        log_mean, log_deviation = self._costs.predicted(points)
+        log_deviation = np.minimum(log_deviation, 1.0)
+        at = self._task.latency_objective
+        mean[:, at] = np.exp(np.minimum(log_mean + 0.5 * log_deviation**2, 60.0))
+        deviation[:, at] = mean[:, at] * np.sqrt(np.expm1(log_deviation**2))
+        for index, cost in self._task.costs.items():
+            mean[:, index] = [cost(candidate.point) for candidate in points]
+        x = self._inputs(points, np.ones(len(points)))
+        for index in self._scores:
+            mean[:, index], deviation[:, index] = self._models[index].predict(x)
+        gain = expected_improvement(mean, deviation, self._cells)
+        if self._costs.figure_limits:
+            gain = gain * self._costs.likely_within(points)
+        if gain.max(initial=0.0) <= 0.0:
+            # Nothing is expected to improve the front: what is best, and keeps the limits, may still surprise.
+            scaled = (mean - mean.min(axis=0)) / np.maximum(np.ptp(mean, axis=0), 1e-12)
+            gain = (k - scaled.sum(axis=1)) * (self._costs.likely_within(points) + 1e-9)
+        return gain
+
+    def _inputs(self, points: Sequence[Candidate], fidelity: Array) -> Array:
+        features = self._costs.features(points)
+        return np.column_stack([features, fidelity]) if self._low_fidelity else features
+
+    def _dimension(self, columns: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+        own = self._costs.encoder.dimension
+        base = int(own.max(initial=-1)) + 1
+        return np.concatenate([own, base + np.arange(columns - len(own))])
+
+    def _reference(self, known: Known, values: Array) -> Array:
+        if self._task.reference is not None:
+            if len(self._task.reference) != values.shape[1]:
+                raise ValueError(f"reference has {len(self._task.reference)} values for {values.shape[1]} objectives")
+            return known.signs * np.array(self._task.reference)
+        worst = values.max(axis=0)
+        spread = np.ptp(values, axis=0)
+        reference = worst + 0.1 * np.maximum(spread, 1e-9 * np.maximum(1.0, np.abs(worst)))
+        measured = [value for value in self._costs.measured.values() if math.isfinite(value)]
+        reference[self._task.latency_objective] = max(1.1 * max(measured), reference[self._task.latency_objective])
+        return reference
+
+
+def _nondominated(values: Array) -> list[int]:
+    """Indices of the rows that no other row dominates; of equal rows the first."""
+    found = []
+    for i, row in enumerate(values):
+        no_worse = (values <= row).all(axis=1)
+        better = no_worse & (values < row).any(axis=1)
+        twins = np.flatnonzero(no_worse & ~better)
+        if not better.any() and twins[0] == i:
+            found.append(i)
+    return found
