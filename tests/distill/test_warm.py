@@ -1,6 +1,7 @@
 """Warming a family: the supernet and its members learn together, and a trial's slice starts usable."""
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -88,9 +89,9 @@ def test_sizes_take_turns(feed: Feed) -> None:
     class Counting(Feed):
         asked: list[str]
 
-        def batch(self, indices: np.ndarray, device: torch.device) -> Batch:
+        def batch(self, indices: np.ndarray, device: torch.device, strides: Sequence[int] | None = None) -> Batch:
             self.asked.append(self.label)
-            return super().batch(indices, device)
+            return super().batch(indices, device, strides)
 
     asked: list[str] = []
     feeds = []

@@ -68,7 +68,9 @@ def test_anchors_are_valid_distinct_and_span_families_and_sizes_early(space: Sea
     sizes = space.common["image_size"].grid()
     assert sizes is not None
     assert {min(sizes), max(sizes)} <= {config.image_size for config in configs[:2]}
-    assert FEWEST_ANCHORS <= len(anchors) < len(space.families) + FEWEST_ANCHORS, "a short search has other trials to make"
+    assert FEWEST_ANCHORS <= len(anchors) < len(space.families) + FEWEST_ANCHORS, (
+        "a short search has other trials to make"
+    )
     assert all(anchor["weight.cls"] == pytest.approx(1.0) for anchor in anchors), "recipe weights are centred on 1"
 
 
