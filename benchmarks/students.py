@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._harness import Goal, Outcome, Row, run_benchmark, spread
-from nasdistill.compress.prune import prune
+from nasdistill.compress.prune import Pruning, prune
 from nasdistill.devices.profile import load_device
 from nasdistill.devices.profiler import open_profiler
+from nasdistill.errors import NasdistillError
 from nasdistill.measure.artifact import write_onnx
 from nasdistill.measure.complexity import complexity
 from nasdistill.prepare.inputs import extremes
@@ -42,12 +43,12 @@ def figures(family: str, arch: Mapping[str, Scalar], folder: Path) -> dict[str, 
     facts["plain"] = asdict(complexity(student.model, IMAGE_SIZE, artifacts["plain"]))
     row: dict[str, Any] = {"family": family, "arch": dict(arch), "reason": ""}
     try:
-        pruned = prune(student, RATIO)
+        pruned = prune(student, Pruning(ratio=RATIO))
         write_onnx(pruned.student.model, IMAGE_SIZE, folder / "pruned.onnx")
         facts["pruned"] = asdict(complexity(pruned.student.model, IMAGE_SIZE, folder / "pruned.onnx"))
         artifacts["pruned"] = folder / "pruned.onnx"
         row["achieved"] = pruned.achieved
-    except Exception as error:  # whatever a family does to the pruner: that is what is reported
+    except NasdistillError as error:
         row["reason"] = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
     profiler = open_profiler(load_device("local"))
     times: dict[str, list[float]] = {name: [] for name in artifacts}
