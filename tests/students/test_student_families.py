@@ -202,10 +202,15 @@ def test_lineages_hold_what_can_be_cut_out_of_one_another() -> None:
 
 
 def test_what_moves_layers_makes_a_lineage_of_its_own() -> None:
-    arch = {"width": 0.5, "activation": "relu"}
-    assert lineage("yolov8", arch) == "yolov8"
-    assert lineage("yolov8", {**arch, "levels": 4, "neck_type": "light"}) == "yolov8[levels=4,neck_type=light]"
-    assert lineage("yolov8", {**arch, "cbam": True}) != lineage("yolov8", {**arch, "cbam": False})
+    arch = {"depth": 0.33, "width": 0.5}
+    assert lineage("yolov8", arch) == lineage("yolov8", {"depth": 0.67, "width": 0.25}) == "yolov8"
+    assert lineage("yolov8", {**arch, "activation": "relu"}) == "yolov8-relu"
+    assert set(lineage("yolov8", {**arch, "levels": 4, "neck_type": "light"}).split("-")) == {
+        "yolov8",
+        "levels4",
+        "light",
+    }
+    assert lineage("yolov8", {**arch, "neck_attention": "cbam"}) == "yolov8-cbam"
 
 
 def test_an_unknown_family_is_a_key_error() -> None:
