@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -45,6 +46,17 @@ class Search:
                 self.family = psutil.Process(self.process.pid).children(recursive=True)
                 return
         pytest.fail(f"ended before '{word}': {self.lines}")
+
+    def training_worker(self) -> psutil.Process:
+        """A worker in the middle of a trial; Ray names it so for that time only."""
+        end = time.monotonic() + 30.0
+        while time.monotonic() < end:
+            for process in psutil.Process(self.process.pid).children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if "_Inner.train" in "".join(process.cmdline()):
+                        return process
+            time.sleep(0.02)
+        pytest.fail("no worker trains")
 
     def end(self) -> int:
         assert self.process.stdout is not None
@@ -125,8 +137,7 @@ def test_after_kill_9_nothing_finished_is_lost_and_nothing_runs_on(tmp_path: Pat
     search = Search(tmp_path, "1000trials")
     search.wait_for("finished", times=2)
     # First one of the workers: its trial is begun again by another.
-    worker = next(process for process in search.family if "_Inner.train" in "".join(process.cmdline()))
-    worker.kill()
+    search.training_worker().kill()
     search.wait_for("finished", times=5)
     logs = [file.read_text() for file in tmp_path.glob("trials/*/log.txt")]
     assert sum("attempt 2" in log for log in logs) == 1
