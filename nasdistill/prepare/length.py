@@ -21,7 +21,7 @@ TIMED_STEPS = 5
 TRIAL_OVERHEAD_S = 5.0  # building, pruning, exporting, scoring and timing a student
 # Trials of (core seconds)^0.7: more budget goes into longer trials rather than into more of them
 LENGTH_EXPONENT, SHORTEST_S, LONGEST_S = 0.7, 15.0, 900.0
-FEWEST_TRIALS = 14  # that should fit, before the machine turns out to be slower than it looked
+FEWEST_TRIALS = 20  # of middle size, that should fit: the sampler likes larger ones, and a machine may turn out slower
 
 
 def calibration_tasks(
