@@ -69,11 +69,12 @@ def run_benchmark(
     measure: Callable[[argparse.Namespace], Outcome],
     add_arguments: Callable[[argparse.ArgumentParser], None] | None = None,
     argv: Sequence[str] | None = None,
+    partial: Path | None = None,
 ) -> Outcome:
     """The `main` of a benchmark module: read the options, measure, print, and with --out keep the result.
 
     `measure` gets the parsed options, among them `quick` (to end within two minutes on two cores). What it prints
-    itself comes before the table.
+    itself comes before the table. `partial` is where it keeps the parts of a full run: gone once the result is out.
     """
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=description)
     parser.add_argument("--quick", action="store_true", help="fewer repetitions: at most two minutes on two cores")
@@ -108,6 +109,8 @@ def run_benchmark(
         print(f"written to benchmarks/results/{file.name}")
     if options.json:
         print(json.dumps(report, allow_nan=False))
+    if partial is not None and not options.quick:
+        partial.unlink(missing_ok=True)
     return outcome
 
 

@@ -200,10 +200,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> Outcome:
     """Run the benchmark as the command line (or `argv`) says; the kept parts go once the result is out."""
-    outcome = run_benchmark("distill_gain", "Distillation against labels alone.", measure, add_arguments, argv)
-    if not outcome.detail["quick"]:
-        PARTIAL.unlink(missing_ok=True)
-    return outcome
+    return run_benchmark(
+        "distill_gain", "Distillation against labels alone.", measure, add_arguments, argv, partial=PARTIAL
+    )
 
 
 if __name__ == "__main__":

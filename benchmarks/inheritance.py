@@ -177,10 +177,7 @@ def measure(options: argparse.Namespace) -> Outcome:
 
 def main(argv: Sequence[str] | None = None) -> Outcome:
     """Run the benchmark as the command line (or `argv`) says; the kept parts go once the result is out."""
-    outcome = run_benchmark("inheritance", __doc__ or "", measure, add_input_arguments, argv)
-    if not outcome.detail["quick"]:
-        PARTIAL.unlink(missing_ok=True)
-    return outcome
+    return run_benchmark("inheritance", __doc__ or "", measure, add_input_arguments, argv, partial=PARTIAL)
 
 
 if __name__ == "__main__":

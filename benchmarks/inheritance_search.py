@@ -165,10 +165,7 @@ def _summary(rows: Sequence[dict[str, Any]], side: str) -> dict[str, float]:
 
 def main(argv: Sequence[str] | None = None) -> Outcome:
     """Run the benchmark as the command line (or `argv`) says; the kept parts go once the result is out."""
-    outcome = run_benchmark("inheritance_search", __doc__ or "", measure, add_arguments, argv)
-    if not outcome.detail["quick"]:
-        PARTIAL.unlink(missing_ok=True)
-    return outcome
+    return run_benchmark("inheritance_search", __doc__ or "", measure, add_arguments, argv, partial=PARTIAL)
 
 
 if __name__ == "__main__":

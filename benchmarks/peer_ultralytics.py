@@ -204,12 +204,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> Outcome:
     """Run the benchmark as the command line (or `argv`) says; the kept parts go once the result is out."""
-    outcome = run_benchmark(
-        "peer_ultralytics", "Ultralytics' own distillation against ours.", measure, add_arguments, argv
-    )
-    if not outcome.detail["quick"]:
-        PARTIAL.unlink(missing_ok=True)
-    return outcome
+    description = "Ultralytics' own distillation against ours."
+    return run_benchmark("peer_ultralytics", description, measure, add_arguments, argv, partial=PARTIAL)
 
 
 if __name__ == "__main__":

@@ -165,10 +165,7 @@ def _plot(rows: Sequence[dict[str, Any]], tau: float) -> None:
 
 def main(argv: Sequence[str] | None = None) -> Outcome:
     """Run the benchmark as the command line (or `argv`) says; the kept parts go once the result is out."""
-    outcome = run_benchmark("proxy_rank", __doc__ or "", measure, add_arguments, argv)
-    if not outcome.detail["quick"]:
-        PARTIAL.unlink(missing_ok=True)
-    return outcome
+    return run_benchmark("proxy_rank", __doc__ or "", measure, add_arguments, argv, partial=PARTIAL)
 
 
 if __name__ == "__main__":
