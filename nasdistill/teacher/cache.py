@@ -55,10 +55,11 @@ class ChunkedCache:
         """
         shapes = {name: ((self.count, *shape), dtype) for name, (shape, dtype) in self.layout.items()}
         shapes[DONE] = ((self._chunks,), "<u8")
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.parent.mkdir(parents=True, exist_ok=True)  # the folder itself comes and goes under the lock
         with FileLock(self.folder.with_name(self.folder.name + ".lock")):
             if not self._is_laid_out(shapes):
-                shutil.rmtree(self.folder)
+                with contextlib.suppress(FileNotFoundError):
+                    shutil.rmtree(self.folder)
                 self.folder.mkdir()
                 try:
                     # all of them before any: half of a cache serves nobody

@@ -1,6 +1,8 @@
 """The teacher's targets: computed once, finished after a crash, laid out anew when torn, shared by processes."""
 
 import os
+import sys
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -281,7 +283,10 @@ def test_processes_that_start_at_once_share_one_cache(
                 create_targets(folder, teacher, COUNT, SIZE, len(NAMES))
                 fill(folder, views, [(start, min(COUNT, start + 8)) for start in range(0, COUNT, 8)])
                 status = 0
+            except BaseException:
+                traceback.print_exc()
             finally:
+                sys.stderr.flush()
                 os._exit(status)
         children.append(child)
     os.close(go)
