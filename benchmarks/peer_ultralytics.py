@@ -13,27 +13,20 @@ killed run ended, until the result is out.
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-os.environ.setdefault("YOLO_OFFLINE", "true")  # before ultralytics is imported: it must not look for a network
-os.environ.setdefault("YOLO_VERBOSE", "false")
 
 import torch
-import yaml
 from safetensors.torch import load_file
-from ultralytics import YOLO
 
 from benchmarks._harness import RESULTS, Goal, Outcome, run_benchmark, spread
 from benchmarks._losses import MIXES
 from benchmarks._parts import Parts
+from benchmarks._peer import as_ultralytics, link_dataset, scored_model, train_with_ultralytics
 from benchmarks._training import Setting, add_input_arguments, open_setting, run_one_trial
 from benchmarks.distill_gain import FAMILY, ONE_EPOCH, cost_of, interval, starting_weights
 from nasdistill.config import TrainingSettings
@@ -49,7 +42,6 @@ from nasdistill.students.student import dress, parameters_m
 from nasdistill.workbench import SupernetFile
 
 STEPS_GOAL = Goal(2.0, at_most=False)
-BATCH_SIZE = 16
 PARTIAL = RESULTS / "peer_ultralytics.partial.json"
 
 
@@ -64,55 +56,24 @@ class Trained:
 
 
 def train_peer(
-    setting: Setting, arch: Mapping[str, Scalar], start: SupernetFile, size: int, seconds: float, seed: int, work: Path
+    setting: Setting,
+    arch: Mapping[str, Scalar],
+    start: SupernetFile,
+    size: int,
+    seconds: float,
+    seed: int,
+    work: Path,
 ) -> Trained:
     """Train the student with Ultralytics' trainer and its distillation for `seconds` by the clock."""
-    student, inputs = setting.student(FAMILY, arch), setting.inputs
+    student, names = setting.student(FAMILY, arch), setting.inputs.dataset.names
     student.model.load_state_dict(load_file(start.path))
-    student_file, teacher_file = work / "student-start.pt", work / "peer-teacher.pt"
-    # written anew, because Ultralytics goes by file names that it knows
-    torch.save({"model": student.model, "train_args": {}}, student_file)
-    torch.save({"model": inputs.teacher.model, "train_args": {}}, teacher_file)
-    data = work / "data.yaml"
-    folders = {split: _folder(inputs.dataset.splits[split].image_paths) for split in ("train", "val")}
-    data.write_text(yaml.safe_dump({"path": "/", **folders, "names": dict(enumerate(inputs.dataset.names))}))
-    steps, began = 0, 0.0
-
-    def begin(trainer: Any) -> None:
-        nonlocal began
-        torch.set_num_threads(1)
-        began = time.perf_counter()
-
-    def count(trainer: Any) -> None:
-        nonlocal steps
-        steps += 1
-
-    model = YOLO(student_file)
-    model.add_callback("on_train_start", begin)
-    model.add_callback("on_train_batch_end", count)
-    model.train(
-        data=str(data),
-        distill_model=str(teacher_file),
-        imgsz=size,
-        batch=BATCH_SIZE,
-        time=seconds / 3600,
-        device="cpu",
-        workers=0,
-        seed=seed,
-        val=False,
-        plots=False,
-        amp=False,
-        project=str(work),
-        name=f"peer-{seed}",
-        exist_ok=True,
-        verbose=False,
-    )
-    trained = time.perf_counter() - began
+    own = as_ultralytics(student.model, FAMILY, arch, names)
+    data = link_dataset(setting.inputs.dataset, work / "peer-data")
+    run = train_with_ultralytics(own, setting.inputs.teacher.model, data, size, seconds, seed, work)
     artifact = work / "peer.onnx"
-    weights = YOLO(model.trainer.last).model.float().eval()
-    write_onnx(dress(weights, inputs.dataset.names), size, artifact, 1)
+    write_onnx(dress(scored_model(run), names), size, artifact, 1)
     found = score(OnnxDetector(artifact, 1), open_views(setting.pools[0].folders.validation))
-    return Trained(found.map50, found.map50_95, steps, trained)
+    return Trained(found.map50, found.map50_95, run.steps, run.seconds)
 
 
 def train_ours(
@@ -185,11 +146,6 @@ def measure(options: argparse.Namespace) -> Outcome:
 def _kept(parts: Parts, name: str, train: Callable[[], Trained]) -> Trained:
     found = parts.get(name, lambda: asdict(train()))
     return Trained(**{field.name: found[field.name] for field in fields(Trained)})
-
-
-def _folder(images: Sequence[Path]) -> str:
-    """The folder of a split's images, relative to the root as Ultralytics joins it."""
-    return str(images[0].resolve().parent.relative_to("/"))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
