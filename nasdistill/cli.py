@@ -61,6 +61,10 @@ def search(
     sampler: Annotated[
         str, typer.Option(help="How points are proposed: latency-first, random, tpe, nsga2, nsga3, gp, qmc.")
     ] = "latency-first",
+    scheduler: Annotated[
+        str | None,
+        typer.Option(help="Early stopping of trials: pareto-asha (at a ninth and a third) or none [default: none]."),
+    ] = None,
     constraint: Annotated[
         list[str] | None,
         typer.Option(metavar="LIMIT…", help="Reject students before training: 'latency_ms<=20' 'params_m<=2'."),
@@ -118,6 +122,7 @@ def search(
         space=space,
         device=device,
         sampler=sampler,
+        scheduler=scheduler,
         workers=workers,
         seed=seed,
         epochs=epochs,

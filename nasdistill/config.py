@@ -74,6 +74,8 @@ class TrainingSettings(Record):
     recipe: Recipe = SHORT
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 8
     """Length of a trial; an epoch draws as many views as there are training images (at most `max_images`)."""
+    rungs: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """After which epochs a trial is scored on its way, ascending, all below `epochs`; none without early stopping."""
     views: ViewsName = "plain"
     """How views are drawn (`prepare/pools.py: POLICIES`)."""
     cache: CacheKind = "auto"

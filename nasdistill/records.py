@@ -79,6 +79,27 @@ class LatencyStats(Record):
     disturbed: bool = False
 
 
+class RungScore(Record):
+    """What a trial scored on its way, at the end of epoch `epochs`: accuracy so far, and costs, which are final.
+
+    `rung` counts from 0; `fidelity` (0 < f < 1) is the share of the trial's length. Not finite is refused here.
+    """
+
+    trial: Annotated[int, Field(ge=0)]
+    rung: Annotated[int, Field(ge=0)]
+    epochs: Annotated[int, Field(ge=1)]
+    fidelity: Annotated[float, Field(gt=0.0, lt=1.0)]
+    map50: Finite
+    map50_95: Finite
+    latency_ms: Finite
+    latency_p90_ms: Finite
+    params_m: Finite
+    gflops: Finite
+    size_mb: Finite
+    seconds: Annotated[float, Field(ge=0.0)] = 0.0
+    """Of the whole trial so far, this score included."""
+
+
 class TrialResult(Record):
     """The outcome of one trial: a row of `trials.csv`.
 

@@ -1,7 +1,9 @@
 """One trial, as a straight line. It knows neither Ray nor Optuna: a test calls it in a plain loop."""
 
+import copy
+import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,19 +17,22 @@ from nasdistill.distill.connectors import Connectors
 from nasdistill.distill.objective import LossChoice, LossWeights
 from nasdistill.distill.schedule import teacher_share_at
 from nasdistill.distill.sensitivity import loss_gradients
-from nasdistill.distill.stage import Stage, StageRun, run_stage
+from nasdistill.distill.stage import Stage, StageRun, StageTraining
 from nasdistill.distill.temperature import temperature_at
 from nasdistill.measure.accuracy import score
 from nasdistill.measure.artifact import write_onnx
 from nasdistill.measure.complexity import Complexity, complexity
 from nasdistill.measure.detector import OnnxDetector
 from nasdistill.pareto.limits import Limit
-from nasdistill.records import LatencyStats, Scalar, TrialConfig, TrialResult
+from nasdistill.records import LatencyStats, RungScore, Scalar, TrialConfig, TrialResult
+from nasdistill.rung_files import RungFiles
 from nasdistill.store.atomic import replacing
 from nasdistill.students.student import Student
 from nasdistill.workbench import Workbench
 
 Report = Callable[[str], None]
+InRungs = Generator[RungScore, None, TrialResult]
+"""A trial under way: it yields what it scored at each rung, and returns its result."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +45,26 @@ class TrialPlace:
     should_stop: Callable[[], bool] = lambda: False
     constraints: tuple[Limit, ...] = ()
     """On figures known before training: a student beyond one is rejected untrained."""
+    resumes: Path | None = None
+    """The folder of the same trial in an earlier part of the run: it goes on from the last rung it reached there."""
 
 
 def run_trial(config: TrialConfig, bench: Workbench, place: TrialPlace, report: Report) -> TrialResult:
+    """A whole trial, whatever it scores at its rungs; see `trial_in_rungs`."""
+    trial = trial_in_rungs(config, bench, place, report)
+    while True:
+        try:
+            next(trial)
+        except StopIteration as end:
+            result: TrialResult = end.value
+            return result
+
+
+def trial_in_rungs(config: TrialConfig, bench: Workbench, place: TrialPlace, report: Report) -> InRungs:
     """Build, time, distil, prune, fine-tune, export, score and time one student.
+
+    At each of the run's rungs the score is yielded, after it and the training so far are on disk. Closing the generator
+    there ends the trial; its caller then says what became of it.
 
     Raises:
         TrialError, DeadlineReachedError, or whatever went wrong: the caller makes it a failed or stopped trial.
@@ -76,14 +97,18 @@ def run_trial(config: TrialConfig, bench: Workbench, place: TrialPlace, report: 
             **figures,
         )
 
+    files = RungFiles(place.folder, place.resumes, config, training)
+    way = _Way(config, bench, place, files, figures, started, report)
     torch.manual_seed(training.seed)
     connectors = _connectors(student, config, bench)
     stage1, stage2 = _stages(config, bench)
-    report(_line(stage1, _train(student, connectors, stage1, config, bench, place)))
-    pruned = prune(student, pruning, _gradients(student, connectors, stage2, config, bench))
+    if files.stage != stage2.name:
+        report(_line(stage1, (yield from way.train(student, connectors, stage1))))
+    gradients = None if files.stage else _gradients(student, connectors, stage2, config, bench)
+    pruned = prune(student, pruning, gradients)
     if config.prune_ratio:  # its maps have fewer channels now
         connectors = _connectors(pruned.student, config, bench)
-    report(_line(stage2, _train(pruned.student, connectors, stage2, config, bench, place)))
+    report(_line(stage2, (yield from way.train(pruned.student, connectors, stage2))))
 
     recalibrate(pruned.student, bench.feed(size), bench.compute)
 
@@ -92,6 +117,7 @@ def run_trial(config: TrialConfig, bench: Workbench, place: TrialPlace, report: 
     latency = bench.profiler.measure(artifact, size)
     facts = complexity(pruned.student.model, size, artifact)
     _save_weights(pruned.student, place.folder / "student.safetensors")
+    files.remove()
     report(
         f"mAP50 {accuracy.map50:.4f}, mAP50-95 {accuracy.map50_95:.4f}, {latency.median_ms:.2f} ms"
         f"{' (disturbed)' if latency.disturbed else ''}, {facts.params_m:.3f} M parameters"
@@ -194,24 +220,77 @@ def _gradients(
     )
 
 
-def _train(
-    student: Student, connectors: Connectors, stage: Stage, config: TrialConfig, bench: Workbench, place: TrialPlace
-) -> StageRun:
-    bench.compute.place(student.model)
-    bench.compute.place(connectors)
-    return run_stage(
-        student,
-        connectors,
-        bench.feed(config.image_size),
-        stage,
-        lambda progress: temperature_at(
-            progress, config.temperature_start, config.temperature_end, config.temperature_schedule
-        ),
-        bench.compute,
-        seed=bench.assets.training.seed + stage.first_step,
-        should_stop=place.should_stop,
-        teacher_share=lambda progress: teacher_share_at(progress, config.weight_schedule),
-    )
+@dataclass(frozen=True)
+class _Way:
+    """A trial's way through its stages and rungs."""
+
+    config: TrialConfig
+    bench: Workbench
+    place: TrialPlace
+    files: RungFiles
+    figures: dict[str, Any]
+    started: float
+    report: Report
+
+    def train(self, student: Student, connectors: Connectors, stage: Stage) -> Generator[RungScore, None, StageRun]:
+        """Run a stage, from where an earlier process left it, with a stop at each rung on the way."""
+        training = self._training(student, connectors, stage)
+        if self.files.stage == stage.name:
+            self.files.restore(training)
+            self.report(f"goes on in {stage.name} at step {training.step} of {stage.steps}")
+        settings = self.bench.assets.training
+        for rung, epochs in enumerate(settings.rungs):
+            at = epochs * self.bench.assets.steps_per_epoch - stage.first_step
+            if not training.step < at <= stage.steps:
+                continue
+            training.run_to(at)
+            score = self._score(student, rung, epochs)
+            self.files.save(training, score)
+            self.report(f"rung at epoch {epochs} of {settings.epochs}: mAP50 {score.map50:.4f}, {score.map50_95:.4f}")
+            try:
+                yield score
+            except GeneratorExit:
+                self.files.remove()
+                raise
+        return training.run_to(stage.steps)
+
+    def _training(self, student: Student, connectors: Connectors, stage: Stage) -> StageTraining:
+        config, bench = self.config, self.bench
+        bench.compute.place(student.model)
+        bench.compute.place(connectors)
+        return StageTraining(
+            student,
+            connectors,
+            bench.feed(config.image_size),
+            stage,
+            lambda progress: temperature_at(
+                progress, config.temperature_start, config.temperature_end, config.temperature_schedule
+            ),
+            bench.compute,
+            seed=bench.assets.training.seed + stage.first_step,
+            should_stop=self.place.should_stop,
+            teacher_share=lambda progress: teacher_share_at(progress, config.weight_schedule),
+        )
+
+    def _score(self, student: Student, rung: int, epochs: int) -> RungScore:
+        """The student as it is now, scored as at the end: a copy with its own BatchNorm statistics, exported."""
+        size, bench = self.config.image_size, self.bench
+        copied = dataclasses.replace(student, model=copy.deepcopy(student.model))
+        recalibrate(copied, bench.feed(size), bench.compute)
+        artifact = self.place.folder / "rung.onnx"
+        write_onnx(copied.model, size, artifact, bench.assets.device.batch)
+        accuracy = score(OnnxDetector(artifact, bench.assets.threads), bench.validation(size))
+        artifact.unlink()
+        return RungScore(
+            trial=self.place.trial,
+            rung=rung,
+            epochs=epochs,
+            fidelity=epochs / bench.assets.training.epochs,
+            map50=accuracy.map50,
+            map50_95=accuracy.map50_95,
+            seconds=time.monotonic() - self.started,
+            **self.figures,
+        )
 
 
 def _line(stage: Stage, run: StageRun) -> str:

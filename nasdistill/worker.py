@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from nasdistill.pareto.limits import Limit
-from nasdistill.records import Scalar, TrialResult
+from nasdistill.records import Scalar
 from nasdistill.search.worker import TrialJob
 from nasdistill.space.search_space import SearchSpace
-from nasdistill.trial import TrialPlace, run_trial
+from nasdistill.trial import InRungs, TrialPlace, trial_in_rungs
 from nasdistill.workbench import Assets, Workbench
 
 
@@ -20,15 +20,15 @@ class TrialWorker:
         self._space = space
         self._constraints = constraints
 
-    def run(self, job: TrialJob, report: Callable[[str], None]) -> TrialResult:
-        """Run one job to its end; raises what the trial raises."""
+    def run(self, job: TrialJob, report: Callable[[str], None]) -> InRungs:
+        """Run one job from rung to rung; raises what the trial raises."""
 
         def should_stop() -> bool:
             return job.stop_file.exists() or (job.deadline is not None and time.time() > job.deadline)
 
         config = self._space.config(_searched(job.params))
-        place = TrialPlace(job.trial, job.folder, dict(job.params), should_stop, self._constraints)
-        return run_trial(config, self._bench, place, report)
+        place = TrialPlace(job.trial, job.folder, dict(job.params), should_stop, self._constraints, job.resumes)
+        return trial_in_rungs(config, self._bench, place, report)
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,12 @@ from nasdistill.errors import DeadlineReachedError, InputError, TrialError
 from nasdistill.measure.accuracy import score
 from nasdistill.measure.detector import OnnxDetector
 from nasdistill.pareto.limits import parse_constraints
-from nasdistill.records import LatencyStats, TrialConfig, TrialResult
+from nasdistill.records import LatencyStats, RungScore, TrialConfig, TrialResult
 from nasdistill.search.worker import TrialJob
 from nasdistill.space.loader import load_space
+from nasdistill.store.rung_scores import read_rung_scores
 from nasdistill.students.families import build_student
-from nasdistill.trial import TrialPlace, run_trial
+from nasdistill.trial import InRungs, TrialPlace, run_trial, trial_in_rungs
 from nasdistill.workbench import Assets, SizedPool, SupernetFile, Workbench
 from nasdistill.worker import MakeTrialWorker
 
@@ -260,13 +261,95 @@ def test_assets_travel_to_a_worker(assets: Assets, tmp_path: Path) -> None:
         "prune.head": 1.0,
     }
     job = TrialJob(2, {**params, "init": "warmed"}, tmp_path, None, tmp_path / "stop")
-    result = worker.run(job, lambda line: None)
-    assert result.state == "complete" and result.params["yolov5.width"] == 0.0625
+    scores, result = drained(worker.run(job, lambda line: None))
+    assert not scores and result.state == "complete" and result.params["yolov5.width"] == 0.0625
     (tmp_path / "stop").touch()
     with pytest.raises(DeadlineReachedError):
-        worker.run(job, lambda line: None)
+        drained(worker.run(job, lambda line: None))
     with pytest.raises(DeadlineReachedError):
-        worker.run(replace(job, stop_file=tmp_path / "none", deadline=1.0), lambda line: None)
+        drained(worker.run(replace(job, stop_file=tmp_path / "none", deadline=1.0), lambda line: None))
+
+
+class TestRungs:
+    """A trial that is scored on its way, left there, and gone on with."""
+
+    @pytest.fixture(scope="class")
+    def rung_bench(self, assets: Assets) -> Workbench:
+        # 4 epochs of 3 steps; stage 1 ends after 3 of the 12 steps, the first rung
+        recipe = assets.training.recipe.model_copy(update={"stage1_share": 0.25})
+        training = assets.training.model_copy(update={"epochs": 4, "rungs": (1, 2), "recipe": recipe})
+        return Workbench(replace(assets, training=training))
+
+    def trial(self, bench: Workbench, folder: Path, lines: list[str], resumes: Path | None = None) -> InRungs:
+        folder.mkdir(exist_ok=True)
+        place = TrialPlace(4, folder, {"family": "yolov5"}, resumes=resumes)
+        return trial_in_rungs(config(prune_ratio=0.3), bench, place, lines.append)
+
+    @pytest.fixture(scope="class")
+    def whole(
+        self, rung_bench: Workbench, tmp_path_factory: pytest.TempPathFactory
+    ) -> tuple[list[RungScore], TrialResult]:
+        folder = tmp_path_factory.mktemp("whole")
+        scores, result = drained(self.trial(rung_bench, folder, []))
+        assert read_rung_scores(folder) == scores
+        assert sorted(path.name for path in folder.iterdir()) == ["rungs.json", "student.onnx", "student.safetensors"]
+        return scores, result
+
+    def test_scores_carry_fidelity_and_final_costs(
+        self, rung_bench: Workbench, whole: tuple[list[RungScore], TrialResult], tmp_path: Path
+    ) -> None:
+        scores, result = whole
+        assert [(s.trial, s.rung, s.epochs, s.fidelity) for s in scores] == [(4, 0, 1, 0.25), (4, 1, 2, 0.5)]
+        assert all(s.params_m == result.params_m and s.gflops == result.gflops for s in scores)
+        assert result.state == "complete" and result.fidelity == 1.0 and result.epochs == 4
+        # scoring on the way changes nothing: the same trial without rungs is the same student
+        assets = rung_bench.assets
+        plain = Workbench(replace(assets, training=assets.training.model_copy(update={"rungs": ()})))
+        _, alone = drained(self.trial(plain, tmp_path, []))
+        assert (alone.map50, alone.map50_95) == (result.map50, result.map50_95)
+
+    @pytest.mark.parametrize("rungs", [1, 2])
+    def test_a_killed_trial_goes_on_from_its_last_rung_to_the_same_end(
+        self, rung_bench: Workbench, whole: tuple[list[RungScore], TrialResult], tmp_path: Path, rungs: int
+    ) -> None:
+        scores, result = whole
+        killed, lines = self.trial(rung_bench, tmp_path / "first", []), list[str]()
+        for _ in range(rungs):
+            next(killed)
+        left = (tmp_path / "first" / "rung.safetensors").read_bytes()  # what kill -9 leaves
+        killed.close()
+        assert not (tmp_path / "first" / "rung.safetensors").exists()
+        (tmp_path / "first" / "rung.safetensors").write_bytes(left)
+        more, again = drained(self.trial(rung_bench, tmp_path / "second", lines, resumes=tmp_path / "first"))
+        assert [s.rung for s in more] == [s.rung for s in scores[rungs:]]
+        assert (again.map50, again.map50_95) == (result.map50, result.map50_95)
+        assert any("goes on in stage" in line for line in lines)
+        assert sum(line.startswith("stage 1:") for line in lines) == (rungs == 1)
+        assert not (tmp_path / "first" / "rung.safetensors").exists()
+
+    def test_what_another_trial_or_a_crash_left_is_not_used(self, rung_bench: Workbench, tmp_path: Path) -> None:
+        (tmp_path / "rung.safetensors").write_bytes(b"half a file")
+        lines: list[str] = []
+        trial = self.trial(rung_bench, tmp_path, lines)
+        next(trial)
+        other = trial_in_rungs(
+            config(prune_ratio=0.2), rung_bench, TrialPlace(5, tmp_path / "other", {}, resumes=tmp_path), lines.append
+        )
+        (tmp_path / "other").mkdir()
+        next(other)
+        assert not any("goes on" in line for line in lines)
+        trial.close()
+        other.close()
+
+
+def drained(trial: InRungs) -> tuple[list[RungScore], TrialResult]:
+    """All scores of a trial, and its result."""
+    scores: list[RungScore] = []
+    while True:
+        try:
+            scores.append(next(trial))
+        except StopIteration as end:
+            return scores, end.value
 
 
 class TestSettings:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -49,6 +50,106 @@ class StageRun:
     seconds: float
 
 
+class StageTraining:
+    """One stage under way: `run_to` trains `student` and `connectors` in place, up to a step, again and again.
+
+    Args:
+        temperature: from progress through the whole trial (0..1) to the temperature.
+        should_stop: asked before every step.
+        teacher_share: from the same progress to the share of their weights that the distillation losses have.
+    """
+
+    def __init__(
+        self,
+        student: Student,
+        connectors: Connectors,
+        feed: Feed,
+        stage: Stage,
+        temperature: Callable[[float], float],
+        compute: Compute,
+        seed: int,
+        should_stop: Callable[[], bool] = lambda: False,
+        teacher_share: Callable[[float], float] = lambda progress: 1.0,
+    ) -> None:
+        self.stage, self.student, self.connectors = stage, student, connectors
+        self.step = 0
+        """Steps done."""
+        self._feed, self._compute, self._should_stop = feed, compute, should_stop
+        self._temperature, self._teacher_share = temperature, teacher_share
+        set_trainable(student, stage.freeze_backbone)
+        self._criterion = DistillationLoss(student, connectors, stage.losses)
+        models = (student.model, connectors)
+        self._parameters = [p for model in models for p in model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(parameter_groups(models), lr=stage.learning_rate, foreach=True)
+        self.scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.autocast is torch.float16)
+        self._anneal = annealer(student.model)
+        self._indices = feed.indices(stage.steps, stage.batch_size, seed, stage.closing_steps)
+        self._recent: list[dict[str, float]] = []
+        self._seconds = 0.0
+
+    def go_on_from(self, step: int) -> None:
+        """Skip the batches of the first `step` steps, which an earlier process made; weights are the caller's to load."""
+        for _ in range(step - self.step):
+            next(self._indices)
+        self.step = step
+
+    def run_to(self, step: int) -> StageRun:
+        """Train until `step` steps are done, at most those of the stage; what the stage has done so far is returned.
+
+        Raises:
+            DeadlineReachedError: `should_stop` said so.
+            TrialError: the loss, or a weight at the end, is not finite.
+        """
+        started = time.perf_counter()
+        set_trainable(self.student, self.stage.freeze_backbone)  # a score in between left it in evaluation mode
+        while self.step < min(step, self.stage.steps):
+            if self._should_stop():
+                raise DeadlineReachedError(f"stopped in {self.stage.name} at step {self.step} of {self.stage.steps}")
+            parts = self._one_step(next(self._indices))
+            if self.step >= int(self.stage.steps * 0.9):
+                self._recent.append({name: part.item() for name, part in parts.items()})
+            self.step += 1
+        broken = [name for name, tensor in self.student.model.state_dict().items() if not torch.isfinite(tensor).all()]
+        if broken:  # the last update, or statistics that training mode does not read
+            raise TrialError(f"{self.stage.name} left values that are not finite in {broken[0]}")
+        self._seconds += time.perf_counter() - started
+        return StageRun(self._losses(), self._seconds)
+
+    def _one_step(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
+        stage, step = self.stage, self.step
+        for group in self.optimizer.param_groups:
+            group["lr"] = stage.learning_rate * learning_rate_share(step, stage.steps)
+        batch = self._feed.batch(indices, self._compute.device, self.student.strides)
+        progress = (stage.first_step + step) / max(1, stage.all_steps - 1)
+        self._anneal(progress)
+        with self._compute.context():
+            output = self.student.model(batch.images)
+        parts = self._criterion(
+            output,
+            batch.targets,
+            batch.labels,
+            stage.weights,
+            self._temperature(progress),
+            self._teacher_share(progress),
+        )
+        if not torch.isfinite(parts["total"]):
+            raise TrialError(f"the loss became {parts['total'].item()} in {stage.name} at step {step}")
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(parts["total"]).backward()
+        self.scaler.unscale_(self.optimizer)
+        nn.utils.clip_grad_norm_(self._parameters, GRADIENT_CLIP)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return parts
+
+    def _losses(self) -> dict[str, float]:
+        losses = {}
+        for name in self._recent[0] if self._recent else ():  # the teacher may fall silent on the way
+            said = [row[name] for row in self._recent if name in row]
+            losses[name] = sum(said) / len(said)
+        return losses
+
+
 def run_stage(
     student: Student,
     connectors: Connectors,
@@ -60,57 +161,9 @@ def run_stage(
     should_stop: Callable[[], bool] = lambda: False,
     teacher_share: Callable[[float], float] = lambda progress: 1.0,
 ) -> StageRun:
-    """Train `student` and `connectors` in place.
-
-    Args:
-        temperature: from progress through the whole trial (0..1) to the temperature.
-        should_stop: asked before every step.
-        teacher_share: from the same progress to the share of their weights that the distillation losses have.
-
-    Raises:
-        DeadlineReachedError: `should_stop` said so.
-        TrialError: the loss, or a weight at the end, is not finite.
-    """
-    model = student.model
-    set_trainable(student, stage.freeze_backbone)
-    criterion = DistillationLoss(student, connectors, stage.losses)
-    parameters = [p for p in (*model.parameters(), *connectors.parameters()) if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameter_groups((model, connectors)), lr=stage.learning_rate, foreach=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_share(step, stage.steps))
-    scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.autocast is torch.float16)
-    anneal = annealer(model)
-    recent: list[dict[str, float]] = []
-    started = time.perf_counter()
-    for step, indices in enumerate(feed.indices(stage.steps, stage.batch_size, seed, stage.closing_steps)):
-        if should_stop():
-            raise DeadlineReachedError(f"stopped in {stage.name} at step {step} of {stage.steps}")
-        batch = feed.batch(indices, compute.device, student.strides)
-        progress = (stage.first_step + step) / max(1, stage.all_steps - 1)
-        anneal(progress)
-        with compute.context():
-            output = model(batch.images)
-        parts = criterion(
-            output, batch.targets, batch.labels, stage.weights, temperature(progress), teacher_share(progress)
-        )
-        if not torch.isfinite(parts["total"]):
-            raise TrialError(f"the loss became {parts['total'].item()} in {stage.name} at step {step}")
-        optimizer.zero_grad(set_to_none=True)
-        scaler.scale(parts["total"]).backward()
-        scaler.unscale_(optimizer)
-        nn.utils.clip_grad_norm_(parameters, GRADIENT_CLIP)
-        scaler.step(optimizer)
-        scaler.update()
-        schedule.step()
-        if step >= int(stage.steps * 0.9):
-            recent.append({name: part.item() for name, part in parts.items()})
-    broken = [name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()]
-    if broken:  # the last update, or statistics that training mode does not read
-        raise TrialError(f"{stage.name} left values that are not finite in {broken[0]}")
-    losses = {}
-    for name in recent[0] if recent else ():  # the teacher may fall silent on the way
-        said = [row[name] for row in recent if name in row]
-        losses[name] = sum(said) / len(said)
-    return StageRun(losses, time.perf_counter() - started)
+    """A whole stage at once; see `StageTraining` for the arguments and `run_to` for what it raises."""
+    training = StageTraining(student, connectors, feed, stage, temperature, compute, seed, should_stop, teacher_share)
+    return training.run_to(stage.steps)
 
 
 def set_trainable(student: Student, freeze_backbone: bool) -> None:

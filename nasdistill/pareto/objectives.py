@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nasdistill.errors import InputError
-from nasdistill.records import TrialResult
+from nasdistill.records import RungScore, TrialResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ def cost_objective(name: str) -> Objective:
     return _known(name, COST, "cost")
 
 
-def losses(results: Sequence[TrialResult], objectives: Sequence[Objective]) -> np.ndarray:
+def losses(results: Sequence[TrialResult | RungScore], objectives: Sequence[Objective]) -> np.ndarray:
     """The results as points to minimise: float64 of shape (n, k), row i for `results[i]`, column j for `objectives[j]`.
 
     Raises ValueError, naming trial and objective, where a figure is missing, NaN or infinite: such a trial has no place

@@ -83,9 +83,13 @@ class BudgetClock:
         return clock
 
     def count(self, result: TrialResult) -> None:
-        """Charge a finished trial. Rejected and stopped ones are no trials done, but epochs are spent in any case."""
+        """Charge a finished trial. Rejected and interrupted ones are no trials done, but epochs are spent in any case.
+
+        One that was stopped at a rung is done: nothing will go on with it.
+        """
         if self.budget.kind == "trials":
-            self._spent += result.state in ("complete", "failed")
+            stopped_early = result.state == "stopped" and result.fidelity > 0
+            self._spent += result.state in ("complete", "failed") or stopped_early
         elif self.budget.kind == "epochs":
             self._spent += result.epochs
 

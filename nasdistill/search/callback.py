@@ -10,8 +10,9 @@ import ray
 from ray.tune import Callback, Stopper
 from ray.tune.experiment import Trial
 
-from nasdistill.records import TrialResult
+from nasdistill.records import RungScore, TrialResult
 from nasdistill.search.ledger import Ledger
+from nasdistill.search.pareto_asha import SCORE
 from nasdistill.search.searcher import StudySearcher
 from nasdistill.search.stop import StopControl
 from nasdistill.search.worker import TrialJob
@@ -56,7 +57,10 @@ class LedgerCallback(Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        self._ledger.finish(TrialResult.model_validate_json(result["result"]))
+        if SCORE not in result:
+            self._ledger.finish(TrialResult.model_validate_json(result["result"]))
+        elif result["done"]:  # the scheduler has said so just now
+            self._ledger.cut(RungScore.model_validate_json(result[SCORE]))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         job = _job(trial)

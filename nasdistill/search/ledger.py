@@ -6,13 +6,13 @@ import time
 from pathlib import Path
 from typing import Protocol
 
-from nasdistill.records import TrialResult, TrialState
+from nasdistill.records import RungScore, TrialResult, TrialState
 from nasdistill.search.budget import BudgetClock
 from nasdistill.search.distributions import Params
 from nasdistill.search.events import EventHandler, SearchEvent, TrialFinished, TrialStarted
 from nasdistill.search.proposals import Draft, Proposals
 from nasdistill.search.stop import StopControl
-from nasdistill.search.worker import SEARCH_STOPPED
+from nasdistill.search.worker import SEARCH_STOPPED, STOPPED_EARLY
 
 
 class Run(Protocol):
@@ -47,10 +47,11 @@ class Ledger:
         self.finished: list[TrialResult] = []
         self.error: Exception | None = None
 
-    def start(self, draft: Draft) -> tuple[int, Path]:
-        """A trial number and folder for a point about to run."""
+    def start(self, draft: Draft) -> tuple[int, Path, Path | None]:
+        """A trial number and folder for a point about to run, and the folder of the trial that it goes on from."""
         number = self._proposals.start(draft)
-        return number, self._run.trial_folder(number)
+        resumes = None if draft.resumes is None else self._run.trial_folder(draft.resumes)
+        return number, self._run.trial_folder(number), resumes
 
     def began(self, number: int) -> None:
         """A worker has taken the trial; a second worker after a crash changes nothing."""
@@ -78,6 +79,19 @@ class Ledger:
         if params is not None:
             seconds = max(0.0, time.time() - self._begun.get(number, time.time()))
             self.finish(_without_scores(number, state, reason, params, seconds))
+
+    def cut(self, score: RungScore) -> None:
+        """End a running trial that was stopped at a rung: its score is kept, as one of little training."""
+        params = self._proposals.running.get(score.trial)
+        if params is not None:
+            figures = score.model_dump(exclude={"rung", "trial"})
+            reason = f"{STOPPED_EARLY} at epoch {score.epochs}: others were better there"
+            family = str(params.get("family", ""))
+            self.finish(
+                TrialResult(
+                    trial=score.trial, state="stopped", family=family, reason=reason, params=dict(params), **figures
+                )
+            )
 
     def refuse(self, draft: Draft, state: TrialState, reason: str) -> None:
         """Record a point that is turned down before any worker sees it."""

@@ -56,6 +56,8 @@ class Draft:
     params: Params
     origin: Origin
     asked: optuna.Trial = field(repr=False, compare=False)
+    resumes: int | None = None
+    """The number of the trial in an earlier part of the run that was interrupted with these parameters."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,14 @@ def values_of(result: TrialResult, objectives: Sequence[Objective]) -> list[floa
     if any(value is None or not math.isfinite(value) for value in values):
         return None
     return [float(value) for value in values]
+
+
+def partial_of(result: TrialResult, objectives: Sequence[Objective]) -> dict[str, Any]:
+    """User attributes of a trial stopped at a rung, which a sampler that knows fidelities learns from; {} of others."""
+    values = [getattr(result, objective.name) for objective in objectives]
+    if result.state != "stopped" or not 0.0 < result.fidelity < 1.0 or None in values:
+        return {}
+    return {FIDELITY: result.fidelity, PARTIAL_VALUES: [float(value) for value in values]}
 
 
 class Proposals:
@@ -124,8 +134,9 @@ class Proposals:
             self._observe(result)
         for warmth in warm:
             self._warm_up(warmth)
-        self._queue: deque[tuple[Params, Origin]] = deque()
-        self._enqueue(unfinished, "interrupted")
+        self._queue: deque[tuple[Params, Origin, int | None]] = deque()
+        for params, number in unfinished:
+            self._enqueue([params], "interrupted", number)
         self._enqueue(enqueued, "enqueued")
         # An earlier run has spread over the space already, anchors included.
         self._enqueue([] if warm else [dict(anchor) for anchor in space.anchors()], "anchor")
@@ -133,9 +144,9 @@ class Proposals:
     def ask(self) -> Draft | None:
         """The next point, different from all before it; None when the space holds no other."""
         while self._queue:
-            params, origin = self._queue.popleft()
+            params, origin, resumes = self._queue.popleft()
             if key_of(params) not in self._seen:
-                return self._draft_of(params, origin)
+                return self._draft_of(params, origin, resumes)
         for _ in range(_DRAWS_BEFORE_FILL):
             trial = self._ask_mind()
             try:
@@ -175,6 +186,8 @@ class Proposals:
         self._tell_constraints(running.draft.asked, result)
         if values is None:
             infeasible = self._as_infeasible(result)
+            for name, value in partial_of(result, self._objectives).items():
+                running.draft.asked.set_user_attr(name, value)
             if infeasible is None:
                 self._forget(running.draft.asked)
             else:
@@ -199,10 +212,10 @@ class Proposals:
             warnings.simplefilter("ignore", ExperimentalWarning)
             return self._mind.ask()
 
-    def _draft_of(self, params: Params, origin: Origin) -> Draft:
+    def _draft_of(self, params: Params, origin: Origin, resumes: int | None = None) -> Draft:
         self._mind.enqueue_trial(params)
         trial = self._ask_mind()
-        return self._noted(Draft(suggest_params(trial, self._space), origin, trial))
+        return self._noted(Draft(suggest_params(trial, self._space), origin, trial, resumes))
 
     def _noted(self, draft: Draft) -> Draft:
         self._seen.add(key_of(draft.params))
@@ -252,18 +265,21 @@ class Proposals:
         if full:
             self._seen.add(key_of(found[0]))
 
-    def _enqueue(self, points: Sequence[Mapping[str, Scalar]], origin: Origin) -> None:
+    def _enqueue(self, points: Sequence[Mapping[str, Scalar]], origin: Origin, resumes: int | None = None) -> None:
         """Queue those points that lie in the space (an anchor written by hand may not)."""
         for point in points:
             found = point_of(self._space, point)
             if found is not None:
-                self._queue.append((found[0], origin))
+                self._queue.append((found[0], origin, resumes))
 
-    def _take_over(self, results: Sequence[TrialResult]) -> list[Params]:
-        """Bring journal, memory and results to the same state; the answer is the points that were begun, not ended."""
+    def _take_over(self, results: Sequence[TrialResult]) -> list[tuple[Params, int | None]]:
+        """Bring journal, memory and results to the same state.
+
+        The answer is the points that were begun and not ended, each with the number of its trial.
+        """
         by_number = {result.trial: result for result in results}
         journalled: set[int] = set()
-        unfinished: list[Params] = []
+        unfinished: list[tuple[Params, int | None]] = []
         for frozen in self._journal.trials():
             number = frozen.user_attrs.get(TRIAL)
             result = by_number.get(number) if isinstance(number, int) else None
@@ -276,19 +292,19 @@ class Proposals:
                 reason = INTERRUPTED if result is None else f"{result.state}: {result.reason}"
                 self._journal.finish(frozen._trial_id, values, reason)
             if result is None and (was_running or frozen.user_attrs.get(REASON) == INTERRUPTED):
-                unfinished.append(dict(frozen.params))
+                unfinished.append((dict(frozen.params), number if isinstance(number, int) else None))
         for result in results:
             if result.trial not in journalled:
                 self._restore(result)
-        self._remember([frozen for frozen in self._journal.trials() if frozen.user_attrs.get(TRIAL) in by_number])
+        self._remember(by_number)
 
-        stopped: list[Params] = []
+        stopped: list[tuple[Params, int | None]] = []
         for result in results:
             found = point_of(self._space, result.params)
             if found is None:
                 continue
             if result.state == "stopped" and result.reason.startswith(_WORTH_REPEATING):
-                stopped.append(found[0])
+                stopped.append((found[0], result.trial))
             else:
                 self._seen.add(key_of(found[0]))
         self.next_trial = 1 + max([-1, *by_number, *journalled])
@@ -302,13 +318,18 @@ class Proposals:
         values = values_of(result, self._objectives)
         self._journal.add(_ended(*found, values, {TRIAL: result.trial}))
 
-    def _remember(self, trials: Sequence[FrozenTrial]) -> None:
-        for frozen in trials:
+    def _remember(self, results: Mapping[int, TrialResult]) -> None:
+        for frozen in self._journal.trials():
+            result = results.get(frozen.user_attrs.get(TRIAL, -1))
+            if result is None:
+                continue
             # Parameters of an older version of the space would be incompatible with those to come.
             found = point_of(self._space, frozen.params)
             if found is not None:
                 complete = frozen.state == TrialState.COMPLETE
-                self._mind.add_trial(_ended(*found, frozen.values if complete else None, {}, frozen.system_attrs))
+                partial = partial_of(result, self._objectives)
+                values = frozen.values if complete else None
+                self._mind.add_trial(_ended(*found, values, partial, frozen.system_attrs))
 
 
 def _ended(

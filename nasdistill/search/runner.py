@@ -11,11 +11,12 @@ import ray
 from ray import cloudpickle, tune
 from ray.exceptions import RayError
 from ray.tune.error import TuneError
+from ray.tune.schedulers import TrialScheduler
 
 from nasdistill.errors import InputError, InterruptedSearchError, NasdistillError
 from nasdistill.pareto.limits import Limit
 from nasdistill.pareto.objectives import LATENCY_MS, MAP50_95, Objective
-from nasdistill.records import Scalar, TrialResult
+from nasdistill.records import RungScore, Scalar, TrialResult
 from nasdistill.search.budget import Budget, BudgetClock
 from nasdistill.search.callback import LedgerCallback, StopWhenAsked
 from nasdistill.search.cluster import environment, start_ray
@@ -23,6 +24,7 @@ from nasdistill.search.distributions import Space
 from nasdistill.search.events import EventHandler
 from nasdistill.search.journal import StudyJournal
 from nasdistill.search.ledger import Ledger, Run
+from nasdistill.search.pareto_asha import DEFAULT_SCHEDULER, SCHEDULERS, check_scheduler
 from nasdistill.search.proposals import Proposals, Warmth, directions_of
 from nasdistill.search.samplers import DEFAULT_SAMPLER, Task, make_sampler
 from nasdistill.search.scratch import scratch_folder
@@ -43,6 +45,8 @@ def run_search(
     budget: Budget | BudgetClock,
     *,
     sampler: str = DEFAULT_SAMPLER,
+    scheduler: str = DEFAULT_SCHEDULER,
+    rung_scores: Sequence[RungScore] = (),
     workers: int = 1,
     seed: int = 0,
     objectives: Sequence[Objective] = DEFAULT_OBJECTIVES,
@@ -66,13 +70,15 @@ def run_search(
     search goes on after them, beginning with the points that were interrupted. A Ray that this process has started is
     used; otherwise one is started (or `ray_address` joined) and shut down again. For `admit` and `estimate` see
     `StudySearcher`; for `enqueued` and `warm` see `Proposals`, for `constraints` and `reference_ms` `samplers.Task`: the
-    sampler keeps to the constraints as far as it can tell, and the worker rejects what it measures beyond them. Without
+    sampler keeps to the constraints as far as it can tell, and the worker rejects what it measures beyond them.
+    `scheduler` decides who goes on at the rungs that a worker stops at, by `rung_scores` of earlier parts too. Without
     `warm_workers` every trial gets a process of its own, seconds slower each.
 
     Raises InputError for an unknown sampler, an address where no Ray is or resources that it does not have,
     InterruptedSearchError after Ctrl-C (everything finished is kept), and whatever writing a result or `on_event`
     raised.
     """
+    check_scheduler(scheduler)
     results = run.results()
     clock = budget if isinstance(budget, BudgetClock) else BudgetClock.resumed(budget, results)
     patience = patience or Patience()
@@ -88,7 +94,16 @@ def run_search(
     try:
         with start_ray(workers, ray_address, cpus=_cpus(workers, resources)), stopping_on_signals(stop):
             _check_resources(resources)
-            _tune(searcher, ledger, stop, make_worker, workers, resources, warm_workers)
+            _tune(
+                searcher,
+                SCHEDULERS[scheduler](objectives, rung_scores),
+                ledger,
+                stop,
+                make_worker,
+                workers,
+                resources,
+                warm_workers,
+            )
     finally:
         ledger.close(stop.reason or BUDGET_USED_UP)
         stop.clear()
@@ -101,6 +116,7 @@ def run_search(
 
 def _tune(
     searcher: StudySearcher,
+    scheduler: TrialScheduler,
     ledger: Ledger,
     stop: StopControl,
     make_worker: WorkerFactory,
@@ -128,6 +144,7 @@ def _tune(
                     tune.with_parameters(TrialActor, make_worker=cloudpickle.dumps(make_worker)),  # type: ignore[no-untyped-call]
                     name="search",
                     search_alg=searcher,
+                    scheduler=scheduler,
                     num_samples=-1,
                     resources_per_trial=resources,
                     stop=stopper,

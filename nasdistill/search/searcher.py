@@ -113,8 +113,10 @@ class StudySearcher(Searcher):
             elif self._refused(draft):
                 refusals += 1
             else:
-                number, folder = self._ledger.start(draft)
-                return TrialJob(number, draft.params, folder, self._stop.trial_deadline, self._stop.stop_file)
+                number, folder, resumes = self._ledger.start(draft)
+                return TrialJob(
+                    number, draft.params, folder, self._stop.trial_deadline, self._stop.stop_file, resumes=resumes
+                )
         self._no_more = True
         return None
 

@@ -8,14 +8,15 @@ import gc
 import math
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any, TextIO
 
 from pydantic import ValidationError
 from ray import cloudpickle, tune
 
 from nasdistill.errors import DeadlineReachedError, NasdistillError
-from nasdistill.records import TrialResult
+from nasdistill.records import RungScore, TrialResult
+from nasdistill.search.pareto_asha import SCORE
 from nasdistill.search.worker import BUDGET_USED_UP, INTERRUPTED, TrialJob, Worker, WorkerFactory
 
 WORKER_FAILED = "the worker could not start: "
@@ -23,7 +24,7 @@ _LONGEST_REASON = 300
 
 
 class TrialActor(tune.Trainable):
-    """Runs one job per `step`. Its config is `{"job": TrialJob as JSON}`.
+    """Runs one job, a step from rung to rung. Its config is `{"job": TrialJob as JSON}`.
 
     The worker is built in the first step rather than in `setup`: building it takes long and may fail, and here that is
     one failed trial with its reason and log, while Ray would only see an actor that cannot be created.
@@ -33,14 +34,22 @@ class TrialActor(tune.Trainable):
         # Still pickled: what goes wrong with it (a module that isn't installed on this node, say) is a reason as well.
         self._pickled_factory = make_worker
         self._worker: Worker | None = None
+        self._running: Generator[RungScore, None, TrialResult] | None = None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Ray Tune has set `self.config` already: the actor stays, and the next `step` runs the new job."""
+        self._leave()
         return True
 
     def step(self) -> dict[str, Any]:
-        result = self._run(TrialJob.from_json(self.config["job"]))
-        return {"result": result.model_dump_json(), "state": result.state, "done": True}
+        if self._running is None:
+            self._running = self._run(TrialJob.from_json(self.config["job"]))
+        try:
+            return {SCORE: next(self._running).model_dump_json(), "done": False}
+        except StopIteration as end:
+            self._running = None
+            result: TrialResult = end.value
+            return {"result": result.model_dump_json(), "state": result.state, "done": True}
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
         return {}
@@ -49,17 +58,29 @@ class TrialActor(tune.Trainable):
         """A job runs as a whole: there is nothing to go on from."""
 
     def cleanup(self) -> None:
+        self._leave()
         close = getattr(self._worker, "close", None)
         if close is not None:
             close()
 
-    def _run(self, job: TrialJob) -> TrialResult:
+    def _leave(self) -> None:
+        """End a trial that was stopped at a rung."""
+        if self._running is not None:
+            self._running.close()
+            self._running = None
+
+    def _run(self, job: TrialJob) -> Generator[RungScore, None, TrialResult]:
         job.folder.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
         with open(job.folder / "log.txt", "a", encoding="utf-8", errors="replace", buffering=1) as log:
             try:
                 with _output_to(log):
-                    result = self._attempt(job, log)
+                    outcome = self._attempt(job, log)
+                if isinstance(outcome, Generator):
+                    outcome = yield from _in_rungs(job, outcome, log)
+                result = _checked(job, outcome)
+            except GeneratorExit:
+                raise
             except BaseException as error:
                 # SystemExit from some library and SIGINT sent to the whole process group end here as well.
                 log.write(traceback.format_exc())
@@ -71,7 +92,7 @@ class TrialActor(tune.Trainable):
             result = result.model_copy(update={"seconds": time.monotonic() - started})
         return result
 
-    def _attempt(self, job: TrialJob, log: TextIO) -> TrialResult:
+    def _attempt(self, job: TrialJob, log: TextIO) -> object:
         def report(line: str) -> None:
             log.write(f"{time.strftime('%H:%M:%S')} {line}\n")
 
@@ -83,11 +104,23 @@ class TrialActor(tune.Trainable):
                 self._worker = make_worker()
             except Exception as error:
                 raise _WorkerFailedError(WORKER_FAILED + reason_of(error)) from error
-        return _checked(job, self._worker.run(job, report))
+        return self._worker.run(job, report)
 
 
 class _WorkerFailedError(NasdistillError):
     """The factory raised: no trial can run in this process."""
+
+
+def _in_rungs(job: TrialJob, trial: Generator[Any, None, Any], log: TextIO) -> Generator[RungScore, None, object]:
+    """The worker's scores, validated again and under this job's number; its output goes to the log."""
+    with contextlib.closing(trial):
+        while True:
+            with _output_to(log):
+                try:
+                    score = next(trial)
+                except StopIteration as end:
+                    return end.value
+            yield RungScore.model_validate({**score.model_dump(), "trial": job.trial})
 
 
 def _checked(job: TrialJob, result: object) -> TrialResult:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
-from nasdistill.records import Scalar, TrialResult
+from nasdistill.records import RungScore, Scalar, TrialResult
 
 # The reasons of a `stopped` trial that had no more time; the last one is followed by what went wrong.
 INTERRUPTED = "interrupted"
 BUDGET_USED_UP = "budget used up"
 SEARCH_STOPPED = "search stopped"
+STOPPED_EARLY = "stopped early"
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class TrialJob:
     `params` are the flat parameters of the search space. Everything the trial leaves behind goes to `folder`.
     `deadline` is in `time.time()` seconds, None without one. A worker looks at the deadline and for the existence of
     `stop_file` every second or so and raises `DeadlineReachedError`; one that doesn't is killed a little later.
-    `attempt` is 1 when the trial's first worker died and this is the second one.
+    `attempt` is 1 when the trial's first worker died and this is the second one. `resumes` is the folder of the same
+    trial in an earlier part of the run, which may hold something to go on with.
     """
 
     trial: int
@@ -32,24 +34,29 @@ class TrialJob:
     deadline: float | None
     stop_file: Path
     attempt: int = 0
+    resumes: Path | None = None
 
     def to_json(self) -> str:
-        return json.dumps({**asdict(self), "folder": str(self.folder), "stop_file": str(self.stop_file)})
+        return json.dumps(asdict(self), default=str)
 
     @classmethod
     def from_json(cls, text: str) -> TrialJob:
         fields = json.loads(text)
-        return cls(**{**fields, "folder": Path(fields["folder"]), "stop_file": Path(fields["stop_file"])})
+        paths = {name: Path(fields[name]) for name in ("folder", "stop_file", "resumes") if fields[name] is not None}
+        return cls(**{**fields, **paths})
 
 
 class Worker(Protocol):
     """Runs trials one after the other in one process that stays warm between them.
 
     `run` returns a `complete` or `rejected` result. Any exception makes the trial `failed` with the message's first
-    line as its reason, except `DeadlineReachedError`, which makes it `stopped`. `report` takes a line for the log.
+    line as its reason, except `DeadlineReachedError`, which makes it `stopped`. `report` takes a line for the log. A
+    generator yields the score of each rung that the trial reaches, and is closed there when the scheduler stops it.
     """
 
-    def run(self, job: TrialJob, report: Callable[[str], None]) -> TrialResult: ...
+    def run(
+        self, job: TrialJob, report: Callable[[str], None]
+    ) -> TrialResult | Generator[RungScore, None, TrialResult]: ...
 
 
 WorkerFactory = Callable[[], Worker]

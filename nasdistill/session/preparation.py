@@ -13,6 +13,7 @@ from nasdistill.prepare.inputs import Inputs
 from nasdistill.prepare.needs import cache_bytes, choose_cache
 from nasdistill.progress import Progress, RunTasks
 from nasdistill.search.budget import BudgetClock
+from nasdistill.search.rungs import rung_epochs
 from nasdistill.search.runner import STOP_FILE_NAME
 from nasdistill.store.run_folder import RunFolder
 from nasdistill.workbench import Assets
@@ -46,6 +47,7 @@ def prepare(
     workers: int,
     cache: Path,
     epochs_asked: int | None,
+    early_stopping: bool,
     run_tasks: RunTasks,
     progress: Progress,
 ) -> Prepared:
@@ -111,6 +113,9 @@ def prepare(
                 )
             }
         )
+    if not before:
+        rungs = rung_epochs(training.epochs) if early_stopping else ()
+        training = training.model_copy(update={"rungs": rungs})
     assets = Assets(
         names=names,
         pools={plan.image_size: plan.folders for plan in trained},

@@ -11,6 +11,7 @@ from nasdistill.errors import InputError
 from nasdistill.pareto.limits import parse_constraints
 from nasdistill.records import CacheKind
 from nasdistill.search.budget import Budget
+from nasdistill.search.pareto_asha import DEFAULT_SCHEDULER, check_scheduler
 from nasdistill.search.samplers import DEFAULT_SAMPLER, check_sampler
 from nasdistill.space.search_space import SearchSpace
 from nasdistill.store.run_folder import RunFolder, default_run_path
@@ -28,6 +29,7 @@ KEPT = (
     "seed",
     "cache",
     "constraint",
+    "scheduler",
 )
 
 
@@ -43,6 +45,7 @@ class SearchRequest:
     space: str | None = None
     device: str | None = None
     sampler: str = DEFAULT_SAMPLER
+    scheduler: str | None = None
     workers: int | None = None
     seed: int | None = None
     epochs: int | None = None
@@ -65,6 +68,7 @@ def check(request: SearchRequest) -> tuple[RunFolder, dict[str, Any]]:
         InputError: an unknown name, a folder that is taken, or settings that differ from the resumed run's.
     """
     check_sampler(request.sampler)
+    check_scheduler(request.scheduler or DEFAULT_SCHEDULER)
     parse_constraints(request.constraint or ())
     if request.precision not in (None, "auto", "float32", "bfloat16"):
         raise InputError(f"unknown precision '{request.precision}'; allowed: auto, float32, bfloat16")

@@ -19,12 +19,14 @@ from nasdistill.report.html import write_report
 from nasdistill.search.budget import BudgetClock
 from nasdistill.search.cluster import run_tasks, start_ray
 from nasdistill.search.events import SearchEvent, TrialFinished
+from nasdistill.search.pareto_asha import DEFAULT_SCHEDULER
 from nasdistill.search.runner import run_search
 from nasdistill.session.known import WARM_START_NAME, kept_warm_start, read_configurations, read_warm_start
 from nasdistill.session.preparation import Prepared, prepare
 from nasdistill.session.request import SearchRequest, default_workers, gpu_share, training_of
 from nasdistill.store.provenance import environment
 from nasdistill.store.run_folder import RunFolder
+from nasdistill.store.rung_scores import all_rung_scores
 from nasdistill.store.tables import write_trials_csv
 from nasdistill.worker import MakeTrialWorker
 
@@ -77,12 +79,13 @@ def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], pro
     training = training_of(settings, recorded, inputs.space)
     check_cache(inputs.space, training.cache)
     workers = request.workers or default_workers()
+    scheduler = settings.get("scheduler") or DEFAULT_SCHEDULER
     if not request.resume:
         run = RunFolder.create(run.path)
         if warm_start:
             write_trials_csv(run.path / WARM_START_NAME, warm_start, ())
         run.update_run(settings=settings, enqueued=enqueued, started=_now(), teacher=_teacher_facts(inputs))
-    run.update_run(**_description(request, inputs, run, workers, training.seed))
+    run.update_run(**_description(request, inputs, run, workers, training.seed, scheduler))
     progress.log(f"results go to {run.path}")
     try:
         with start_ray(workers, request.ray_address):
@@ -94,11 +97,12 @@ def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], pro
                 workers,
                 cache,
                 settings["epochs"],
+                scheduler != DEFAULT_SCHEDULER,
                 functools.partial(run_tasks, gpus=gpu_share(request, workers)),
                 progress,
             )
             constraints = parse_constraints(settings.get("constraint") or ())
-            _run_trials(request, run, inputs, prepared, constraints, clock, workers, watch, progress)
+            _run_trials(request, run, inputs, prepared, constraints, scheduler, clock, workers, watch, progress)
     except InterruptedSearchError:
         _write(run)
         raise
@@ -122,6 +126,7 @@ def _run_trials(
     inputs: Inputs,
     prepared: Prepared,
     constraints: tuple[Limit, ...],
+    scheduler: str,
     clock: BudgetClock,
     workers: int,
     watch: _Stopwatch,
@@ -141,6 +146,8 @@ def _run_trials(
         run,
         clock,
         sampler=request.sampler,
+        scheduler=scheduler,
+        rung_scores=all_rung_scores(run.path),
         workers=workers,
         seed=training.seed,
         resources_per_trial={"cpu": 1, "gpu": gpus} if gpus else {"cpu": 1},
@@ -161,7 +168,9 @@ def _write(run: RunFolder) -> list[TrialResult]:
     return results
 
 
-def _description(request: SearchRequest, inputs: Inputs, run: RunFolder, workers: int, seed: int) -> dict[str, Any]:
+def _description(
+    request: SearchRequest, inputs: Inputs, run: RunFolder, workers: int, seed: int, scheduler: str
+) -> dict[str, Any]:
     """What `run.json` says about the inputs and the machine."""
     facts = environment()
     return {
@@ -176,6 +185,7 @@ def _description(request: SearchRequest, inputs: Inputs, run: RunFolder, workers
         "space_text": inputs.space.text,
         "budget": str(request.budget),
         "sampler": request.sampler,
+        "scheduler": scheduler,
         "workers": workers,
         "seed": seed,
         "objective": {"accuracy": "map50_95", "cost": "latency_ms"},

@@ -1,0 +1,57 @@
+"""A stage of training on disk, so that another process goes on with it: tensors alone, no pickle."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from nasdistill.distill.stage import StageTraining
+from nasdistill.store.atomic import replacing
+
+_MODEL, _CONNECTORS, _OPTIMIZER = "model.", "connectors.", "optimizer."
+
+
+def save_training(path: Path, training: StageTraining, facts: Mapping[str, str]) -> None:
+    """Write weights, connectors, the optimiser's moments and the step; `facts` come back from `read_facts`."""
+    tensors = {_MODEL + name: tensor for name, tensor in training.student.model.state_dict().items()}
+    tensors |= {_CONNECTORS + name: tensor for name, tensor in training.connectors.state_dict().items()}
+    for index, moments in training.optimizer.state_dict()["state"].items():
+        tensors |= {f"{_OPTIMIZER}{index}.{name}": tensor for name, tensor in moments.items()}
+    # clones, since two names may share their memory, which the format refuses
+    kept = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    scaler = json.dumps(training.scaler.state_dict())
+    with replacing(path) as temporary:
+        save_file(kept, temporary, metadata={**facts, "step": str(training.step), "scaler": scaler})
+
+
+def read_facts(path: Path) -> dict[str, str] | None:
+    """What was told about a saved stage; None where there is none, or a damaged one."""
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(file.metadata() or {})
+    except (OSError, SafetensorError):
+        return None
+
+
+def restore_training(path: Path, training: StageTraining) -> None:
+    """Bring a stage, set up as the saved one was, to where that was saved. Changes its student and connectors."""
+    with safe_open(path, "pt") as file:
+        facts = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+
+    def part(prefix: str) -> dict[str, torch.Tensor]:
+        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+    training.student.model.load_state_dict(part(_MODEL))
+    training.connectors.load_state_dict(part(_CONNECTORS))
+    moments: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in part(_OPTIMIZER).items():
+        index, moment = name.split(".", 1)
+        moments.setdefault(int(index), {})[moment] = tensor
+    groups = training.optimizer.state_dict()["param_groups"]
+    training.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    training.scaler.load_state_dict(json.loads(facts["scaler"]))
+    training.go_on_from(int(facts["step"]))
