@@ -154,7 +154,7 @@ def reason_of(error: BaseException) -> str:
         return "out of memory on the GPU"
     if "DefaultCPUAllocator" in str(error):
         return "out of memory"
-    if isinstance(error, ValidationError) and error.title == TrialResult.__name__:
+    if isinstance(error, ValidationError) and error.title in (TrialResult.__name__, RungScore.__name__):
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         got = first["input"]
