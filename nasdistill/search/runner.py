@@ -22,8 +22,10 @@ from nasdistill.search.cluster import environment, start_ray
 from nasdistill.search.distributions import Space
 from nasdistill.search.events import EventHandler
 from nasdistill.search.journal import StudyJournal
+from nasdistill.search.journal_file import JOURNAL_NAME, open_journal_file
 from nasdistill.search.ledger import Ledger, Run
-from nasdistill.search.proposals import Proposals, Warmth, directions_of
+from nasdistill.search.proposals import Proposals, Warmth
+from nasdistill.search.reconcile import directions_of
 from nasdistill.search.samplers import DEFAULT_SAMPLER, Task, make_sampler
 from nasdistill.search.scratch import scratch_folder
 from nasdistill.search.searcher import Admit, Estimate, StudySearcher
@@ -31,7 +33,6 @@ from nasdistill.search.stop import Patience, StopControl, stopping_on_signals
 from nasdistill.search.trainable import TrialActor
 from nasdistill.search.worker import BUDGET_USED_UP, INTERRUPTED, WorkerFactory
 
-JOURNAL_NAME = "study.journal"
 STOP_FILE_NAME = ".stop"
 DEFAULT_OBJECTIVES = (MAP50_95, LATENCY_MS)
 
@@ -57,6 +58,7 @@ def run_search(
     estimate: Estimate | None = None,
     patience: Patience | None = None,
     warm_workers: bool = True,
+    journal: StudyJournal | None = None,
 ) -> list[TrialResult]:
     """Search `space` until the budget is used up and return all results of the run, earlier parts included.
 
@@ -67,7 +69,8 @@ def run_search(
     used; otherwise one is started (or `ray_address` joined) and shut down again. For `admit` and `estimate` see
     `StudySearcher`; for `enqueued` and `warm` see `Proposals`, for `constraints` and `reference_ms` `samplers.Task`: the
     sampler keeps to the constraints as far as it can tell, and the worker rejects what it measures beyond them. Without
-    `warm_workers` every trial gets a process of its own, seconds slower each.
+    `warm_workers` every trial gets a process of its own, seconds slower each. The Optuna study goes to `journal`, by
+    default a file in the run folder.
 
     Raises InputError for an unknown sampler, an address where no Ray is or resources that it does not have,
     InterruptedSearchError after Ctrl-C (everything finished is kept), and whatever writing a result or `on_event`
@@ -80,7 +83,7 @@ def run_search(
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     stop = StopControl(run.path / STOP_FILE_NAME, clock, patience)
     stop.clear()
-    journal = StudyJournal(run.path / JOURNAL_NAME, directions_of(objectives))
+    journal = journal or open_journal_file(run.path / JOURNAL_NAME, directions_of(objectives))
     proposals = Proposals(space, chosen_sampler, journal, objectives, results, seed, enqueued, warm, constraints)
     ledger = Ledger(run, proposals, clock, stop, on_event)
     searcher = StudySearcher(proposals, ledger, clock, stop, workers, results, admit, estimate)
@@ -92,6 +95,7 @@ def run_search(
     finally:
         ledger.close(stop.reason or BUDGET_USED_UP)
         stop.clear()
+        proposals.mend_journal(run.results)
     if ledger.error is not None:
         raise ledger.error
     if stop.interrupted:

@@ -19,10 +19,12 @@ from nasdistill.report.html import write_report
 from nasdistill.search.budget import BudgetClock
 from nasdistill.search.cluster import run_tasks, start_ray
 from nasdistill.search.events import SearchEvent, TrialFinished
-from nasdistill.search.runner import run_search
+from nasdistill.search.journal import StudyJournal
+from nasdistill.search.runner import DEFAULT_OBJECTIVES, run_search
 from nasdistill.session.known import WARM_START_NAME, kept_warm_start, read_configurations, read_warm_start
 from nasdistill.session.preparation import Prepared, prepare
 from nasdistill.session.request import SearchRequest, default_workers, gpu_share, training_of
+from nasdistill.session.storage import check_storage, open_journal
 from nasdistill.store.provenance import environment
 from nasdistill.store.run_folder import RunFolder
 from nasdistill.store.tables import write_trials_csv
@@ -52,6 +54,7 @@ def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], pro
     """
     recorded = run.read_run() if request.resume else {}
     used = float(recorded.get("seconds", 0.0))
+    url = check_storage(request.storage, recorded)
     earlier = run.results() if request.resume else []
     clock = BudgetClock.resumed(request.budget, earlier, used)
     watch = _Stopwatch(used)
@@ -83,6 +86,7 @@ def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], pro
             write_trials_csv(run.path / WARM_START_NAME, warm_start, ())
         run.update_run(settings=settings, enqueued=enqueued, started=_now(), teacher=_teacher_facts(inputs))
     run.update_run(**_description(request, inputs, run, workers, training.seed))
+    journal = open_journal(run, url, DEFAULT_OBJECTIVES, progress.log)
     progress.log(f"results go to {run.path}")
     try:
         with start_ray(workers, request.ray_address):
@@ -98,7 +102,7 @@ def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], pro
                 progress,
             )
             constraints = parse_constraints(settings.get("constraint") or ())
-            _run_trials(request, run, inputs, prepared, constraints, clock, workers, watch, progress)
+            _run_trials(request, run, journal, inputs, prepared, constraints, clock, workers, watch, progress)
     except InterruptedSearchError:
         _write(run)
         raise
@@ -119,6 +123,7 @@ def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], pro
 def _run_trials(
     request: SearchRequest,
     run: RunFolder,
+    journal: StudyJournal,
     inputs: Inputs,
     prepared: Prepared,
     constraints: tuple[Limit, ...],
@@ -150,6 +155,7 @@ def _run_trials(
         reference_ms=reference.latency_ms,
         enqueued=run.read_run().get("enqueued", ()),
         warm=kept_warm_start(run, training.epochs),
+        journal=journal,
     )
 
 
