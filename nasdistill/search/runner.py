@@ -7,12 +7,11 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 
 import optuna
-import ray
 from ray import cloudpickle, tune
 from ray.exceptions import RayError
 from ray.tune.error import TuneError
 
-from nasdistill.errors import InputError, InterruptedSearchError, NasdistillError
+from nasdistill.errors import InterruptedSearchError, NasdistillError
 from nasdistill.pareto.limits import Limit
 from nasdistill.pareto.objectives import LATENCY_MS, MAP50_95, Objective
 from nasdistill.records import Scalar, TrialResult
@@ -24,6 +23,7 @@ from nasdistill.search.events import EventHandler
 from nasdistill.search.journal import StudyJournal
 from nasdistill.search.journal_file import JOURNAL_NAME, open_journal_file
 from nasdistill.search.ledger import Ledger, Run
+from nasdistill.search.nodes import check_resources
 from nasdistill.search.proposals import Proposals, Warmth
 from nasdistill.search.reconcile import directions_of
 from nasdistill.search.samplers import DEFAULT_SAMPLER, Task, make_sampler
@@ -90,7 +90,7 @@ def run_search(
     resources = dict(resources_per_trial or {"cpu": 1})
     try:
         with start_ray(workers, ray_address, cpus=_cpus(workers, resources)), stopping_on_signals(stop):
-            _check_resources(resources)
+            check_resources(resources)
             _tune(searcher, ledger, stop, make_worker, workers, resources, warm_workers)
     finally:
         ledger.close(stop.reason or BUDGET_USED_UP)
@@ -149,15 +149,6 @@ def _tune(
             # After a request to stop, whatever Tune trips over no longer matters.
             if stop.reason is None:
                 raise NasdistillError(f"Ray stopped working: {_last_line(error)}") from error
-
-
-def _check_resources(resources: Mapping[str, float]) -> None:
-    """Refuse what this cluster can never give: Ray would wait for it without a word."""
-    there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    for name, amount in resources.items():
-        key = {"cpu": "CPU", "gpu": "GPU"}.get(name, name)
-        if amount > there.get(key, 0):
-            raise InputError(f"a trial needs {amount:g} {key}, but Ray has {there.get(key, 0):g} in all")
 
 
 def _cpus(workers: int, resources: Mapping[str, float]) -> int:

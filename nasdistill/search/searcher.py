@@ -114,7 +114,9 @@ class StudySearcher(Searcher):
                 refusals += 1
             else:
                 number, folder = self._ledger.start(draft)
-                return TrialJob(number, draft.params, folder, self._stop.trial_deadline, self._stop.stop_file)
+                # A worker on another node has another current folder.
+                stop_file = self._stop.stop_file.absolute()
+                return TrialJob(number, draft.params, folder.absolute(), self._stop.trial_deadline, stop_file)
         self._no_more = True
         return None
 

@@ -17,13 +17,14 @@ from nasdistill.records import TrialResult
 from nasdistill.remeasure import remeasure
 from nasdistill.report.html import write_report
 from nasdistill.search.budget import BudgetClock
-from nasdistill.search.cluster import run_tasks, start_ray
+from nasdistill.search.cluster import run_tasks
 from nasdistill.search.events import SearchEvent, TrialFinished
 from nasdistill.search.journal import StudyJournal
 from nasdistill.search.runner import DEFAULT_OBJECTIVES, run_search
 from nasdistill.session.known import WARM_START_NAME, kept_warm_start, read_configurations, read_warm_start
 from nasdistill.session.preparation import Prepared, prepare
-from nasdistill.session.request import SearchRequest, default_workers, gpu_share, training_of
+from nasdistill.session.request import SearchRequest, training_of
+from nasdistill.session.resources import Workplace, workplace
 from nasdistill.session.storage import check_storage, open_journal
 from nasdistill.store.provenance import environment
 from nasdistill.store.run_folder import RunFolder
@@ -60,6 +61,9 @@ def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], pro
     watch = _Stopwatch(used)
     progress.begin(clock, earlier)
     cache = cache_folder()
+    if request.ray_address is not None:
+        # The processes of a cluster have other current folders.
+        cache, run = cache.absolute(), RunFolder(run.path.absolute())
     inputs = load_inputs(
         data=_path(settings["data"]),
         teacher=_path(settings["teacher"]),
@@ -79,30 +83,30 @@ def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], pro
         progress.log(note)
     training = training_of(settings, recorded, inputs.space)
     check_cache(inputs.space, training.cache)
-    workers = request.workers or default_workers()
     if not request.resume:
         run = RunFolder.create(run.path)
         if warm_start:
             write_trials_csv(run.path / WARM_START_NAME, warm_start, ())
         run.update_run(settings=settings, enqueued=enqueued, started=_now(), teacher=_teacher_facts(inputs))
-    run.update_run(**_description(request, inputs, run, workers, training.seed))
+    run.update_run(**_description(request, inputs, run, training.seed))
     journal = open_journal(run, url, DEFAULT_OBJECTIVES, progress.log)
     progress.log(f"results go to {run.path}")
     try:
-        with start_ray(workers, request.ray_address):
+        with workplace(request, run.path, cache, inputs.dataset.yaml_path) as place:
+            run.update_run(workers=place.workers)
             prepared = prepare(
                 run,
                 inputs,
                 training,
                 clock,
-                workers,
+                place.workers,
                 cache,
                 settings["epochs"],
-                functools.partial(run_tasks, gpus=gpu_share(request, workers)),
+                functools.partial(run_tasks, gpus=place.gpus, shared=place.shared),
                 progress,
             )
             constraints = parse_constraints(settings.get("constraint") or ())
-            _run_trials(request, run, journal, inputs, prepared, constraints, clock, workers, watch, progress)
+            _run_trials(request, run, journal, inputs, prepared, constraints, clock, place, watch, progress)
     except InterruptedSearchError:
         _write(run)
         raise
@@ -128,7 +132,7 @@ def _run_trials(
     prepared: Prepared,
     constraints: tuple[Limit, ...],
     clock: BudgetClock,
-    workers: int,
+    place: Workplace,
     watch: _Stopwatch,
     progress: Progress,
 ) -> None:
@@ -137,7 +141,7 @@ def _run_trials(
             run.update_run(seconds=watch.seconds)  # a killed run knows what it has used
         progress.event(event)
 
-    training, gpus = prepared.assets.training, gpu_share(request, workers)
+    training = prepared.assets.training
     reference = teacher_reference(prepared.teacher["latency_ms"])
     progress.searching(reference, training.epochs)
     run_search(
@@ -146,9 +150,9 @@ def _run_trials(
         run,
         clock,
         sampler=request.sampler,
-        workers=workers,
+        workers=place.workers,
         seed=training.seed,
-        resources_per_trial={"cpu": 1, "gpu": gpus} if gpus else {"cpu": 1},
+        resources_per_trial=place.per_trial,
         on_event=on_event,
         estimate=prepared.trial_seconds,
         constraints=constraints,
@@ -167,7 +171,7 @@ def _write(run: RunFolder) -> list[TrialResult]:
     return results
 
 
-def _description(request: SearchRequest, inputs: Inputs, run: RunFolder, workers: int, seed: int) -> dict[str, Any]:
+def _description(request: SearchRequest, inputs: Inputs, run: RunFolder, seed: int) -> dict[str, Any]:
     """What `run.json` says about the inputs and the machine."""
     facts = environment()
     return {
@@ -182,7 +186,6 @@ def _description(request: SearchRequest, inputs: Inputs, run: RunFolder, workers
         "space_text": inputs.space.text,
         "budget": str(request.budget),
         "sampler": request.sampler,
-        "workers": workers,
         "seed": seed,
         "objective": {"accuracy": "map50_95", "cost": "latency_ms"},
         "versions": facts.pop("packages", {}),
