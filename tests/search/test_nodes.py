@@ -38,6 +38,7 @@ def cluster() -> Iterator[Cluster]:
         environment({"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]), "RAY_DEDUP_LOGS": "0"}),
         scratch_folder() as folder,
     ):
+        Path("/tmp/ray").mkdir(exist_ok=True)  # where Ray's class notes the address, whatever `temp_dir` is
         nodes = Cluster(
             initialize_head=True,
             head_node_args={"num_cpus": 0, "temp_dir": str(folder), "include_dashboard": False, **TINY},
