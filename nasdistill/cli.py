@@ -97,7 +97,15 @@ def search(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out (or the latest one); --budget is its total.")
     ] = False,
-    ray_address: Annotated[str | None, typer.Option(help="Join a running Ray cluster.")] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            envvar="NASDISTILL_STORAGE",
+            help="Database of the Optuna study: postgresql+psycopg://…, mysql…, sqlite:///… [default: a file in the run].",
+        ),
+    ] = None,
+    ray_address: Annotated[str | None, typer.Option(help="Join a running Ray cluster: auto, or host:port.")] = None,
     gpus_per_trial: Annotated[
         float | None, typer.Option(min=0.01, help="Share of a GPU for each trial, e.g. 0.5.")
     ] = None,
@@ -134,6 +142,7 @@ def search(
         enqueue=enqueue,
         warm_start=warm_start,
         constraint=constraint or None,
+        storage=storage or None,
         ray_address=ray_address,
         gpus_per_trial=gpus_per_trial,
     )

@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import socket
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,9 +33,13 @@ _RAY_ENVIRONMENT = {
 }
 
 
-def worker_environment(workers: int) -> dict[str, str]:
-    """Environment of the worker processes: each gets its share of the cores, set before any numeric library loads."""
-    threads = str(max(1, len(os.sched_getaffinity(0)) // workers if hasattr(os, "sched_getaffinity") else 1))
+def worker_environment(workers: int | None) -> dict[str, str]:
+    """Environment of the worker processes: each gets its share of the cores, set before any numeric library loads.
+
+    Without `workers` (on a cluster, whose nodes may have any number of cores) it is the one CPU that a trial asks for.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    threads = "1" if workers is None else str(max(1, cores // workers))
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
     # Tune would move every worker into a folder of its own, where the relative paths of a data set lead nowhere.
     return {**dict.fromkeys(names, threads), "RAY_CHDIR_TO_TRIAL_DIR": "0"}
@@ -58,7 +63,7 @@ def start_ray(
             if address is None:
                 _start(folder, cpus or workers, gpus, workers)
             else:
-                _join(address, workers)
+                _join(address)
             yield
         finally:
             with contextlib.suppress(Exception):
@@ -70,16 +75,18 @@ def run_tasks(
     on_progress: Callable[[int, str], None] | None = None,
     cpus: float = 1,
     gpus: float = 0,
+    shared: Path | None = None,
 ) -> list[T]:
     """Run picklable functions on the workers of a running Ray and return what they return, in their order.
 
     Each is called with a `report`: what it last reported reaches `on_progress(index, text)` within a fraction of a
-    second (on the driver's machine; other nodes' reports are lost unless they share its temporary folder). An exception
-    of a function is raised as it was, after the others have been cancelled; Ctrl-C raises InterruptedSearchError.
+    second. Reports go through files in a folder made for them below `shared`, which all nodes of a cluster see; without
+    it they are in the temporary folder, and those of other machines are lost. An exception of a function is raised as
+    it was, after the others have been cancelled; Ctrl-C raises InterruptedSearchError.
     """
     if not functions:
         return []
-    with scratch_folder() as folder:
+    with _reports_folder(shared) as folder:
         task: Any = ray.remote(_reporting)
         progress = [folder / str(index) for index in range(len(functions))]
         pending = [
@@ -105,6 +112,18 @@ def run_tasks(
             for reference in pending:
                 ray.cancel(reference, force=True)
     return [results[index] for index in range(len(functions))]
+
+
+@contextlib.contextmanager
+def _reports_folder(shared: Path | None) -> Iterator[Path]:
+    if shared is None:
+        with scratch_folder() as folder:
+            yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix=".reports-", dir=shared.absolute(), ignore_cleanup_errors=True) as name:
+        # Another user's process on another node may have to write there, who may write in `shared` at all.
+        os.chmod(name, shared.stat().st_mode & 0o777)
+        yield Path(name)
 
 
 def _reporting(function: Callable[[Report], T], path: Path) -> T:
@@ -156,7 +175,7 @@ def _start(folder: Path, cpus: int, gpus: int | None, workers: int) -> None:
             raise NasdistillError(f"Ray did not start: {error}") from error
 
 
-def _join(address: str, workers: int) -> None:
+def _join(address: str) -> None:
     if address.startswith("ray://"):
         raise InputError(
             f"--ray-address {address}: Ray's client protocol is not supported; give auto on a node of the cluster, "
@@ -170,7 +189,7 @@ def _join(address: str, workers: int) -> None:
         try:
             ray.init(
                 address=address,
-                runtime_env={"env_vars": worker_environment(workers)},
+                runtime_env={"env_vars": worker_environment(None)},
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )

@@ -1,62 +1,56 @@
-"""The Optuna study on disk: a journal beside the run's results that any Optuna tool can read.
+"""The Optuna study of a run, for other Optuna tools to read: what was started and how it ended, two writes a trial.
 
-Only this file writes it, two lines a trial: what was started and how it ended. The study that the sampler thinks with
-lives in memory (`proposals.py`), so that a parameter costs no fsync and drafts that were never run leave no trace here.
+Only the process that runs the search writes it. The study that the sampler thinks with lives in memory
+(`proposals.py`), so that a parameter costs no write and drafts that were never run leave no trace here. Where the study
+is kept: `journal_file.py` (the run folder, by default) and `database.py`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from nasdistill.records import Scalar
 
 STUDY_NAME = "nasdistill"
-# User attributes of a trial in the journal: our trial number, where its parameters came from, and why it failed.
+# User attributes of a trial in the study: our trial number, where its parameters came from, and why it failed.
 TRIAL, ORIGIN, REASON = "trial", "origin", "reason"
+
+_log = logging.getLogger(__name__)
+_NOT_WRITTEN = -1
+T = TypeVar("T")
 
 
 class StudyJournal:
-    """Opens (or repairs and opens, or creates) the journal at `path` for a study with these `directions`.
+    """A study that a run writes to.
 
-    A torn last line, as a crash leaves it, is cut off. A journal that is damaged elsewhere, or belongs to other
-    objectives, is put aside as `<name>.damaged` and a new one begun: `was_damaged` tells, and the results of the run
-    hold everything needed to fill it again.
+    With `reopen` (for a study that is kept elsewhere) a failing write doesn't end the search: `warn` is told once, the
+    study is `lost` and hears nothing more until `recover`. The results of the run hold everything that it then lacks.
+    Without, errors are raised as they are.
     """
 
-    def __init__(self, path: Path, directions: Sequence[StudyDirection]) -> None:
-        self.path = path
-        # A killed process leaves its lock behind, and Optuna would wait half a minute for it. Only the driver of a run
-        # writes its journal.
-        with contextlib.suppress(OSError):
-            Path(f"{path}.lock").unlink()
-        self.was_damaged = path.exists() and not _cut_torn_end(path)
-        if not self.was_damaged:
-            try:
-                self._study = _open(path, directions)
-                self._study.get_trials(deepcopy=False)
-            except Exception:
-                # Whatever a stranger's or half-lost journal makes Optuna raise: it has no one error for it.
-                self.was_damaged = True
-        if self.was_damaged:
-            os.replace(path, f"{path}.damaged")
-            self._study = _open(path, directions)
-        self._storage = self._study._storage
+    def __init__(
+        self,
+        study: optuna.Study,
+        reopen: Callable[[], optuna.Study] | None = None,
+        warn: Callable[[str], None] = _log.warning,
+    ) -> None:
+        self._study = study
+        self._reopen = reopen
+        self._warn = warn
+        self.lost = False
 
     def trials(self) -> list[FrozenTrial]:
-        return self._study.get_trials(deepcopy=True)
+        """All trials there are; none while the study is lost."""
+        return self._kept(lambda: self._study.get_trials(deepcopy=True), [])
 
     def start(
         self,
@@ -79,46 +73,63 @@ class StudyJournal:
             system_attrs=dict(system_attributes),
             intermediate_values={},
         )
-        return self._storage.create_new_trial(self._study._study_id, template)
+        return self._kept(lambda: self._study._storage.create_new_trial(self._study._study_id, template), _NOT_WRITTEN)
 
     def finish(self, trial_id: int, values: Sequence[float] | None, reason: str = "") -> None:
         """End a running trial: complete with `values`, or failed with a `reason`."""
-        if values is None:
-            self._storage.set_trial_user_attr(trial_id, REASON, reason)
-            self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
-        else:
-            self._storage.set_trial_state_values(trial_id, TrialState.COMPLETE, list(values))
+
+        def write() -> None:
+            storage = self._study._storage
+            if values is None:
+                storage.set_trial_user_attr(trial_id, REASON, reason)
+                storage.set_trial_state_values(trial_id, TrialState.FAIL)
+            else:
+                storage.set_trial_state_values(trial_id, TrialState.COMPLETE, list(values))
+
+        self._kept(write, None)
 
     def add(self, trial: FrozenTrial) -> None:
         """Take over a trial that has already ended."""
-        self._study.add_trial(trial)
+        self._kept(lambda: self._study.add_trial(trial), None)
+
+    def recover(self) -> bool:
+        """Open a lost study again; False when that fails as well. What it lacks is for the caller to bring."""
+        if self.lost and self._reopen is not None:
+            try:
+                self._study = self._reopen()
+            except Exception as error:
+                _log.debug("the study cannot be opened again: %s", error)
+            else:
+                self.lost = False
+        return not self.lost
+
+    def _kept(self, access: Callable[[], T], otherwise: T) -> T:
+        if self.lost:
+            return otherwise
+        try:
+            return access()
+        except Exception as error:
+            # A database fails in as many ways as there are drivers, a study that someone deletes is a KeyError.
+            if self._reopen is None:
+                raise
+            self.lost = True
+            self._warn(
+                f"the study is not written any more ({first_line(error)}); the search goes on, and its results are in "
+                "the run folder"
+            )
+            return otherwise
 
 
-def _open(path: Path, directions: Sequence[StudyDirection]) -> optuna.Study:
-    storage = JournalStorage(JournalFileBackend(str(path)))
-    study = optuna.create_study(storage=storage, study_name=STUDY_NAME, directions=directions, load_if_exists=True)
+def study_in(storage: BaseStorage, name: str, directions: Sequence[StudyDirection]) -> optuna.Study:
+    """The study of that name, made if need be. Raises ValueError when it has other objectives."""
+    study = optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
     if study.directions != list(directions):
-        raise ValueError(f"{path} holds a study of other objectives: {study.directions}")
+        raise ValueError(f"the study '{name}' has other objectives: {study.directions}")
     return study
 
 
-def _cut_torn_end(path: Path) -> bool:
-    """Drop what a crash left unfinished at the end of the journal. False when it is damaged before its last line."""
-    content = path.read_bytes()
-    good = 0
-    for line in content.splitlines(keepends=True):
-        try:
-            whole = line.endswith(b"\n") and isinstance(json.loads(line), dict)
-        except ValueError:
-            whole = False
-        if not whole:
-            break
-        good += len(line)
-    if b"\n" in content[good:].rstrip(b"\x00\n"):
-        return False
-    if good < len(content):
-        with open(path, "r+b") as file:
-            file.truncate(good)
-            file.flush()
-            os.fsync(file.fileno())
-    return True
+def first_line(error: BaseException) -> str:
+    """What a storage error is about: that of the driver below, where Optuna wraps it."""
+    cause = error.__cause__ or error
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return lines[0] if lines else type(cause).__name__

@@ -7,27 +7,23 @@ partial score can neither steer the sampler nor join a front.
 
 from __future__ import annotations
 
-import math
 import random
 import warnings
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any, Literal
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, NSGAIIISampler, NSGAIISampler, TPESampler
-from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState
 
 from nasdistill.errors import SpaceExhaustedError
 from nasdistill.pareto.limits import Limit
 from nasdistill.pareto.objectives import Objective
 from nasdistill.records import Scalar, TrialResult
 from nasdistill.search.distributions import (
-    Distributions,
     Params,
     Space,
     key_of,
@@ -35,9 +31,10 @@ from nasdistill.search.distributions import (
     suggest_params,
     unseen_point,
 )
-from nasdistill.search.journal import ORIGIN, REASON, TRIAL, StudyJournal
+from nasdistill.search.journal import ORIGIN, TRIAL, StudyJournal
 from nasdistill.search.known import FIDELITY, PARTIAL_VALUES
 from nasdistill.search.latency_first import LatencyFirstSampler
+from nasdistill.search.reconcile import directions_of, ended, partial_of, reconcile, values_of
 from nasdistill.search.worker import BUDGET_USED_UP, INTERRUPTED, SEARCH_STOPPED
 
 Origin = Literal["interrupted", "enqueued", "anchor", "sampler", "fill"]
@@ -72,28 +69,6 @@ class Warmth:
 class _Running:
     draft: Draft
     journal_id: int
-
-
-def directions_of(objectives: Sequence[Objective]) -> list[StudyDirection]:
-    return [StudyDirection.MINIMIZE if o.minimise else StudyDirection.MAXIMIZE for o in objectives]
-
-
-def values_of(result: TrialResult, objectives: Sequence[Objective]) -> list[float] | None:
-    """What Optuna is told of a trial: its objectives, or None (a failure) unless it is complete and they are finite."""
-    if result.state != "complete":
-        return None
-    values = [getattr(result, objective.name) for objective in objectives]
-    if any(value is None or not math.isfinite(value) for value in values):
-        return None
-    return [float(value) for value in values]
-
-
-def partial_of(result: TrialResult, objectives: Sequence[Objective]) -> dict[str, Any]:
-    """User attributes of a trial stopped at a rung, which a sampler that knows fidelities learns from; {} of others."""
-    values = [getattr(result, objective.name) for objective in objectives]
-    if result.state != "stopped" or not 0.0 < result.fidelity < 1.0 or None in values:
-        return {}
-    return {FIDELITY: result.fidelity, PARTIAL_VALUES: [float(value) for value in values]}
 
 
 class Proposals:
@@ -203,6 +178,11 @@ class Proposals:
         self._forget(running.draft.asked)
         self._journal.finish(running.journal_id, None, INTERRUPTED)
 
+    def mend_journal(self, results: Callable[[], Sequence[TrialResult]]) -> None:
+        """Bring a journal that was lost on the way what it lacks, if it can be opened again; for the end of a search."""
+        if self._journal.lost and self._journal.recover():
+            self._reconcile(results())
+
     @property
     def running(self) -> dict[int, Params]:
         return {number: running.draft.params for number, running in self._running.items()}
@@ -261,7 +241,7 @@ class Proposals:
             return
         full = warmth.fidelity >= 1.0
         partial: dict[str, Any] = {} if full else {FIDELITY: warmth.fidelity, PARTIAL_VALUES: values}
-        self._mind.add_trial(_ended(*found, values if full else None, partial))
+        self._mind.add_trial(ended(*found, values if full else None, partial))
         if full:
             self._seen.add(key_of(found[0]))
 
@@ -278,24 +258,9 @@ class Proposals:
         The answer is the points that were begun and not ended, each with the number of its trial.
         """
         by_number = {result.trial: result for result in results}
-        journalled: set[int] = set()
-        unfinished: list[tuple[Params, int | None]] = []
-        for frozen in self._journal.trials():
-            number = frozen.user_attrs.get(TRIAL)
-            result = by_number.get(number) if isinstance(number, int) else None
-            if isinstance(number, int):
-                journalled.add(number)
-            was_running = not frozen.state.is_finished()
-            if was_running:
-                # Its worker died with the driver, so whether the result reached the disk decides.
-                values = None if result is None else values_of(result, self._objectives)
-                reason = INTERRUPTED if result is None else f"{result.state}: {result.reason}"
-                self._journal.finish(frozen._trial_id, values, reason)
-            if result is None and (was_running or frozen.user_attrs.get(REASON) == INTERRUPTED):
-                unfinished.append((dict(frozen.params), number if isinstance(number, int) else None))
-        for result in results:
-            if result.trial not in journalled:
-                self._restore(result)
+        journalled, unfinished = self._reconcile(results)
+        if self._journal.lost:
+            self._remember_results(results)
         self._remember(by_number)
 
         stopped: list[tuple[Params, int | None]] = []
@@ -310,13 +275,16 @@ class Proposals:
         self.next_trial = 1 + max([-1, *by_number, *journalled])
         return stopped + unfinished
 
-    def _restore(self, result: TrialResult) -> None:
-        """Put a result that the journal has lost back into it."""
-        found = point_of(self._space, result.params)
-        if found is None:
-            return
-        values = values_of(result, self._objectives)
-        self._journal.add(_ended(*found, values, {TRIAL: result.trial}))
+    def _reconcile(self, results: Sequence[TrialResult]) -> tuple[set[int], list[tuple[Params, int | None]]]:
+        return reconcile(self._journal, results, self._space, self._objectives)
+
+    def _remember_results(self, results: Sequence[TrialResult]) -> None:
+        """All that there is to learn from when the journal is out of reach."""
+        for result in results:
+            found = point_of(self._space, result.params)
+            if found is not None:
+                partial = partial_of(result, self._objectives)
+                self._mind.add_trial(ended(*found, values_of(result, self._objectives), partial))
 
     def _remember(self, results: Mapping[int, TrialResult]) -> None:
         for frozen in self._journal.trials():
@@ -329,26 +297,7 @@ class Proposals:
                 complete = frozen.state == TrialState.COMPLETE
                 partial = partial_of(result, self._objectives)
                 values = frozen.values if complete else None
-                self._mind.add_trial(_ended(*found, values, partial, frozen.system_attrs))
-
-
-def _ended(
-    params: Params,
-    distributions: Distributions,
-    values: Sequence[float] | None,
-    user_attributes: dict[str, Any],
-    system_attributes: dict[str, Scalar] | None = None,
-) -> FrozenTrial:
-    trial = create_trial(
-        state=TrialState.FAIL if values is None else TrialState.COMPLETE,
-        values=values,
-        params=params,
-        distributions=dict(distributions),
-        user_attrs=user_attributes,
-        system_attrs=system_attributes or {},
-    )
-    trial.datetime_start = trial.datetime_complete = datetime.now()
-    return trial
+                self._mind.add_trial(ended(*found, values, partial, frozen.system_attrs))
 
 
 def _lasting(frozen: FrozenTrial) -> dict[str, Scalar]:

@@ -7,13 +7,12 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 
 import optuna
-import ray
 from ray import cloudpickle, tune
 from ray.exceptions import RayError
 from ray.tune.error import TuneError
 from ray.tune.schedulers import TrialScheduler
 
-from nasdistill.errors import InputError, InterruptedSearchError, NasdistillError
+from nasdistill.errors import InterruptedSearchError, NasdistillError
 from nasdistill.pareto.limits import Limit
 from nasdistill.pareto.objectives import LATENCY_MS, MAP50_95, Objective
 from nasdistill.records import RungScore, Scalar, TrialResult
@@ -23,9 +22,12 @@ from nasdistill.search.cluster import environment, start_ray
 from nasdistill.search.distributions import Space
 from nasdistill.search.events import EventHandler
 from nasdistill.search.journal import StudyJournal
+from nasdistill.search.journal_file import JOURNAL_NAME, open_journal_file
 from nasdistill.search.ledger import Ledger, Run
+from nasdistill.search.nodes import check_resources
 from nasdistill.search.pareto_asha import DEFAULT_SCHEDULER, SCHEDULERS, check_scheduler
-from nasdistill.search.proposals import Proposals, Warmth, directions_of
+from nasdistill.search.proposals import Proposals, Warmth
+from nasdistill.search.reconcile import directions_of
 from nasdistill.search.samplers import DEFAULT_SAMPLER, Task, make_sampler
 from nasdistill.search.scratch import scratch_folder
 from nasdistill.search.searcher import Admit, Estimate, StudySearcher
@@ -33,7 +35,6 @@ from nasdistill.search.stop import Patience, StopControl, stopping_on_signals
 from nasdistill.search.trainable import TrialActor
 from nasdistill.search.worker import BUDGET_USED_UP, INTERRUPTED, WorkerFactory
 
-JOURNAL_NAME = "study.journal"
 STOP_FILE_NAME = ".stop"
 DEFAULT_OBJECTIVES = (MAP50_95, LATENCY_MS)
 
@@ -61,6 +62,7 @@ def run_search(
     estimate: Estimate | None = None,
     patience: Patience | None = None,
     warm_workers: bool = True,
+    journal: StudyJournal | None = None,
 ) -> list[TrialResult]:
     """Search `space` until the budget is used up and return all results of the run, earlier parts included.
 
@@ -72,7 +74,8 @@ def run_search(
     `StudySearcher`; for `enqueued` and `warm` see `Proposals`, for `constraints` and `reference_ms` `samplers.Task`: the
     sampler keeps to the constraints as far as it can tell, and the worker rejects what it measures beyond them.
     `scheduler` decides who goes on at the rungs that a worker stops at, by `rung_scores` of earlier parts too. Without
-    `warm_workers` every trial gets a process of its own, seconds slower each.
+    `warm_workers` every trial gets a process of its own, seconds slower each. The Optuna study goes to `journal`, by
+    default a file in the run folder.
 
     Raises InputError for an unknown sampler, an address where no Ray is or resources that it does not have,
     InterruptedSearchError after Ctrl-C (everything finished is kept), and whatever writing a result or `on_event`
@@ -86,14 +89,14 @@ def run_search(
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     stop = StopControl(run.path / STOP_FILE_NAME, clock, patience)
     stop.clear()
-    journal = StudyJournal(run.path / JOURNAL_NAME, directions_of(objectives))
+    journal = journal or open_journal_file(run.path / JOURNAL_NAME, directions_of(objectives))
     proposals = Proposals(space, chosen_sampler, journal, objectives, results, seed, enqueued, warm, constraints)
     ledger = Ledger(run, proposals, clock, stop, on_event)
     searcher = StudySearcher(proposals, ledger, clock, stop, workers, results, admit, estimate)
     resources = dict(resources_per_trial or {"cpu": 1})
     try:
         with start_ray(workers, ray_address, cpus=_cpus(workers, resources)), stopping_on_signals(stop):
-            _check_resources(resources)
+            check_resources(resources)
             _tune(
                 searcher,
                 SCHEDULERS[scheduler](objectives, rung_scores),
@@ -107,6 +110,7 @@ def run_search(
     finally:
         ledger.close(stop.reason or BUDGET_USED_UP)
         stop.clear()
+        proposals.mend_journal(run.results)
     if ledger.error is not None:
         raise ledger.error
     if stop.interrupted:
@@ -162,15 +166,6 @@ def _tune(
             # After a request to stop, whatever Tune trips over no longer matters.
             if stop.reason is None:
                 raise NasdistillError(f"Ray stopped working: {_last_line(error)}") from error
-
-
-def _check_resources(resources: Mapping[str, float]) -> None:
-    """Refuse what this cluster can never give: Ray would wait for it without a word."""
-    there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    for name, amount in resources.items():
-        key = {"cpu": "CPU", "gpu": "GPU"}.get(name, name)
-        if amount > there.get(key, 0):
-            raise InputError(f"a trial needs {amount:g} {key}, but Ray has {there.get(key, 0):g} in all")
 
 
 def _cpus(workers: int, resources: Mapping[str, float]) -> int:

@@ -115,7 +115,12 @@ class StudySearcher(Searcher):
             else:
                 number, folder, resumes = self._ledger.start(draft)
                 return TrialJob(
-                    number, draft.params, folder, self._stop.trial_deadline, self._stop.stop_file, resumes=resumes
+                    number,
+                    draft.params,
+                    folder.absolute(),  # a worker on another node has another current folder
+                    self._stop.trial_deadline,
+                    self._stop.stop_file.absolute(),
+                    resumes=None if resumes is None else resumes.absolute(),
                 )
         self._no_more = True
         return None

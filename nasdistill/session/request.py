@@ -1,6 +1,5 @@
 """What the command line asks for, and what a resumed run brings along."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +56,7 @@ class SearchRequest:
     enqueue: Path | None = None
     warm_start: Path | None = None
     constraint: list[str] | None = None
+    storage: str | None = None
     ray_address: str | None = None
     gpus_per_trial: float | None = None
 
@@ -75,6 +75,9 @@ def check(request: SearchRequest) -> tuple[RunFolder, dict[str, Any]]:
     if request.cache is not None and request.cache not in get_args(CacheKind):
         raise InputError(f"unknown cache '{request.cache}'; allowed: {', '.join(get_args(CacheKind))}")
     load_recipe(request.recipe or "short")
+    share = request.gpus_per_trial
+    if share is not None and share > 1 and share != int(share):
+        raise InputError(f"--gpus-per-trial {share:g}: Ray gives a part of one GPU, or whole ones")
     if request.resume and (request.enqueue or request.warm_start):
         option = "--enqueue" if request.enqueue else "--warm-start"
         raise InputError(f"{option} is for a new run; a resumed one goes on with what it was started with")
@@ -99,19 +102,6 @@ def training_of(settings: Mapping[str, Any], run: Mapping[str, Any], space: Sear
     if space.views is not None:
         given["views"] = space.views
     return TrainingSettings(recipe=load_recipe(settings["recipe"] or space.recipe or "short"), **given)
-
-
-def default_workers() -> int:
-    """One trial a core that this process may use."""
-    return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-
-
-def gpu_share(request: SearchRequest, workers: int) -> float:
-    """Share of a GPU for each worker: as asked, else the GPUs there are divided among them; 0 without one."""
-    import torch
-
-    gpus = torch.cuda.device_count()
-    return 0.0 if not gpus else request.gpus_per_trial or min(1.0, gpus / workers)
 
 
 def _agreeing(request: SearchRequest, run: RunFolder) -> dict[str, Any]:

@@ -17,13 +17,16 @@ from nasdistill.records import TrialResult
 from nasdistill.remeasure import remeasure
 from nasdistill.report.html import write_report
 from nasdistill.search.budget import BudgetClock
-from nasdistill.search.cluster import run_tasks, start_ray
+from nasdistill.search.cluster import run_tasks
 from nasdistill.search.events import SearchEvent, TrialFinished
+from nasdistill.search.journal import StudyJournal
 from nasdistill.search.pareto_asha import DEFAULT_SCHEDULER
-from nasdistill.search.runner import run_search
+from nasdistill.search.runner import DEFAULT_OBJECTIVES, run_search
 from nasdistill.session.known import WARM_START_NAME, kept_warm_start, read_configurations, read_warm_start
 from nasdistill.session.preparation import Prepared, prepare
-from nasdistill.session.request import SearchRequest, default_workers, gpu_share, training_of
+from nasdistill.session.request import SearchRequest, training_of
+from nasdistill.session.resources import Workplace, workplace
+from nasdistill.session.storage import check_storage, open_journal
 from nasdistill.store.provenance import environment
 from nasdistill.store.run_folder import RunFolder
 from nasdistill.store.rung_scores import all_rung_scores
@@ -54,11 +57,15 @@ def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], pro
     """
     recorded = run.read_run() if request.resume else {}
     used = float(recorded.get("seconds", 0.0))
+    url = check_storage(request.storage, recorded)
     earlier = run.results() if request.resume else []
     clock = BudgetClock.resumed(request.budget, earlier, used)
     watch = _Stopwatch(used)
     progress.begin(clock, earlier)
     cache = cache_folder()
+    if request.ray_address is not None:
+        # The processes of a cluster have other current folders.
+        cache, run = cache.absolute(), RunFolder(run.path.absolute())
     inputs = load_inputs(
         data=_path(settings["data"]),
         teacher=_path(settings["teacher"]),
@@ -78,31 +85,32 @@ def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], pro
         progress.log(note)
     training = training_of(settings, recorded, inputs.space)
     check_cache(inputs.space, training.cache)
-    workers = request.workers or default_workers()
     scheduler = settings.get("scheduler") or DEFAULT_SCHEDULER
     if not request.resume:
         run = RunFolder.create(run.path)
         if warm_start:
             write_trials_csv(run.path / WARM_START_NAME, warm_start, ())
         run.update_run(settings=settings, enqueued=enqueued, started=_now(), teacher=_teacher_facts(inputs))
-    run.update_run(**_description(request, inputs, run, workers, training.seed, scheduler))
+    run.update_run(**_description(request, inputs, run, training.seed, scheduler))
+    journal = open_journal(run, url, DEFAULT_OBJECTIVES, progress.log)
     progress.log(f"results go to {run.path}")
     try:
-        with start_ray(workers, request.ray_address):
+        with workplace(request, run.path, cache, inputs.dataset.yaml_path) as place:
+            run.update_run(workers=place.workers)
             prepared = prepare(
                 run,
                 inputs,
                 training,
                 clock,
-                workers,
+                place.workers,
                 cache,
                 settings["epochs"],
                 scheduler != DEFAULT_SCHEDULER,
-                functools.partial(run_tasks, gpus=gpu_share(request, workers)),
+                functools.partial(run_tasks, gpus=place.gpus, shared=place.shared),
                 progress,
             )
             constraints = parse_constraints(settings.get("constraint") or ())
-            _run_trials(request, run, inputs, prepared, constraints, scheduler, clock, workers, watch, progress)
+            _run_trials(request, run, journal, inputs, prepared, constraints, scheduler, clock, place, watch, progress)
     except InterruptedSearchError:
         _write(run)
         raise
@@ -123,12 +131,13 @@ def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], pro
 def _run_trials(
     request: SearchRequest,
     run: RunFolder,
+    journal: StudyJournal,
     inputs: Inputs,
     prepared: Prepared,
     constraints: tuple[Limit, ...],
     scheduler: str,
     clock: BudgetClock,
-    workers: int,
+    place: Workplace,
     watch: _Stopwatch,
     progress: Progress,
 ) -> None:
@@ -137,7 +146,7 @@ def _run_trials(
             run.update_run(seconds=watch.seconds)  # a killed run knows what it has used
         progress.event(event)
 
-    training, gpus = prepared.assets.training, gpu_share(request, workers)
+    training = prepared.assets.training
     reference = teacher_reference(prepared.teacher["latency_ms"])
     progress.searching(reference, training.epochs)
     run_search(
@@ -148,15 +157,16 @@ def _run_trials(
         sampler=request.sampler,
         scheduler=scheduler,
         rung_scores=all_rung_scores(run.path),
-        workers=workers,
+        workers=place.workers,
         seed=training.seed,
-        resources_per_trial={"cpu": 1, "gpu": gpus} if gpus else {"cpu": 1},
+        resources_per_trial=place.per_trial,
         on_event=on_event,
         estimate=prepared.trial_seconds,
         constraints=constraints,
         reference_ms=reference.latency_ms,
         enqueued=run.read_run().get("enqueued", ()),
         warm=kept_warm_start(run, training.epochs),
+        journal=journal,
     )
 
 
@@ -168,9 +178,7 @@ def _write(run: RunFolder) -> list[TrialResult]:
     return results
 
 
-def _description(
-    request: SearchRequest, inputs: Inputs, run: RunFolder, workers: int, seed: int, scheduler: str
-) -> dict[str, Any]:
+def _description(request: SearchRequest, inputs: Inputs, run: RunFolder, seed: int, scheduler: str) -> dict[str, Any]:
     """What `run.json` says about the inputs and the machine."""
     facts = environment()
     return {
@@ -186,7 +194,6 @@ def _description(
         "budget": str(request.budget),
         "sampler": request.sampler,
         "scheduler": scheduler,
-        "workers": workers,
         "seed": seed,
         "objective": {"accuracy": "map50_95", "cost": "latency_ms"},
         "versions": facts.pop("packages", {}),

@@ -91,6 +91,20 @@ class CurveWorker:
         return scored(job, 0.5 + 0.3 * size + noise, 1.0 + 4.0 * size, epochs=3)
 
 
+class NodeWorker(CurveWorker):
+    """Writes to the log on which Ray node, with which GPUs and from when to when a trial ran."""
+
+    def run(self, job: TrialJob, report: Callable[[str], None]) -> TrialResult:
+        import ray
+
+        context = ray.get_runtime_context()
+        report(f"node {context.get_node_id()} gpus [{','.join(context.get_accelerator_ids().get('GPU', []))}]")
+        begin = time.time()
+        result = super().run(job, report)
+        report(f"from {begin} to {time.time()}")
+        return result
+
+
 class SlowWorker(CurveWorker):
     """What subprocess tests run: half a second a trial."""
 

@@ -18,7 +18,7 @@ from nasdistill.search.budget import BudgetClock, parse_budget
 from nasdistill.search.cluster import environment, start_ray
 from nasdistill.search.known import FIDELITY, PARTIAL_VALUES
 from nasdistill.search.pareto_asha import ParetoAsha
-from nasdistill.search.proposals import partial_of
+from nasdistill.search.reconcile import partial_of
 from nasdistill.search.runner import run_search
 from nasdistill.search.worker import TrialJob
 from nasdistill.store.rung_scores import all_rung_scores, read_rung_scores, write_rung_scores

@@ -18,8 +18,10 @@ from nasdistill.pareto.limits import parse_constraints
 from nasdistill.pareto.objectives import LATENCY_MS, MAP50_95
 from nasdistill.records import Scalar, TrialResult
 from nasdistill.search.distributions import key_of, point_of
-from nasdistill.search.journal import STUDY_NAME, StudyJournal
-from nasdistill.search.proposals import Draft, Proposals, Warmth, directions_of
+from nasdistill.search.journal import STUDY_NAME
+from nasdistill.search.journal_file import open_journal_file
+from nasdistill.search.proposals import Draft, Proposals, Warmth
+from nasdistill.search.reconcile import directions_of
 from nasdistill.search.samplers import SAMPLERS, Task, make_sampler
 from nasdistill.space.parameters import Parameter, Range
 
@@ -30,7 +32,7 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 def opened(
     folder: Path, results: list[TrialResult] | None = None, sampler: str = "random", space: SmallSpace | None = None
 ) -> Proposals:
-    journal = StudyJournal(folder / "study.journal", directions_of(OBJECTIVES))
+    journal = open_journal_file(folder / "study.journal", directions_of(OBJECTIVES))
     number = len(results or [])
     return Proposals(
         space or SmallSpace(),
@@ -271,7 +273,7 @@ def test_enqueued_points_come_before_the_anchors_and_are_not_repeated(tmp_path: 
     known = {"family": "b", "lr": 2, "b.depth": 1}
     found = point_of(SmallSpace(), known)
     assert found is not None
-    journal = StudyJournal(tmp_path / "study.journal", directions_of(OBJECTIVES))
+    journal = open_journal_file(tmp_path / "study.journal", directions_of(OBJECTIVES))
     sampler = make_sampler("latency-first", Task(SmallSpace(), seed=0))
     proposals = Proposals(SmallSpace(), sampler, journal, OBJECTIVES, enqueued=[known, known])
     first, second = proposals.ask(), proposals.ask()
@@ -285,7 +287,7 @@ def test_warm_results_are_not_proposed_again_and_are_no_trials_of_the_run(tmp_pa
     points = [draft.params for draft in drafts(opened(tmp_path / "all"))]
     warm = [Warmth(complete(number, params, 0.1 * number)) for number, params in enumerate(points[:-2])]
     short = Warmth(complete(len(points), points[-2]), fidelity=0.5)
-    journal = StudyJournal(tmp_path / "study.journal", directions_of(OBJECTIVES))
+    journal = open_journal_file(tmp_path / "study.journal", directions_of(OBJECTIVES))
     sampler = make_sampler("latency-first", Task(SmallSpace(), seed=0))
     proposals = Proposals(SmallSpace(), sampler, journal, OBJECTIVES, warm=[*warm, short])
     left = drafts(proposals)
@@ -315,7 +317,7 @@ def test_a_rejected_trial_tells_the_sampler_what_it_costs(tmp_path: Path) -> Non
             figures = {"latency_ms": 1 + 9 * width}
             fields = {"trial": number, "state": state, "family": "", "params": {"width": width}}
             results.append(TrialResult.model_validate({**fields, **scores, **figures}))
-        journal = StudyJournal(folder / "study.journal", directions_of(OBJECTIVES))
+        journal = open_journal_file(folder / "study.journal", directions_of(OBJECTIVES))
         task = Task(Wide(), constraints=parse_constraints([limit]), seed=0)
         proposals = Proposals(Wide(), make_sampler("latency-first", task), journal, OBJECTIVES, results)
         widths = []
@@ -331,7 +333,7 @@ def test_a_rejected_trial_tells_the_sampler_what_it_costs(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "nsga3"])
 def test_samplers_that_rank_by_constraints_learn_by_how_much_one_was_missed(tmp_path: Path, sampler: str) -> None:
-    journal = StudyJournal(tmp_path / "study.journal", directions_of(OBJECTIVES))
+    journal = open_journal_file(tmp_path / "study.journal", directions_of(OBJECTIVES))
     made = make_sampler(sampler, Task(SmallSpace(), seed=0))
     limits = parse_constraints(["latency_ms<=10"])
     proposals = Proposals(SmallSpace(), made, journal, OBJECTIVES, constraints=limits)

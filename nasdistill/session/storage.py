@@ -1,0 +1,66 @@
+"""Where a run's Optuna study is kept (`--storage`): chosen, checked, recorded without its password, opened."""
+
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from nasdistill.errors import InputError
+from nasdistill.pareto.objectives import Objective
+from nasdistill.search.database import check_database, open_database, without_password
+from nasdistill.search.journal import StudyJournal
+from nasdistill.search.journal_file import JOURNAL_NAME, open_journal_file
+from nasdistill.search.reconcile import directions_of
+from nasdistill.store.run_folder import RunFolder
+
+RUN_FOLDER = "journal"
+"""What `--storage` says for the run folder's own file."""
+
+
+def check_storage(asked: str | None, recorded: Mapping[str, Any]) -> str | None:
+    """The URL of the database to use, tried once; None for the file in the run folder. `recorded` is run.json.
+
+    Raises:
+        InputError: a database that cannot be used, or a resumed run whose URL has to be given again.
+    """
+    url = asked or _recorded_url(recorded)
+    if url is None or url == RUN_FOLDER:
+        return None
+    check_database(url)
+    return url
+
+
+def open_journal(
+    run: RunFolder, url: str | None, objectives: Sequence[Objective], warn: Callable[[str], None]
+) -> StudyJournal:
+    """The run's study, at `url` or in its folder; run.json then says where it is, for other Optuna programs.
+
+    In a database that runs share, its name is the run's with an id, kept for good.
+
+    Raises:
+        InputError: the database cannot be used.
+    """
+    directions = directions_of(objectives)
+    if url is None:
+        run.update_run(study={**_study_of(run.read_run()), "storage": JOURNAL_NAME})
+        return open_journal_file(run.path / JOURNAL_NAME, directions)
+    name = _study_of(run.read_run()).get("name") or f"{run.path.resolve().name[:100]}-{uuid.uuid4().hex[:8]}"
+    shown = without_password(url)
+    run.update_run(study={"storage": shown, "complete": shown == url, "name": name})
+    return open_database(url, name, directions, warn)
+
+
+def _recorded_url(recorded: Mapping[str, Any]) -> str | None:
+    study = _study_of(recorded)
+    if study.get("storage") in (None, JOURNAL_NAME):
+        return None
+    if study.get("complete"):
+        return str(study["storage"])
+    raise InputError(
+        f"the study of this run is in {study['storage']}, whose password is not kept: give the URL again with --storage "
+        f"or NASDISTILL_STORAGE, or go on in the run folder with --storage {RUN_FOLDER}"
+    )
+
+
+def _study_of(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    study = recorded.get("study")
+    return dict(study) if isinstance(study, dict) else {}
