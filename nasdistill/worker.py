@@ -27,8 +27,10 @@ class TrialWorker:
             return job.stop_file.exists() or (job.deadline is not None and time.time() > job.deadline)
 
         config = self._space.config(_searched(job.params))
+        seed = self._bench.assets.training.seed if job.seed is None else job.seed
         place = TrialPlace(job.trial, job.folder, dict(job.params), should_stop, self._constraints)
-        return run_trial(config, self._bench, place, report)
+        with self._bench.seeded(seed):
+            return run_trial(config, self._bench, place, report)
 
 
 @dataclass(frozen=True)

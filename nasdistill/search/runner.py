@@ -24,6 +24,7 @@ from nasdistill.search.events import EventHandler
 from nasdistill.search.journal import StudyJournal
 from nasdistill.search.ledger import Ledger, Run
 from nasdistill.search.proposals import Proposals, Warmth, directions_of
+from nasdistill.search.reserve import RepeatReserve
 from nasdistill.search.samplers import DEFAULT_SAMPLER, Task, make_sampler
 from nasdistill.search.scratch import scratch_folder
 from nasdistill.search.searcher import Admit, Estimate, StudySearcher
@@ -57,6 +58,7 @@ def run_search(
     estimate: Estimate | None = None,
     patience: Patience | None = None,
     warm_workers: bool = True,
+    reserve: RepeatReserve | None = None,
 ) -> list[TrialResult]:
     """Search `space` until the budget is used up and return all results of the run, earlier parts included.
 
@@ -67,7 +69,8 @@ def run_search(
     used; otherwise one is started (or `ray_address` joined) and shut down again. For `admit` and `estimate` see
     `StudySearcher`; for `enqueued` and `warm` see `Proposals`, for `constraints` and `reference_ms` `samplers.Task`: the
     sampler keeps to the constraints as far as it can tell, and the worker rejects what it measures beyond them. Without
-    `warm_workers` every trial gets a process of its own, seconds slower each.
+    `warm_workers` every trial gets a process of its own, seconds slower each. No trial is begun that would run into
+    `reserve`, the part of the budget that is kept for repeats of the front.
 
     Raises InputError for an unknown sampler, an address where no Ray is or resources that it does not have,
     InterruptedSearchError after Ctrl-C (everything finished is kept), and whatever writing a result or `on_event`
@@ -83,7 +86,7 @@ def run_search(
     journal = StudyJournal(run.path / JOURNAL_NAME, directions_of(objectives))
     proposals = Proposals(space, chosen_sampler, journal, objectives, results, seed, enqueued, warm, constraints)
     ledger = Ledger(run, proposals, clock, stop, on_event)
-    searcher = StudySearcher(proposals, ledger, clock, stop, workers, results, admit, estimate)
+    searcher = StudySearcher(proposals, ledger, clock, stop, workers, results, admit, estimate, reserve)
     resources = dict(resources_per_trial or {"cpu": 1})
     try:
         with start_ray(workers, ray_address, cpus=_cpus(workers, resources)), stopping_on_signals(stop):

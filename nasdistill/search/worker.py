@@ -23,7 +23,8 @@ class TrialJob:
     `params` are the flat parameters of the search space. Everything the trial leaves behind goes to `folder`.
     `deadline` is in `time.time()` seconds, None without one. A worker looks at the deadline and for the existence of
     `stop_file` every second or so and raises `DeadlineReachedError`; one that doesn't is killed a little later.
-    `attempt` is 1 when the trial's first worker died and this is the second one.
+    `attempt` is 1 when the trial's first worker died and this is the second one. `seed` is None for the run's own; a repeat
+    of a trial has another one.
     """
 
     trial: int
@@ -32,6 +33,7 @@ class TrialJob:
     deadline: float | None
     stop_file: Path
     attempt: int = 0
+    seed: int | None = None
 
     def to_json(self) -> str:
         return json.dumps({**asdict(self), "folder": str(self.folder), "stop_file": str(self.stop_file)})
