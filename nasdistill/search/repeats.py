@@ -27,7 +27,7 @@ from nasdistill.search.stop import Patience, StopControl, stopping_on_signals
 from nasdistill.search.trainable import WORKER_FAILED, reason_of
 from nasdistill.search.worker import BUDGET_USED_UP, TrialJob, Worker, WorkerFactory
 
-# Stages add their first step to a trial's seed, so that seeds must lie further apart than a trial has steps, or nearly so.
+# A stage's batches are drawn with the trial's seed plus its first step: seeds further apart than that never meet.
 SEED_STEP = 1_000_003
 # The budget was kept for repeats and must end with them: what is late is lost.
 PATIENCE = Patience(overtime=0.0, kill_after=5.0)

@@ -54,6 +54,7 @@ class SearchRequest:
     enqueue: Path | None = None
     warm_start: Path | None = None
     constraint: list[str] | None = None
+    repeats: int | None = None
     ray_address: str | None = None
     gpus_per_trial: float | None = None
 

@@ -9,6 +9,7 @@ from typing import Any
 from nasdistill.errors import InputError, InterruptedSearchError, NothingSucceededError
 from nasdistill.pareto.front import front
 from nasdistill.pareto.hypervolume import teacher_reference
+from nasdistill.pareto.intervals import certainty
 from nasdistill.pareto.limits import Limit, parse_constraints
 from nasdistill.prepare.inputs import Inputs, cache_folder, load_inputs
 from nasdistill.prepare.needs import check_cache
@@ -19,9 +20,11 @@ from nasdistill.report.html import write_report
 from nasdistill.search.budget import BudgetClock
 from nasdistill.search.cluster import run_tasks, start_ray
 from nasdistill.search.events import SearchEvent, TrialFinished
+from nasdistill.search.reserve import RepeatReserve, repeats_for
 from nasdistill.search.runner import run_search
 from nasdistill.session.known import WARM_START_NAME, kept_warm_start, read_configurations, read_warm_start
 from nasdistill.session.preparation import Prepared, prepare
+from nasdistill.session.repeats import repeat_front
 from nasdistill.session.request import SearchRequest, default_workers, gpu_share, training_of
 from nasdistill.store.provenance import environment
 from nasdistill.store.run_folder import RunFolder
@@ -54,6 +57,9 @@ def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], pro
     used = float(recorded.get("seconds", 0.0))
     earlier = run.results() if request.resume else []
     clock = BudgetClock.resumed(request.budget, earlier, used)
+    for score in run.repeats() if request.resume else ():
+        clock.count_repeat(score)
+    asked = request.repeats if request.repeats is not None else recorded.get("repeats")
     watch = _Stopwatch(used)
     progress.begin(clock, earlier)
     cache = cache_folder()
@@ -82,7 +88,7 @@ def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], pro
         if warm_start:
             write_trials_csv(run.path / WARM_START_NAME, warm_start, ())
         run.update_run(settings=settings, enqueued=enqueued, started=_now(), teacher=_teacher_facts(inputs))
-    run.update_run(**_description(request, inputs, run, workers, training.seed))
+    run.update_run(**_description(request, inputs, run, workers, training.seed), repeats=asked)
     progress.log(f"results go to {run.path}")
     try:
         with start_ray(workers, request.ray_address):
@@ -98,7 +104,17 @@ def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], pro
                 progress,
             )
             constraints = parse_constraints(settings.get("constraint") or ())
-            _run_trials(request, run, inputs, prepared, constraints, clock, workers, watch, progress)
+            _run_trials(request, run, inputs, prepared, constraints, clock, workers, asked, watch, progress)
+            repeat_front(
+                run,
+                MakeTrialWorker(prepared.assets, inputs.space),  # a repeat is never rejected
+                clock,
+                repeats=repeats_for(clock.budget, asked),
+                seed=prepared.assets.training.seed,
+                workers=workers,
+                resources=_resources(request, workers),
+                progress=progress,
+            )
     except InterruptedSearchError:
         _write(run)
         raise
@@ -124,6 +140,7 @@ def _run_trials(
     constraints: tuple[Limit, ...],
     clock: BudgetClock,
     workers: int,
+    repeats_asked: int | None,
     watch: _Stopwatch,
     progress: Progress,
 ) -> None:
@@ -132,7 +149,7 @@ def _run_trials(
             run.update_run(seconds=watch.seconds)  # a killed run knows what it has used
         progress.event(event)
 
-    training, gpus = prepared.assets.training, gpu_share(request, workers)
+    training = prepared.assets.training
     reference = teacher_reference(prepared.teacher["latency_ms"])
     progress.searching(reference, training.epochs)
     run_search(
@@ -143,20 +160,30 @@ def _run_trials(
         sampler=request.sampler,
         workers=workers,
         seed=training.seed,
-        resources_per_trial={"cpu": 1, "gpu": gpus} if gpus else {"cpu": 1},
+        resources_per_trial=_resources(request, workers),
         on_event=on_event,
         estimate=prepared.trial_seconds,
         constraints=constraints,
         reference_ms=reference.latency_ms,
         enqueued=run.read_run().get("enqueued", ()),
         warm=kept_warm_start(run, training.epochs),
+        reserve=RepeatReserve(
+            clock.budget, repeats_for(clock.budget, repeats_asked), workers, asked=repeats_asked is not None
+        ),
     )
+
+
+def _resources(request: SearchRequest, workers: int) -> dict[str, float]:
+    """Ray's resources of a trial, and of a repeat."""
+    gpus = gpu_share(request, workers)
+    return {"cpu": 1, "gpu": gpus} if gpus else {"cpu": 1}
 
 
 def _write(run: RunFolder) -> list[TrialResult]:
     """Tables and report, from what is on disk."""
     results = run.results()
-    run.write_tables(results, {result.trial for result in front(results)})
+    members = front(results)
+    run.write_tables(results, {result.trial for result in members}, certainty(results, members))
     write_report(run, run.report_file)
     return results
 
