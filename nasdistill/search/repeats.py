@@ -239,6 +239,7 @@ class RepeatActor:
             try:
                 with scratch_folder() as folder:
                     result = self._open().run(dataclasses.replace(job, folder=folder), report)
+                result = TrialResult.model_validate(result.model_dump())  # NaN may have been smuggled in
                 if result.state != "complete":
                     raise ValueError(f"it ended as {result.state}: {result.reason}")
                 score = RepeatScore.model_validate(
