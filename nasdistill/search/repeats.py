@@ -94,12 +94,13 @@ def run_repeats(
     resources: Mapping[str, float] | None = None,
     on_repeat: OnRepeat | None = None,
     patience: Patience = PATIENCE,
+    worker_start_s: float = WORKER_START_S,
 ) -> list[RepeatScore]:
     """Run as much of `plan` as fits into the budget, on the Ray that is running, and return the new scores.
 
-    A repeat that does not fit is left out and the next one tried; with a budget of trials all fit. `make_worker` and
-    `resources` are those of `runner.run_search`. A repeat that fails is told to `on_repeat` and is no failure of the run,
-    but after three in a row no more are started.
+    A repeat that does not fit is left out and the next one tried, `worker_start_s` being what a new process takes to start;
+    with a budget of trials all fit. `make_worker` and `resources` are those of `runner.run_search`. A repeat that fails is
+    told to `on_repeat` and is no failure of the run, but after three in a row no more are started.
 
     Raises InterruptedSearchError after Ctrl-C, and whatever writing a score or `on_repeat` raised. Scores on disk stay.
     """
@@ -113,7 +114,7 @@ def run_repeats(
         with stopping_on_signals(stop):
             while True:
                 while stop.reason is None and failures < _MOST_FAILURES_IN_A_ROW and len(pool.running) < workers:
-                    repeat = _next_that_fits(queue, clock, pool)
+                    repeat = _next_that_fits(queue, clock, pool, worker_start_s)
                     if repeat is None:
                         break
                     pool.start(repeat)
@@ -141,9 +142,9 @@ def run_repeats(
     return scores
 
 
-def _next_that_fits(queue: deque[Repeat], clock: BudgetClock, pool: _Pool) -> Repeat | None:
+def _next_that_fits(queue: deque[Repeat], clock: BudgetClock, pool: _Pool, worker_start_s: float) -> Repeat | None:
     """Take the first repeat that can finish in what is left of the budget out of the queue."""
-    start = 0.0 if pool.idle else WORKER_START_S
+    start = 0.0 if pool.idle else worker_start_s
     for repeat in queue:
         if clock.budget.kind == "time":
             fits = start + repeat.member.seconds * MARGIN <= clock.left

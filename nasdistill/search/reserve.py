@@ -14,8 +14,9 @@ REPEATS = 2
 SHARE = 0.15
 # Below a dozen trials each one still moves the front, and a search that short is not what a choice is founded on.
 FEWEST_TRIALS = 12
-WORKER_START_S = 8.0
-"""Seconds until a new worker process trains: importing torch, opening views and targets."""
+WORKER_START_S = 15.0
+"""Seconds until a new worker process trains (importing torch, opening views and targets), before this run has shown it: 6.5 s
+on a quiet machine (benchmarks.overhead, without views), 30 s and more on one that runs three other things."""
 MARGIN = 1.1
 """A repeat takes longer than its member's first training every second time."""
 

@@ -22,6 +22,7 @@ def repeat_front(
     workers: int,
     resources: Mapping[str, float],
     progress: Progress,
+    worker_start_s: float,
 ) -> None:
     """Give each member of the front up to `repeats` further scores, as far as the budget goes; those on disk count.
 
@@ -56,6 +57,7 @@ def repeat_front(
         workers=workers,
         resources=resources,
         on_repeat=on_repeat,
+        worker_start_s=worker_start_s,
     )
     progress.log(f"front repeated with other seeds: {len(scores)} of {len(plan)} trainings fitted and succeeded")
 

@@ -20,7 +20,7 @@ from nasdistill.report.html import write_report
 from nasdistill.search.budget import BudgetClock
 from nasdistill.search.cluster import run_tasks, start_ray
 from nasdistill.search.events import SearchEvent, TrialFinished
-from nasdistill.search.reserve import RepeatReserve, repeats_for
+from nasdistill.search.reserve import WORKER_START_S, RepeatReserve, repeats_for
 from nasdistill.search.runner import run_search
 from nasdistill.session.known import WARM_START_NAME, kept_warm_start, read_configurations, read_warm_start
 from nasdistill.session.preparation import Prepared, prepare
@@ -104,7 +104,7 @@ def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], pro
                 progress,
             )
             constraints = parse_constraints(settings.get("constraint") or ())
-            _run_trials(request, run, inputs, prepared, constraints, clock, workers, asked, watch, progress)
+            start_s = _run_trials(request, run, inputs, prepared, constraints, clock, workers, asked, watch, progress)
             repeat_front(
                 run,
                 MakeTrialWorker(prepared.assets, inputs.space),  # a repeat is never rejected
@@ -114,6 +114,7 @@ def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], pro
                 workers=workers,
                 resources=_resources(request, workers),
                 progress=progress,
+                worker_start_s=start_s,
             )
     except InterruptedSearchError:
         _write(run)
@@ -143,9 +144,14 @@ def _run_trials(
     repeats_asked: int | None,
     watch: _Stopwatch,
     progress: Progress,
-) -> None:
+) -> float:
+    """Run the search proper; returns the seconds that a worker took to start, at least WORKER_START_S."""
+    began, start_s = time.monotonic(), list[float]()
+
     def on_event(event: SearchEvent) -> None:
         if isinstance(event, TrialFinished):
+            if not start_s and event.result.state == "complete":
+                start_s.append(time.monotonic() - began - event.result.seconds)
             run.update_run(seconds=watch.seconds)  # a killed run knows what it has used
         progress.event(event)
 
@@ -171,6 +177,7 @@ def _run_trials(
             clock.budget, repeats_for(clock.budget, repeats_asked), workers, asked=repeats_asked is not None
         ),
     )
+    return max([WORKER_START_S, *start_s])
 
 
 def _resources(request: SearchRequest, workers: int) -> dict[str, float]:

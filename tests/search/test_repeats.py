@@ -217,7 +217,14 @@ class TestOnRay:
         run = RunFolder.create(tmp_path / "run")
         run.write_trial(member(0, seconds=0.1, params={"family": "a", "a.width": 0.25, "lr": 1}))
         clock = BudgetClock(parse_budget("10s"))
-        told = repeat(run, "", lambda: SeededWorker(60), clock=clock, patience=Patience(overtime=0, kill_after=2))
+        told = repeat(
+            run,
+            "",
+            lambda: SeededWorker(60),
+            clock=clock,
+            patience=Patience(overtime=0, kill_after=2),
+            worker_start_s=1.0,
+        )
         assert [(ended.score, ended.reason) for ended in told] == [(None, "budget used up")]
         assert clock.used < 14 and run.repeats() == []
 
