@@ -25,7 +25,7 @@ from nasdistill.search.reserve import MARGIN, WORKER_START_S
 from nasdistill.search.scratch import scratch_folder
 from nasdistill.search.stop import Patience, StopControl, stopping_on_signals
 from nasdistill.search.trainable import WORKER_FAILED, reason_of
-from nasdistill.search.worker import BUDGET_USED_UP, TrialJob, Worker, WorkerFactory
+from nasdistill.search.worker import BUDGET_USED_UP, INTERRUPTED, TrialJob, Worker, WorkerFactory
 
 # A stage's batches are drawn with the trial's seed plus its first step: seeds further apart than that never meet.
 SEED_STEP = 1_000_003
@@ -254,8 +254,9 @@ class RepeatActor:
                     }
                 )
             except DeadlineReachedError:
-                report(BUDGET_USED_UP)
-                return None, BUDGET_USED_UP
+                reason = INTERRUPTED if job.stop_file.exists() else BUDGET_USED_UP
+                report(reason)
+                return None, reason
             except BaseException as error:
                 reason = reason_of(error)
                 report(reason)
