@@ -84,6 +84,12 @@ def search(
     recipe: Annotated[
         str | None, typer.Option(help="Distillation recipe: short or classic [default: the space's, else short].")
     ] = None,
+    repeats: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=100, help="Train the front again with this many other seeds [default: 2, of a trials budget 0]."
+        ),
+    ] = None,
     precision: Annotated[
         str | None, typer.Option(help="auto, float32 or bfloat16 [default: auto: bfloat16 where the hardware has it].")
     ] = None,
@@ -143,6 +149,7 @@ def search(
         warm_start=warm_start,
         constraint=constraint or None,
         storage=storage or None,
+        repeats=repeats,
         ray_address=ray_address,
         gpus_per_trial=gpus_per_trial,
     )
@@ -333,13 +340,15 @@ def _print_front(run: Any, as_json: bool) -> None:
     from rich.console import Console
 
     from nasdistill.pareto.front import front
+    from nasdistill.pareto.intervals import certainty
     from nasdistill.report.console import front_json, front_table
     from nasdistill.report.teacher import teacher_of
 
     results = run.results()
     members, teacher = front(results), teacher_of(run.read_run())
+    sure = certainty(results, members)
     if as_json:
-        print(json.dumps({"run": str(run.path), **front_json(results, members, teacher)}))
+        print(json.dumps({"run": str(run.path), **front_json(results, members, teacher, certainty=sure)}))
         return
     console = Console()
-    console.print(front_table(results, members, teacher, width=console.width))
+    console.print(front_table(results, members, teacher, width=console.width, certainty=sure))

@@ -122,6 +122,10 @@ class TrialResult(Record):
     epochs: Annotated[int, Field(ge=0)] = 0
     seconds: Annotated[float, Field(ge=0.0)] = 0.0
     reason: str = ""
+    repeats_map50: tuple[Finite, ...] = ()
+    """Scores of the same configuration trained again with other seeds, in the order of the seeds. The fields above belong
+    to the one artifact that is kept; these only say how far chance moves them."""
+    repeats_map50_95: tuple[Finite, ...] = ()
     params: dict[str, Scalar] = Field(default_factory=dict)
     """Flat parameters as the search space names them (`family`, `yolov5.width`, `image_size`, …) and what the trial adds
     itself: `init` (where its weights came from) and `prune.achieved`."""
@@ -135,4 +139,17 @@ class TrialResult(Record):
                     raise ValueError(f"a complete trial needs a finite {name}, got {value}")
         elif not self.reason:
             raise ValueError(f"a {self.state} trial needs a reason")
+        if len(self.repeats_map50) != len(self.repeats_map50_95):
+            raise ValueError("repeats_map50 and repeats_map50_95 are not equally many")
         return self
+
+
+class RepeatScore(Record):
+    """What is kept of a trial's configuration trained once more with another seed: its score, no artifact."""
+
+    trial: Annotated[int, Field(ge=0)]
+    seed: Annotated[int, Field(ge=0)]
+    map50: Finite
+    map50_95: Finite
+    epochs: Annotated[int, Field(ge=0)] = 0
+    seconds: Annotated[float, Field(ge=0.0)] = 0.0

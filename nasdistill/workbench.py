@@ -3,9 +3,10 @@
 `Assets` says where things are and is sent to the worker; `Workbench` opens each of them once, when first needed.
 """
 
+import contextlib
 import functools
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -101,6 +102,20 @@ class Workbench:
         self.compute: Compute = choose_compute(assets.training.precision)
         self.profiler: Profiler = open_profiler(assets.device)
         self._supernets: dict[str, Student] = {}
+
+    @contextlib.contextmanager
+    def repeating(self, seed: int) -> Iterator[None]:
+        """Trials in this block are repeats. They train with another seed: batch order, connectors and whatever of a student
+        is not inherited; and they are not scored on their way.
+
+        Views, targets and supernets stay those of the run, and stay open.
+        """
+        before = self.assets
+        self.assets = replace(before, training=before.training.model_copy(update={"seed": seed, "rungs": ()}))
+        try:
+            yield
+        finally:
+            self.assets = before
 
     @functools.cache  # noqa: B019  a workbench lives as long as its process
     def feed(self, image_size: int) -> Feed:

@@ -1,5 +1,6 @@
 """The worker that a search runs: from a job to a trial, with its stop conditions."""
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -28,7 +29,9 @@ class TrialWorker:
 
         config = self._space.config(_searched(job.params))
         place = TrialPlace(job.trial, job.folder, dict(job.params), should_stop, self._constraints, job.resumes)
-        return trial_in_rungs(config, self._bench, place, report)
+        repeating = contextlib.nullcontext() if job.seed is None else self._bench.repeating(job.seed)
+        with repeating:
+            return (yield from trial_in_rungs(config, self._bench, place, report))
 
 
 @dataclass(frozen=True)

@@ -174,6 +174,7 @@ class TestWrongSearches:
             ("--epochs", "0", ("--epochs",)),
             ("--epochs", "100000", ("epochs",)),
             ("--seed", "-1", ("--seed",)),
+            ("--repeats", "-1", ("--repeats",)),
             ("--gpus-per-trial", "-1", ("gpus-per-trial",)),
             ("--colour", "red", ("--colour",)),
         ],

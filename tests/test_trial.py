@@ -263,6 +263,14 @@ def test_assets_travel_to_a_worker(assets: Assets, tmp_path: Path) -> None:
     job = TrialJob(2, {**params, "init": "warmed"}, tmp_path, None, tmp_path / "stop")
     scores, result = drained(worker.run(job, lambda line: None))
     assert not scores and result.state == "complete" and result.params["yolov5.width"] == 0.0625
+    # A repeat: the same student with another seed, and the worker goes back to the run's own.
+    places = {seed: tmp_path / str(seed) for seed in (None, 77)}
+    for seed, place in places.items():
+        place.mkdir()
+        _, repeated = drained(worker.run(replace(job, folder=place, seed=seed), lambda line: None))
+        assert (repeated.params_m, repeated.epochs) == (result.params_m, result.epochs)
+    weights = {seed: (place / "student.safetensors").read_bytes() for seed, place in places.items()}
+    assert weights[77] != weights[None] == (tmp_path / "student.safetensors").read_bytes()
     (tmp_path / "stop").touch()
     with pytest.raises(DeadlineReachedError):
         drained(worker.run(job, lambda line: None))

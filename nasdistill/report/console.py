@@ -10,6 +10,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from nasdistill.pareto.intervals import CONFIDENCE, Certainty
+from nasdistill.pareto.objectives import OBJECTIVES
 from nasdistill.pareto.select import knee
 from nasdistill.records import TrialResult, TrialState
 from nasdistill.report.format import factor, milliseconds, number, parameter, percent
@@ -37,19 +39,26 @@ def front_table(
     width: int | None = None,
     rows: int | None = None,
     caption: bool = True,
+    certainty: Certainty | None = None,
 ) -> Table:
     """The front as a table, fastest first, the knee marked with `*`; below it how the run's other trials ended.
 
     `width` is the number of characters there are (None: all columns). On a narrow terminal the less important columns
     are left out, rather than every cell being cut. `rows` limits the members shown to about that many, evenly over the
-    front; its ends and the knee are always there.
+    front; its ends and the knee are always there. Where members were repeated, `certainty` (of the same accuracy) adds the
+    mean over seeds, half of its interval and a `~` at accuracies that a neighbour's can't be told apart from.
     """
+    sure = certainty or Certainty(accuracy)
+
+    def marked(result: TrialResult, name: str) -> str:
+        return number(getattr(result, name)) + ("~" if name == accuracy and result.trial in sure.ties else "")
+
     best = knee(front, accuracy).trial if front else None
     columns = [
         _Column("trial", lambda r: f"{r.trial}*" if r.trial == best else str(r.trial)),
         _Column("family", lambda r: r.family, drop=1, align_left=True),
-        _Column("mAP50", lambda r: number(r.map50), drop=0 if accuracy == "map50" else 2),
-        _Column("mAP50-95", lambda r: number(r.map50_95), drop=2 if accuracy == "map50" else 0),
+        _Column("mAP50", lambda r: marked(r, "map50"), drop=0 if accuracy == "map50" else 2),
+        _Column("mAP50-95", lambda r: marked(r, "map50_95"), drop=2 if accuracy == "map50" else 0),
         _Column("ms", lambda r: milliseconds(r.latency_ms)),
         _Column("p90 ms", lambda r: milliseconds(r.latency_p90_ms), drop=6),
         _Column("params M", lambda r: number(r.params_m, 2), drop=5),
@@ -60,6 +69,13 @@ def front_table(
         columns.append(_Column("of teacher", lambda r: percent(teacher.share(r, accuracy)), drop=4))
     if teacher is not None and teacher.latency_ms is not None:
         columns.append(_Column("speed-up", lambda r: factor(teacher.speed_up(r)), drop=3))
+    if any(member.trial in sure.intervals for member in front):
+        columns[4:4] = [
+            _Column("mean", lambda r: number(getattr(sure.intervals.get(r.trial), "mean", None)), drop=4),
+            _Column("+/-", lambda r: number(getattr(sure.intervals.get(r.trial), "half_width", None)), drop=3),
+        ]
+    if sure.ties:
+        columns.append(_Column("tied with", lambda r: sure.tied_with(r.trial, " "), drop=5))
     table = Table(box=box.SIMPLE_HEAD, caption_justify="left", header_style="bold")
     shown = [r for i, r in enumerate(front) if rows is None or i in _spread(len(front), rows) or r.trial == best]
     columns = _fitting(columns, shown, width)
@@ -70,7 +86,7 @@ def front_table(
         cells = [Text(column.cell(result)) for column in columns]
         table.add_row(*cells, style=style)
     if caption:
-        table.caption = Text("\n".join(_notes(results, front, teacher)))
+        table.caption = Text("\n".join(_notes(results, front, teacher) + certainty_notes(sure)))
     return table
 
 
@@ -80,12 +96,15 @@ def front_json(
     teacher: Teacher | None = None,
     *,
     accuracy: str = "map50_95",
+    certainty: Certainty | None = None,
 ) -> dict[str, object]:
     """The same for programs, plain JSON: `trials` (counts by state), `knee` (a trial or None), `teacher`, `front` (a
     list).
 
-    Members have the columns of `trials.csv`, `of_teacher` (share 0..1), `speed_up` (or None) and `params`.
+    Members have the columns of `trials.csv`, `of_teacher` (share 0..1), `speed_up` (or None) and `params`. `seeds`, `mean`,
+    `low` and `high` are None for a member that was not repeated; `tied_with` is a list of trials.
     """
+    sure = certainty or Certainty(accuracy)
     counts = Counter(result.state for result in results)
     by_state: dict[str, int] = {state: counts[state] for state in STATES}
     return {
@@ -98,10 +117,29 @@ def front_json(
             | {
                 "of_teacher": teacher.share(result, accuracy) if teacher else None,
                 "speed_up": teacher.speed_up(result) if teacher else None,
+                "tied_with": list(sure.ties.get(result.trial, ())),
+                **{
+                    name: getattr(sure.intervals.get(result.trial), name, None)
+                    for name in ("seeds", "mean", "low", "high")
+                },
             }
             for result in front
         ],
     }
+
+
+def certainty_notes(sure: Certainty) -> list[str]:
+    """What the marks and the columns of repeats mean; nothing where no trial was repeated."""
+    if sure.spread is None:
+        return []
+    label, seeds = OBJECTIVES[sure.accuracy].label, sum(interval.seeds - 1 for interval in sure.intervals.values())
+    notes = [
+        f"{seeds} repeats with other seeds: {label} varies by {number(sure.spread.deviation)} (standard deviation); "
+        f"+/- is half of the mean's {percent(CONFIDENCE)} interval"
+    ]
+    if sure.ties:
+        notes.append(f"~ {label} can't be told apart from a neighbour's on the front")
+    return notes
 
 
 def counts_line(results: Sequence[TrialResult], running: int = 0) -> str:

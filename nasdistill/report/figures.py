@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
+from nasdistill.pareto.intervals import Certainty
 from nasdistill.pareto.objectives import OBJECTIVES
 from nasdistill.records import TrialResult
 from nasdistill.report.format import factor, milliseconds, number, parameter, percent
@@ -55,6 +56,7 @@ def front_figure(series: FrontSeries, scale: str | None = None) -> go.Figure:
     if series.shorter:
         figure.add_trace(points(series.shorter, "shorter training", C["cloud"], "diamond-open", 7))
     figure.add_trace(points(members, "front", C["front"], "circle", 10))
+    _add_intervals(figure, series)
     if series.knee is not None:
         figure.add_trace(points([series.knee], "knee", C["knee"], "diamond", 13))
     _add_teacher(figure, series)
@@ -68,7 +70,7 @@ def front_figure(series: FrontSeries, scale: str | None = None) -> go.Figure:
             marker={"symbol": MARKERS[state], "color": C[state], "size": 8, "line": {"color": C[state], "width": 1.6}},
             name=state,
             customdata=[r.trial for r in timed],
-            text=[hover_text(r, series.teacher, series.accuracy) for r in timed],
+            text=[hover_text(r, series.teacher, series.accuracy, series.certainty) for r in timed],
             hovertemplate=_HOVER,
         )
     strip = 0.055 * len(rows)
@@ -157,13 +159,19 @@ def parameter_figure(
     return figure
 
 
-def hover_text(result: TrialResult, teacher: Teacher | None = None, accuracy: str = "map50_95") -> str:
+def hover_text(
+    result: TrialResult,
+    teacher: Teacher | None = None,
+    accuracy: str = "map50_95",
+    certainty: Certainty | None = None,
+) -> str:
     """Everything about one trial, for a Plotly label: lines joined by <br>, all text from outside escaped."""
     lines = [f"<b>trial {result.trial}</b>  {html.escape(result.family)}  {result.state}"]
     if result.state == "complete":
         lines.append(f"mAP50-95 <b>{number(result.map50_95)}</b>  mAP50 <b>{number(result.map50)}</b>")
         if teacher is not None and teacher.share(result, accuracy) is not None:
             lines.append(f"{percent(teacher.share(result, accuracy))} of the teacher's {OBJECTIVES[accuracy].label}")
+        lines += _certainty_lines(result, certainty)
     elif result.reason:
         lines.append(html.escape(_cut(result.reason, 90)))
     if result.latency_ms is not None:
@@ -187,6 +195,44 @@ def hover_text(result: TrialResult, teacher: Teacher | None = None, accuracy: st
     return "<br>".join(lines)
 
 
+def _certainty_lines(result: TrialResult, certainty: Certainty | None) -> list[str]:
+    if certainty is None:
+        return []
+    label, lines, interval = OBJECTIVES[certainty.accuracy].label, [], certainty.intervals.get(result.trial)
+    if interval is not None:
+        span = f"95 % interval {number(interval.low)} to {number(interval.high)}"
+        lines.append(f"mean {label} of {interval.seeds} seeds {number(interval.mean)}, {span}")
+    if result.trial in certainty.ties:
+        lines.append(f"{label} not told apart from trial {certainty.tied_with(result.trial, ', ')}")
+    return lines
+
+
+def _add_intervals(figure: go.Figure, series: FrontSeries) -> None:
+    """The mean over seeds and its interval at each repeated member of the front; the point itself is the artifact's score."""
+    known = [(m, series.certainty.intervals[m.trial]) for m in series.front if m.trial in series.certainty.intervals]
+    if not known:
+        return
+    figure.add_scatter(
+        x=[member.latency_ms for member, _ in known],
+        y=[interval.mean for _, interval in known],
+        error_y={
+            "type": "data",
+            "symmetric": False,
+            "array": [interval.high - interval.mean for _, interval in known],
+            "arrayminus": [interval.mean - interval.low for _, interval in known],
+            "color": C["front"],
+            "thickness": 1.2,
+            "width": 4,
+        },
+        mode="markers",
+        marker={"symbol": "line-ew-open", "color": C["front"], "size": 9, "line": {"color": C["front"], "width": 1.6}},
+        name="mean of seeds, 95 %",
+        customdata=[member.trial for member, _ in known],
+        text=[hover_text(member, series.teacher, series.accuracy, series.certainty) for member, _ in known],
+        hovertemplate=_HOVER,
+    )
+
+
 def _points(
     trials: Sequence[TrialResult], series: FrontSeries, name: str, color: str, symbol: str, size: int
 ) -> go.Scatter:
@@ -197,7 +243,7 @@ def _points(
         marker={"symbol": symbol, "color": color, "size": size, "line": {"color": color, "width": 1.4}},
         name=name,
         customdata=[r.trial for r in trials],
-        text=[hover_text(r, series.teacher, series.accuracy) for r in trials],
+        text=[hover_text(r, series.teacher, series.accuracy, series.certainty) for r in trials],
         hovertemplate=_HOVER,
     )
 

@@ -65,7 +65,7 @@ def report_html(run: Mapping[str, Any], results: Sequence[TrialResult], run_name
     data = {
         "accuracy": accuracy,
         "dark": {LIGHT[name]: DARK[name] for name in LIGHT},
-        "hover": {str(r.trial): hover_text(r, teacher, accuracy) for r in results},
+        "hover": {str(r.trial): hover_text(r, teacher, accuracy, chosen.certainty) for r in results},
         "front": {name: _plain(front_figure(s)) for name, s in series.items()},
         "axes": {scale: latency_axis(chosen, scale) for scale in ("log", "linear")},
         "hypervolume": _plain(hypervolume_figure(volume)),

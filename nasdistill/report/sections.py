@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from nasdistill.pareto.intervals import Certainty
 from nasdistill.pareto.objectives import OBJECTIVES
 from nasdistill.records import TrialResult
 from nasdistill.report.console import counts_line
 from nasdistill.report.figures import PARAMETER_LIMIT
-from nasdistill.report.format import duration, factor, milliseconds, number, parameter, percent
+from nasdistill.report.format import MISSING, duration, factor, milliseconds, number, parameter, percent
 from nasdistill.report.series import FrontSeries, HypervolumeSeries, ParameterSeries, fixed_parameters
 from nasdistill.report.teacher import Teacher
 
@@ -89,6 +90,8 @@ def front_members(series: FrontSeries, run_name: str) -> str:
     of_teacher = getattr(teacher, series.accuracy) is not None
     faster = teacher.latency_ms is not None
     heads = ["trial", "mAP50-95", "mAP50", "latency ms", "p90 ms", "params M", "GFLOPs", "file MB"]
+    sure, repeated = series.certainty, series.certainty.spread is not None
+    heads += ["mean of seeds", "95 % interval", "tied with"] * repeated
     heads += ["of teacher"] * of_teacher + ["speed-up"] * faster
     rows = []
     for member in series.front:
@@ -96,6 +99,7 @@ def front_members(series: FrontSeries, run_name: str) -> str:
         cells = [number(member.map50_95), number(member.map50), milliseconds(member.latency_ms)]
         cells += [milliseconds(member.latency_p90_ms), number(member.params_m, 2), number(member.gflops, 2)]
         cells += [number(member.size_mb, 1)]
+        cells += _certainty_cells(member, sure) * repeated
         cells += [percent(teacher.share(member, series.accuracy))] * of_teacher
         cells += [factor(teacher.speed_up(member))] * faster
         tag = '<span class="tag">knee</span>' if is_knee else ""
@@ -110,13 +114,39 @@ def front_members(series: FrontSeries, run_name: str) -> str:
     return f"""<section aria-labelledby="members-title">
 <h2 id="members-title">The front, trial by trial</h2>
 <p>Fastest first. No other trial is both faster and better in {label}. Latency is the median of the exported model; the
-accuracy belongs to the same file. To export the knee:</p>
+accuracy belongs to the same file. {_certainty_text(series)}To export the knee:</p>
 {_command(best)}
 <div class="scroll"><table>
 <thead><tr>{"".join(f'<th scope="col">{head}</th>' for head in heads)}</tr></thead>
 {"".join(rows)}
 </table></div>
 </section>"""
+
+
+def _certainty_cells(member: TrialResult, sure: Certainty) -> list[str]:
+    interval = sure.intervals.get(member.trial)
+    ties = sure.tied_with(member.trial, ", ") or MISSING
+    if interval is None:
+        return [MISSING, MISSING, ties]
+    return [f"{number(interval.mean)} of {interval.seeds}", f"{number(interval.low)} to {number(interval.high)}", ties]
+
+
+def _certainty_text(series: FrontSeries) -> str:
+    """What the repeats of the front showed, in a few sentences; nothing where there are none."""
+    sure, label = series.certainty, OBJECTIVES[series.accuracy].label
+    if sure.spread is None:
+        return ""
+    members = sum(member.trial in sure.intervals for member in series.front)
+    tied = (
+        f"Of {len(sure.ties)} members {label} can't be told apart from a neighbour's: they are tied, and a difference "
+        "between them may be chance."
+        if sure.ties
+        else f"All neighbours can be told apart in {label}."
+    )
+    return (
+        f"{members} of {len(series.front)} members were trained again with other seeds; from seed to seed {label} varies by "
+        f"{number(sure.spread.deviation)} (standard deviation, pooled over {len(sure.intervals)} trials). {tied} "
+    )
 
 
 def hypervolume(series: HypervolumeSeries) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 
 from nasdistill.pareto.front import eligible, front
 from nasdistill.pareto.hypervolume import Reference, default_reference, hypervolume_history
+from nasdistill.pareto.intervals import Certainty, certainty
 from nasdistill.pareto.select import knee
 from nasdistill.records import Scalar, TrialResult, TrialState
 from nasdistill.report.teacher import Teacher
@@ -35,6 +36,8 @@ class FrontSeries:
     knee: TrialResult | None
     teacher: Teacher | None
     latency_range_ms: tuple[float, float]
+    certainty: Certainty
+    """What repeats with other seeds say about this accuracy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +90,7 @@ def front_series(
         knee=knee(members, accuracy) if members else None,
         teacher=teacher,
         latency_range_ms=(low / 1.1, high * 1.1),
+        certainty=certainty(results, members, accuracy),
     )
 
 

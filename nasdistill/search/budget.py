@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nasdistill.errors import InputError
-from nasdistill.records import TrialResult
+from nasdistill.records import RepeatScore, TrialResult
 
 BudgetKind = Literal["time", "trials", "epochs"]
 
@@ -92,6 +92,11 @@ class BudgetClock:
             self._spent += result.state in ("complete", "failed") or stopped_early
         elif self.budget.kind == "epochs":
             self._spent += result.epochs
+
+    def count_repeat(self, score: RepeatScore) -> None:
+        """Charge a trial that was trained again: its epochs. It is no trial."""
+        if self.budget.kind == "epochs":
+            self._spent += score.epochs
 
     @property
     def used(self) -> float:

@@ -28,6 +28,7 @@ from nasdistill.search.nodes import check_resources
 from nasdistill.search.pareto_asha import DEFAULT_SCHEDULER, SCHEDULERS, check_scheduler
 from nasdistill.search.proposals import Proposals, Warmth
 from nasdistill.search.reconcile import directions_of
+from nasdistill.search.reserve import RepeatReserve
 from nasdistill.search.samplers import DEFAULT_SAMPLER, Task, make_sampler
 from nasdistill.search.scratch import scratch_folder
 from nasdistill.search.searcher import Admit, Estimate, StudySearcher
@@ -63,6 +64,7 @@ def run_search(
     patience: Patience | None = None,
     warm_workers: bool = True,
     journal: StudyJournal | None = None,
+    reserve: RepeatReserve | None = None,
 ) -> list[TrialResult]:
     """Search `space` until the budget is used up and return all results of the run, earlier parts included.
 
@@ -75,7 +77,8 @@ def run_search(
     sampler keeps to the constraints as far as it can tell, and the worker rejects what it measures beyond them.
     `scheduler` decides who goes on at the rungs that a worker stops at, by `rung_scores` of earlier parts too. Without
     `warm_workers` every trial gets a process of its own, seconds slower each. The Optuna study goes to `journal`, by
-    default a file in the run folder.
+    default a file in the run folder. No trial is begun that would run into `reserve`, the part of the budget that is
+    kept for repeats of the front.
 
     Raises InputError for an unknown sampler, an address where no Ray is or resources that it does not have,
     InterruptedSearchError after Ctrl-C (everything finished is kept), and whatever writing a result or `on_event`
@@ -92,7 +95,7 @@ def run_search(
     journal = journal or open_journal_file(run.path / JOURNAL_NAME, directions_of(objectives))
     proposals = Proposals(space, chosen_sampler, journal, objectives, results, seed, enqueued, warm, constraints)
     ledger = Ledger(run, proposals, clock, stop, on_event)
-    searcher = StudySearcher(proposals, ledger, clock, stop, workers, results, admit, estimate)
+    searcher = StudySearcher(proposals, ledger, clock, stop, workers, results, admit, estimate, reserve)
     resources = dict(resources_per_trial or {"cpu": 1})
     try:
         with start_ray(workers, ray_address, cpus=_cpus(workers, resources)), stopping_on_signals(stop):

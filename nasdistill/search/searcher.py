@@ -19,6 +19,7 @@ from nasdistill.records import Scalar, TrialResult
 from nasdistill.search.budget import BudgetClock
 from nasdistill.search.ledger import Ledger
 from nasdistill.search.proposals import Draft, Proposals
+from nasdistill.search.reserve import RepeatReserve
 from nasdistill.search.stop import StopControl
 from nasdistill.search.trainable import WORKER_FAILED, reason_of
 from nasdistill.search.worker import TrialJob
@@ -58,6 +59,7 @@ class StudySearcher(Searcher):
         results: Sequence[TrialResult] = (),
         admit: Admit | None = None,
         estimate: Estimate | None = None,
+        reserve: RepeatReserve | None = None,
     ) -> None:
         super().__init__(metric=None, mode=None)
         self._proposals = proposals
@@ -68,6 +70,7 @@ class StudySearcher(Searcher):
         self._earlier = list(results)
         self._admit = admit
         self._estimate = estimate
+        self._reserve = reserve
         # Trials that Tune has and has not reported as complete. Tune sleeps when it gets None while it has none.
         self._live: set[str] = set()
         self._retries: deque[TrialJob] = deque()
@@ -139,14 +142,19 @@ class StudySearcher(Searcher):
             return running < self._clock.left
         if self._clock.budget.kind == "epochs":
             epochs = [result.epochs for result in self._complete() if result.epochs]
-            return not epochs or (running + 1) * statistics.median(epochs) <= self._clock.left
+            return not epochs or (running + 1) * statistics.median(epochs) <= self._left()
         return True
 
     def _fits(self, draft: Draft) -> bool:
         """Whether the trial can finish in what is left of a time budget."""
         if self._clock.budget.kind != "time":
             return True
-        return self._expected_seconds(draft) * _ESTIMATE_MARGIN <= self._clock.left
+        return self._expected_seconds(draft) * _ESTIMATE_MARGIN <= self._left()
+
+    def _left(self) -> float:
+        """Seconds or epochs that trials may still use; the end of the budget may be kept for repeats."""
+        kept = 0.0 if self._reserve is None else self._reserve.kept(self._complete(), len(self._live))
+        return self._clock.left - kept
 
     def _expected_seconds(self, draft: Draft) -> float:
         """0 when nothing is known yet: the first trials have to be started without knowing."""

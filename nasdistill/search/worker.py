@@ -25,7 +25,8 @@ class TrialJob:
     `deadline` is in `time.time()` seconds, None without one. A worker looks at the deadline and for the existence of
     `stop_file` every second or so and raises `DeadlineReachedError`; one that doesn't is killed a little later.
     `attempt` is 1 when the trial's first worker died and this is the second one. `resumes` is the folder of the same
-    trial in an earlier part of the run, which may hold something to go on with.
+    trial in an earlier part of the run, which may hold something to go on with. `seed` is None for the run's own; a
+    repeat of a trial has another one, and no rungs.
     """
 
     trial: int
@@ -35,6 +36,7 @@ class TrialJob:
     stop_file: Path
     attempt: int = 0
     resumes: Path | None = None
+    seed: int | None = None
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), default=str)
@@ -61,3 +63,15 @@ class Worker(Protocol):
 
 WorkerFactory = Callable[[], Worker]
 """Picklable; called once per worker process, in that process."""
+
+
+def at_the_end(outcome: TrialResult | Generator[RungScore, None, TrialResult]) -> TrialResult:
+    """What a worker's `run` comes to when nothing stops it at a rung."""
+    if not isinstance(outcome, Generator):
+        return outcome
+    while True:
+        try:
+            next(outcome)
+        except StopIteration as end:
+            result: TrialResult = end.value
+            return result

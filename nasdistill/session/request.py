@@ -57,6 +57,7 @@ class SearchRequest:
     warm_start: Path | None = None
     constraint: list[str] | None = None
     storage: str | None = None
+    repeats: int | None = None
     ray_address: str | None = None
     gpus_per_trial: float | None = None
 

@@ -9,6 +9,7 @@ from typing import Any
 from nasdistill.errors import InputError, InterruptedSearchError, NothingSucceededError
 from nasdistill.pareto.front import front
 from nasdistill.pareto.hypervolume import teacher_reference
+from nasdistill.pareto.intervals import certainty
 from nasdistill.pareto.limits import Limit, parse_constraints
 from nasdistill.prepare.inputs import Inputs, cache_folder, load_inputs
 from nasdistill.prepare.needs import check_cache
@@ -21,9 +22,11 @@ from nasdistill.search.cluster import run_tasks
 from nasdistill.search.events import SearchEvent, TrialFinished
 from nasdistill.search.journal import StudyJournal
 from nasdistill.search.pareto_asha import DEFAULT_SCHEDULER
+from nasdistill.search.reserve import WORKER_START_S, RepeatReserve, repeats_for
 from nasdistill.search.runner import DEFAULT_OBJECTIVES, run_search
 from nasdistill.session.known import WARM_START_NAME, kept_warm_start, read_configurations, read_warm_start
 from nasdistill.session.preparation import Prepared, prepare
+from nasdistill.session.repeats import repeat_front
 from nasdistill.session.request import SearchRequest, training_of
 from nasdistill.session.resources import Workplace, workplace
 from nasdistill.session.storage import check_storage, open_journal
@@ -60,6 +63,9 @@ def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], pro
     url = check_storage(request.storage, recorded)
     earlier = run.results() if request.resume else []
     clock = BudgetClock.resumed(request.budget, earlier, used)
+    for score in run.repeats() if request.resume else ():
+        clock.count_repeat(score)
+    asked = request.repeats if request.repeats is not None else recorded.get("repeats")
     watch = _Stopwatch(used)
     progress.begin(clock, earlier)
     cache = cache_folder()
@@ -91,7 +97,7 @@ def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], pro
         if warm_start:
             write_trials_csv(run.path / WARM_START_NAME, warm_start, ())
         run.update_run(settings=settings, enqueued=enqueued, started=_now(), teacher=_teacher_facts(inputs))
-    run.update_run(**_description(request, inputs, run, training.seed, scheduler))
+    run.update_run(**_description(request, inputs, run, training.seed, scheduler), repeats=asked)
     journal = open_journal(run, url, DEFAULT_OBJECTIVES, progress.log)
     progress.log(f"results go to {run.path}")
     try:
@@ -110,7 +116,20 @@ def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], pro
                 progress,
             )
             constraints = parse_constraints(settings.get("constraint") or ())
-            _run_trials(request, run, journal, inputs, prepared, constraints, scheduler, clock, place, watch, progress)
+            start_s = _run_trials(
+                request, run, journal, inputs, prepared, constraints, scheduler, clock, place, asked, watch, progress
+            )
+            repeat_front(
+                run,
+                MakeTrialWorker(prepared.assets, inputs.space),  # a repeat is never rejected
+                clock,
+                repeats=repeats_for(clock.budget, asked),
+                seed=prepared.assets.training.seed,
+                workers=place.workers,
+                resources=place.per_trial,
+                progress=progress,
+                worker_start_s=start_s,
+            )
     except InterruptedSearchError:
         _write(run)
         raise
@@ -138,11 +157,17 @@ def _run_trials(
     scheduler: str,
     clock: BudgetClock,
     place: Workplace,
+    repeats_asked: int | None,
     watch: _Stopwatch,
     progress: Progress,
-) -> None:
+) -> float:
+    """Run the search proper; returns the seconds that a worker took to start, at least WORKER_START_S."""
+    began, start_s = time.monotonic(), list[float]()
+
     def on_event(event: SearchEvent) -> None:
         if isinstance(event, TrialFinished):
+            if not start_s and event.result.state == "complete":
+                start_s.append(time.monotonic() - began - event.result.seconds)
             run.update_run(seconds=watch.seconds)  # a killed run knows what it has used
         progress.event(event)
 
@@ -167,13 +192,18 @@ def _run_trials(
         enqueued=run.read_run().get("enqueued", ()),
         warm=kept_warm_start(run, training.epochs),
         journal=journal,
+        reserve=RepeatReserve(
+            clock.budget, repeats_for(clock.budget, repeats_asked), place.workers, asked=repeats_asked is not None
+        ),
     )
+    return max([WORKER_START_S, *start_s])
 
 
 def _write(run: RunFolder) -> list[TrialResult]:
     """Tables and report, from what is on disk."""
     results = run.results()
-    run.write_tables(results, {result.trial for result in front(results)})
+    members = front(results)
+    run.write_tables(results, {result.trial for result in members}, certainty(results, members))
     write_report(run, run.report_file)
     return results
 

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from nasdistill import __version__
 from nasdistill.errors import InputError
-from nasdistill.records import TrialResult
+from nasdistill.pareto.intervals import Certainty
+from nasdistill.records import RepeatScore, TrialResult
 from nasdistill.store.atomic import write_text
 from nasdistill.store.tables import read_trials_csv, write_pareto_csv, write_trials_csv
 
@@ -120,6 +121,29 @@ class RunFolder:
         """Keep one result in its trial's folder."""
         write_text(self.trial_folder(result.trial) / "trial.json", result.model_dump_json(indent=2) + "\n")
 
+    def write_repeat(self, score: RepeatScore) -> None:
+        """Keep the score of a trial that was trained again, as `trials/<n>/repeats/<seed>.json`."""
+        write_text(self.repeats_folder(score.trial) / f"{score.seed}.json", score.model_dump_json(indent=2) + "\n")
+
+    def repeats_folder(self, trial: int) -> Path:
+        """Where the scores and logs of a trial's repeats are; not made yet."""
+        return self.trial_folder(trial) / "repeats"
+
+    def repeats(self, warnings: list[str] | None = None) -> list[RepeatScore]:
+        """The repeats kept in `trials/`, by trial and seed; a damaged one is left out and described in `warnings`."""
+        scores: list[RepeatScore] = []
+        for file in self.path.glob("trials/*/repeats/*.json"):
+            try:
+                score = RepeatScore.model_validate_json(file.read_bytes())
+                if (file.parent.parent.name, file.stem) != (f"{score.trial:04d}", str(score.seed)):
+                    raise ValueError(f"it is about trial {score.trial} with seed {score.seed}")
+            except (OSError, ValueError) as error:
+                if warnings is not None:
+                    warnings.append(f"{file} left out: {_one_line(error)}")
+                continue
+            scores.append(score)
+        return sorted(scores, key=lambda score: (score.trial, score.seed))
+
     def trials(self, warnings: list[str] | None = None) -> list[TrialResult]:
         """The results kept in `trials/`, by number; a damaged one is left out and described in `warnings`."""
         results: list[TrialResult] = []
@@ -138,7 +162,8 @@ class RunFolder:
     def results(self, warnings: list[str] | None = None) -> list[TrialResult]:
         """Every result, by number: those of `trials/`, and from `trials.csv` those that have no readable file there.
 
-        So a run that was copied, or committed, without its trial folders reads the same.
+        So a run that was copied, or committed, without its trial folders reads the same. Unlike those of `trials`, these
+        results carry the scores of their repeats.
         """
         results: dict[int, TrialResult] = {}
         if self.trials_file.is_file():
@@ -149,13 +174,27 @@ class RunFolder:
                     raise
                 warnings.append(f"{error}")
         results.update((result.trial, result) for result in self.trials(warnings))
+        again: dict[int, list[RepeatScore]] = {}
+        for score in self.repeats(warnings):
+            again.setdefault(score.trial, []).append(score)
+        for trial, scores in again.items():
+            if trial in results:
+                results[trial] = results[trial].model_copy(
+                    update={
+                        "repeats_map50": tuple(score.map50 for score in scores),
+                        "repeats_map50_95": tuple(score.map50_95 for score in scores),
+                    }
+                )
         return [results[trial] for trial in sorted(results)]
 
-    def write_tables(self, results: Iterable[TrialResult], front_ids: Collection[int]) -> None:
-        """Write `trials.csv` and `pareto.csv`; `front_ids` are the trial numbers on the front."""
+    def write_tables(
+        self, results: Iterable[TrialResult], front_ids: Collection[int], certainty: Certainty | None = None
+    ) -> None:
+        """Write `trials.csv` and `pareto.csv`; `front_ids` are the trial numbers on the front, `certainty` (of mAP50-95) is
+        what repeats say about them."""
         results = list(results)
-        write_trials_csv(self.trials_file, results, front_ids)
-        write_pareto_csv(self.pareto_file, results, front_ids)
+        write_trials_csv(self.trials_file, results, front_ids, certainty)
+        write_pareto_csv(self.pareto_file, results, front_ids, certainty)
 
     def _write_run(self, content: dict[str, Any]) -> None:
         write_text(self.run_file, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

@@ -13,6 +13,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from nasdistill.errors import InputError
+from nasdistill.pareto.intervals import Certainty
 from nasdistill.records import Scalar, TrialResult
 from nasdistill.store.atomic import write_text
 
@@ -33,19 +34,27 @@ COLUMNS = (
     "on_front",
     "reason",
 )
+# Written always, and missing in the tables of older runs. The first ones follow from the others and are not read back.
+CERTAINTY_COLUMNS = ("seeds", "map50_95_mean", "map50_95_low", "map50_95_high", "tied_with")
+REPEAT_COLUMNS = ("repeats_map50", "repeats_map50_95")
 _PARAM = "param."
+_SEPARATOR = ";"
 _NUMBER = re.compile(r"-?\d+|-?(\d+\.\d*|\.\d+|\d+)([eE][+-]?\d+)?")
 
 
-def write_trials_csv(path: Path, results: Iterable[TrialResult], front_ids: Collection[int]) -> None:
+def write_trials_csv(
+    path: Path, results: Iterable[TrialResult], front_ids: Collection[int], certainty: Certainty | None = None
+) -> None:
     """Write every trial, by number. Numbers are written so that reading them back gives the same number."""
-    write_text(path, format_trials(sorted(results, key=lambda result: result.trial), front_ids))
+    write_text(path, format_trials(sorted(results, key=lambda result: result.trial), front_ids, certainty))
 
 
-def write_pareto_csv(path: Path, results: Iterable[TrialResult], front_ids: Collection[int]) -> None:
+def write_pareto_csv(
+    path: Path, results: Iterable[TrialResult], front_ids: Collection[int], certainty: Certainty | None = None
+) -> None:
     """Write the trials on the front, the fastest first; the columns are those of `trials.csv`."""
     front = [result for result in results if result.trial in front_ids]
-    write_text(path, format_trials(sorted(front, key=_by_latency), front_ids))
+    write_text(path, format_trials(sorted(front, key=_by_latency), front_ids, certainty))
 
 
 def read_trials_csv(path: Path) -> list[TrialResult]:
@@ -75,17 +84,22 @@ def parse_trials(text: str, source: str) -> list[TrialResult]:
     return sorted(results, key=lambda result: result.trial)
 
 
-def format_trials(results: Sequence[TrialResult], front_ids: Collection[int]) -> str:
-    """The table's text, a row a trial in the order given; `front_ids` are the trials on the front."""
+def format_trials(
+    results: Sequence[TrialResult], front_ids: Collection[int], certainty: Certainty | None = None
+) -> str:
+    """The table's text, a row a trial in the order given; `front_ids` are the trials on the front, `certainty` (of
+    mAP50-95) is what their repeats say."""
     names = sorted({name for result in results for name in result.params})
     lines = _Lines()
     writer = csv.writer(lines)
-    writer.writerow([*COLUMNS, *(_PARAM + name for name in names)])
+    writer.writerow([*COLUMNS, *CERTAINTY_COLUMNS, *REPEAT_COLUMNS, *(_PARAM + name for name in names)])
     for result in results:
         known = [_cell(getattr(result, name)) for name in COLUMNS if name not in ("on_front", "reason")]
         on_front = _cell(result.trial in front_ids)
         params = [_param_cell(result.params[name]) if name in result.params else "" for name in names]
-        writer.writerow([*known, on_front, result.reason, *params])
+        scores = [_SEPARATOR.join(map(repr, getattr(result, name))) for name in REPEAT_COLUMNS]
+        sure = _certainty_cells(result.trial, certainty or Certainty())
+        writer.writerow([*known, on_front, result.reason, *sure, *scores, *params])
     return "".join(line + "\n" for line in lines.rows)
 
 
@@ -97,6 +111,16 @@ class _Lines:
 
     def write(self, row: str) -> None:
         self.rows.append(row.removesuffix("\r\n"))
+
+
+def _certainty_cells(trial: int, certainty: Certainty) -> list[str]:
+    interval = certainty.intervals.get(trial)
+    figures = (
+        [""] * 4
+        if interval is None
+        else [_cell(interval.seeds), *(_cell(round(v, 6)) for v in (interval.mean, interval.low, interval.high))]
+    )
+    return [*figures, certainty.tied_with(trial, _SEPARATOR)]
 
 
 def _by_latency(result: TrialResult) -> tuple[float, int]:
@@ -141,6 +165,8 @@ def _result(row: dict[str, str | None], where: str) -> TrialResult:
     cells = {name: cell or "" for name, cell in row.items()}
     fields: dict[str, object] = {name: cells[name] for name in COLUMNS if name != "on_front" and cells[name] != ""}
     try:
+        for name in REPEAT_COLUMNS:
+            fields[name] = tuple(float(score) for score in cells.get(name, "").split(_SEPARATOR) if score)
         fields["params"] = {
             name.removeprefix(_PARAM): param_value(cell)
             for name, cell in cells.items()

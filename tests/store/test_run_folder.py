@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nasdistill.errors import InputError
-from nasdistill.records import TrialResult
+from nasdistill.records import RepeatScore, TrialResult
 from nasdistill.store.run_folder import FORMAT_VERSION, RunFolder, default_run_path
 
 
@@ -65,6 +65,34 @@ def test_the_tables_alone_are_enough_to_read_a_run(tmp_path: Path) -> None:
     assert run.results() == written, "no trial folder left"
     run.trials_file.unlink()
     assert run.results() == []
+
+
+def test_repeats_are_read_with_their_trial_and_never_change_it(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run")
+    written = [complete(0), complete(2, 0.7, 1.5)]
+    for result in written:
+        run.write_trial(result)
+    for seed, score in ((2000, 0.2), (1000, 0.3)):
+        run.write_repeat(RepeatScore(trial=2, seed=seed, map50=score * 2, map50_95=score, epochs=7, seconds=9.0))
+    assert (run.path / "trials" / "0002" / "repeats" / "1000.json").is_file()
+    repeated = written[1].model_copy(update={"repeats_map50": (0.6, 0.4), "repeats_map50_95": (0.3, 0.2)})
+    assert run.results() == [written[0], repeated]
+    assert run.trials() == written, "what is kept of the trial itself is as before"
+    run.write_tables(run.results(), {0, 2})
+    shutil.rmtree(run.path / "trials")
+    assert run.results() == [written[0], repeated], "from the table alone"
+
+
+def test_a_damaged_repeat_is_left_out_with_a_warning(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run")
+    run.write_trial(complete(0))
+    good = RepeatScore(trial=0, seed=1000, map50=0.5, map50_95=0.25)
+    run.write_repeat(good)
+    (run.repeats_folder(0) / "2000.json").write_text(good.model_dump_json())  # of another seed
+    (run.repeats_folder(0) / "3000.json").write_text("{")
+    warnings: list[str] = []
+    assert run.results(warnings)[0].repeats_map50_95 == (0.25,)
+    assert len(warnings) == 2 and "it is about trial 0 with seed 1000" in " ".join(warnings)
 
 
 def test_a_damaged_trial_is_left_out_with_a_warning(tmp_path: Path) -> None:

@@ -8,12 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nasdistill.errors import InputError
+from nasdistill.pareto.intervals import certainty
 from nasdistill.records import TrialResult
 from nasdistill.store.tables import format_trials, parse_trials, read_trials_csv, write_pareto_csv, write_trials_csv
 
 HEADER = (
     "trial,state,fidelity,family,map50,map50_95,latency_ms,latency_p90_ms,params_m,gflops,size_mb,epochs,seconds,"
-    "on_front,reason"
+    "on_front,reason,seeds,map50_95_mean,map50_95_low,map50_95_high,tied_with,repeats_map50,repeats_map50_95"
 )
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -21,8 +22,12 @@ texts = st.text(st.characters(codec="utf-8"), max_size=20) | st.sampled_from(
     ["", "12", "-1.5", "1e5", "true", '"', '"a"']
 )
 scalars = texts | st.integers() | finite | st.booleans()
+repeats = st.lists(st.tuples(finite, finite), max_size=3)
 results = st.builds(
-    TrialResult,
+    lambda repeats, **fields: TrialResult(
+        **fields, repeats_map50=tuple(a for a, _ in repeats), repeats_map50_95=tuple(b for _, b in repeats)
+    ),
+    repeats=repeats,
     trial=st.integers(0, 10**6),
     state=st.just("complete"),
     family=st.just("yolov5"),
@@ -77,12 +82,38 @@ def test_columns_order_and_front(tmp_path: Path) -> None:
     assert read_trials_csv(tmp_path / "empty.csv") == []
 
 
+def test_repeats_are_columns_of_their_own(tmp_path: Path) -> None:
+    repeated = result(0, 2.5).model_copy(update={"repeats_map50": (0.5, 0.6), "repeats_map50_95": (0.24, 0.26)})
+    rows = [repeated, result(1, 1.5), result(2, 9.0).model_copy(update={"map50_95": 0.9})]
+    sure = certainty(rows, [rows[1], rows[0], rows[2]])
+    write_trials_csv(tmp_path / "trials.csv", rows, {0, 1, 2}, sure)
+    write_pareto_csv(tmp_path / "pareto.csv", rows, {0, 1, 2}, sure)
+    with open(tmp_path / "pareto.csv", newline="") as file:
+        fastest, middle, last = csv.DictReader(file)
+    assert (middle["seeds"], middle["tied_with"]) == ("3", "1")
+    assert float(middle["map50_95_low"]) < float(middle["map50_95_mean"]) == 0.25 < float(middle["map50_95_high"])
+    assert middle["repeats_map50_95"] == "0.24;0.26"
+    assert (fastest["seeds"], fastest["map50_95_mean"], fastest["tied_with"]) == ("", "", "0")
+    assert (last["tied_with"], last["repeats_map50"]) == ("", "")
+    assert read_trials_csv(tmp_path / "trials.csv") == rows
+
+
+def test_a_table_of_before_there_were_repeats_is_read(tmp_path: Path) -> None:
+    old = HEADER.split(",seeds")[0] + ",param.width\n3,complete,1.0,yolov5,0.5,0.25,2.5,,,,,7,1.5,true,,0.25\n"
+    (tmp_path / "trials.csv").write_text(old)
+    (read,) = read_trials_csv(tmp_path / "trials.csv")
+    assert read.trial == 3 and read.params == {"width": 0.25} and read.repeats_map50_95 == ()
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
         ("complete", "finished", "line 2: state: Input should be"),
         ("0.5,0.25", "nan,0.25", "line 2: map50: Input should be a finite number"),
         ("0.5,0.25", ",0.25", "line 2: Value error, a complete trial needs a finite map50"),
+        ("0.24;0.26", "0.24", "line 2: Value error, repeats_map50 and repeats_map50_95 are not equally many"),
+        ("0.24;0.26", "0.24;good", "line 2: could not convert string to float: 'good'"),
+        ("0.24;0.26", "0.24;inf", "line 2: repeats_map50_95.1: Input should be a finite number"),
         ("0.1\n", "0.1,7\n", "line 2: the row has not as many cells"),
         ("0.1\n", '"""a"\n', "line 2: "),
         ("trial,", "number,", "no table of trials, column trial is missing"),
@@ -90,7 +121,8 @@ def test_columns_order_and_front(tmp_path: Path) -> None:
 )
 def test_an_edited_table_is_one_clear_line(tmp_path: Path, old: str, new: str, message: str) -> None:
     path = tmp_path / "trials.csv"
-    write_trials_csv(path, [result(0, 2.5, width=0.1)], {0})
+    again = {"repeats_map50": (0.5, 0.6), "repeats_map50_95": (0.24, 0.26)}
+    write_trials_csv(path, [result(0, 2.5, width=0.1).model_copy(update=again)], {0})
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new, 1))
