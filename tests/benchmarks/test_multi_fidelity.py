@@ -32,7 +32,7 @@ def test_the_hopeless_cost_a_rung_and_the_front_is_whole() -> None:
 
 def test_a_curve_is_read_at_any_cost() -> None:
     shares = on_grid(Curve([1.0, 2.0], [0.4, 0.9], set(), 2))
-    assert [float(shares[np.flatnonzero(GRID == at)[0]]) for at in (0.0, 0.75, 1.0, 1.75, 2.0, 100.0)] == [
+    assert [float(shares[np.flatnonzero(at == GRID)[0]]) for at in (0.0, 0.75, 1.0, 1.75, 2.0, 100.0)] == [
         0,
         0,
         0.4,
