@@ -138,7 +138,7 @@ class TestWrongSearches:
         def started(*arguments: object, **options: object) -> None:
             raise AssertionError("the search has started")
 
-        monkeypatch.setattr("nasdistill.session.search.start_ray", started)
+        monkeypatch.setattr("nasdistill.session.resources.start_ray", started)
 
     def test_what_is_right_would_start(self, nasdistill: Nasdistill, demo_yaml: Path, teacher: Path) -> None:
         with pytest.raises(AssertionError, match="the search has started"):

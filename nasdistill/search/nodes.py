@@ -17,6 +17,7 @@ from nasdistill.errors import InputError
 
 # A node that has never run a worker has to start a Python process first.
 _ANSWER_S = 120.0
+_SETTLE_S = 10.0
 _REMEDIES = {
     "run folder": "give --out on a path that all nodes share",
     "cache folder": "set NASDISTILL_CACHE to a path that all nodes share",
@@ -74,6 +75,7 @@ def check_shared(folders: Mapping[str, Path], data: Path) -> None:
         return
     token = f".nasdistill-{uuid.uuid4().hex}"
     task: Any = ray.remote(_look)
+    answers: list[Any] = []
     try:
         for folder in folders.values():
             (folder / token).write_text(token, encoding="utf-8")
@@ -88,6 +90,9 @@ def check_shared(folders: Mapping[str, Path], data: Path) -> None:
         for index, (node, answer) in enumerate(zip(nodes, answers, strict=True)):
             _check_answer(node, answer, folders, token, index, data)
     finally:
+        # After the first complaint others may still be about to write, and would leave their file behind.
+        if answers:
+            ray.wait(answers, num_returns=len(answers), timeout=_SETTLE_S)
         for folder in folders.values():
             for left in folder.glob(f"{token}*"):
                 left.unlink(missing_ok=True)
