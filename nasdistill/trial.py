@@ -251,6 +251,7 @@ class _Way:
                 yield score
             except GeneratorExit:
                 self.files.remove()
+                (self.place.folder / "student.onnx").unlink()  # timed before training: no student of this run
                 raise
         return training.run_to(stage.steps)
 

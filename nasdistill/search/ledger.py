@@ -12,7 +12,7 @@ from nasdistill.search.distributions import Params
 from nasdistill.search.events import EventHandler, SearchEvent, TrialFinished, TrialStarted
 from nasdistill.search.proposals import Draft, Proposals
 from nasdistill.search.stop import StopControl
-from nasdistill.search.worker import SEARCH_STOPPED, STOPPED_EARLY
+from nasdistill.search.worker import SEARCH_STOPPED
 
 
 class Run(Protocol):
@@ -85,7 +85,7 @@ class Ledger:
         params = self._proposals.running.get(score.trial)
         if params is not None:
             figures = score.model_dump(exclude={"rung", "trial"})
-            reason = f"{STOPPED_EARLY} at epoch {score.epochs}: others were better there"
+            reason = f"early, after epoch {score.epochs}: others were better there"
             family = str(params.get("family", ""))
             self.finish(
                 TrialResult(

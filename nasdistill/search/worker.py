@@ -14,7 +14,6 @@ from nasdistill.records import RungScore, Scalar, TrialResult
 INTERRUPTED = "interrupted"
 BUDGET_USED_UP = "budget used up"
 SEARCH_STOPPED = "search stopped"
-STOPPED_EARLY = "stopped early"
 
 
 @dataclass(frozen=True)

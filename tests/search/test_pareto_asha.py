@@ -92,7 +92,7 @@ def test_the_dominated_stop_and_keep_what_they_scored(tmp_path: Path) -> None:
     assert states == {"good": "complete", "fast": "complete", "slow": "complete", "bad": "stopped", "worse": "stopped"}
     bad = found["bad"]
     assert (bad.fidelity, bad.epochs, bad.latency_ms) == (pytest.approx(1 / 3), 1, 5.0)
-    assert bad.map50_95 == pytest.approx(0.2 / 3) and bad.reason.startswith("stopped early at epoch 1")
+    assert bad.map50_95 == pytest.approx(0.2 / 3) and bad.reason == "early, after epoch 1: others were better there"
     assert (tmp_path / "trials" / str(bad.trial) / "closed").exists()
     assert {str(result.params["case"]) for result in front(list(found.values()))} == {"good", "fast", "slow"}
     told = partial_of(bad, (MAP50_95, LATENCY_MS))
