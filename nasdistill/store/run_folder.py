@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from nasdistill import __version__
 from nasdistill.errors import InputError
 from nasdistill.pareto.intervals import Certainty
-from nasdistill.records import RepeatScore, TrialResult
+from nasdistill.records import Record, RepeatScore, TrialResult
 from nasdistill.store.atomic import write_text
 from nasdistill.store.tables import read_trials_csv, write_pareto_csv, write_trials_csv
 
 FORMAT_VERSION = 1
+R = TypeVar("R", bound=Record)
 
 
 class RunFolder:
@@ -131,33 +132,39 @@ class RunFolder:
 
     def repeats(self, warnings: list[str] | None = None) -> list[RepeatScore]:
         """The repeats kept in `trials/`, by trial and seed; a damaged one is left out and described in `warnings`."""
-        scores: list[RepeatScore] = []
-        for file in self.path.glob("trials/*/repeats/*.json"):
-            try:
-                score = RepeatScore.model_validate_json(file.read_bytes())
-                if (file.parent.parent.name, file.stem) != (f"{score.trial:04d}", str(score.seed)):
-                    raise ValueError(f"it is about trial {score.trial} with seed {score.seed}")
-            except (OSError, ValueError) as error:
-                if warnings is not None:
-                    warnings.append(f"{file} left out: {_one_line(error)}")
-                continue
-            scores.append(score)
+
+        def check(file: Path, score: RepeatScore) -> None:
+            if (file.parent.parent.name, file.stem) != (f"{score.trial:04d}", str(score.seed)):
+                raise ValueError(f"it is about trial {score.trial} with seed {score.seed}")
+
+        scores = self._readable("trials/*/repeats/*.json", RepeatScore, check, warnings)
         return sorted(scores, key=lambda score: (score.trial, score.seed))
 
     def trials(self, warnings: list[str] | None = None) -> list[TrialResult]:
         """The results kept in `trials/`, by number; a damaged one is left out and described in `warnings`."""
-        results: list[TrialResult] = []
-        for file in self.path.glob("trials/*/trial.json"):
+
+        def check(file: Path, result: TrialResult) -> None:
+            if not file.parent.name.isdecimal() or int(file.parent.name) != result.trial:
+                raise ValueError(f"it is about trial {result.trial}")
+
+        results = self._readable("trials/*/trial.json", TrialResult, check, warnings)
+        return sorted(results, key=lambda result: result.trial)
+
+    def _readable(
+        self, pattern: str, kind: type[R], check: Callable[[Path, R], None], warnings: list[str] | None
+    ) -> list[R]:
+        """The records in the files of a pattern; what cannot be read, or `check` refuses, goes to `warnings`."""
+        found: list[R] = []
+        for file in self.path.glob(pattern):
             try:
-                result = TrialResult.model_validate_json(file.read_bytes())
-                if not file.parent.name.isdecimal() or int(file.parent.name) != result.trial:
-                    raise ValueError(f"it is about trial {result.trial}")
+                record = kind.model_validate_json(file.read_bytes())
+                check(file, record)
             except (OSError, ValueError) as error:
                 if warnings is not None:
                     warnings.append(f"{file} left out: {_one_line(error)}")
                 continue
-            results.append(result)
-        return sorted(results, key=lambda result: result.trial)
+            found.append(record)
+        return found
 
     def results(self, warnings: list[str] | None = None) -> list[TrialResult]:
         """Every result, by number: those of `trials/`, and from `trials.csv` those that have no readable file there.
