@@ -17,7 +17,7 @@ from nasdistill.distill.compute import Compute, Precision, choose_compute, keep_
 from nasdistill.distill.connectors import Connectors
 from nasdistill.distill.feed import Feed
 from nasdistill.distill.objective import DEFAULT, LossChoice, LossWeights
-from nasdistill.distill.stage import Stage, run_stage
+from nasdistill.distill.stage import Stage, StageTraining
 from nasdistill.prepare.families import Warmed, WarmPlan, warm_tasks
 from nasdistill.prepare.inputs import Inputs, load_inputs
 from nasdistill.prepare.needs import most_levels
@@ -129,7 +129,7 @@ def open_setting(
 
 @dataclass
 class StepTimer:
-    """Times single training steps of one student, as `run_stage` makes them."""
+    """Times single training steps of one student, as `StageTraining` makes them."""
 
     student: Student
     connectors: Connectors
@@ -159,7 +159,7 @@ class StepTimer:
             return False
 
         stage = Stage("timing", 2, LEARNING_RATE, self.weights, False, 0, 2, BATCH_SIZE, self.losses)
-        run_stage(
+        StageTraining(
             self.student,
             self.connectors,
             self.feed,
@@ -168,7 +168,7 @@ class StepTimer:
             self.compute,
             seed=seed,
             should_stop=before_each_step,
-        )
+        ).run()
         before_each_step()
         self.steps += stage.steps
         if keep:

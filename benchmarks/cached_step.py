@@ -2,7 +2,7 @@
 
     python -m benchmarks.cached_step [--quick] [--json] [--out] [--data D --teacher T]
 
-All three are steps of `run_stage`, on the same views, the same student and one core, and take turns within the run.
+All three are steps of `StageTraining`, on the same views, the same student and one core, and take turns within the run.
 The plain step trains on labels alone; the cached one adds the distillation losses (`--losses`), its targets read from the
 cache; the online one adds the same losses, its targets from a forward pass of the teacher in the step. For the online
 goal the teacher should have about ten times the student's parameters: DeepPCB's has 13 times the default student's.

@@ -1,7 +1,6 @@
 """What a trial leaves at its rungs: all scores so far, and the training as it was at the last one."""
 
 import hashlib
-import json
 from pathlib import Path
 
 from nasdistill.config import TrainingSettings
@@ -41,7 +40,7 @@ class RungFiles:
 
     def save(self, training: StageTraining, score: RungScore) -> None:
         """Training first: a score on disk then always has the training that goes with it, or a later one."""
-        facts = {"key": self._key, "stage": training.stage.name, "about": json.dumps(score.model_dump())}
+        facts = {"key": self._key, "stage": training.stage.name}
         save_training(self._folder / CHECKPOINT_NAME, training, facts)
         before = [one for one in read_rung_scores(self._folder) if one.rung < score.rung]
         write_rung_scores(self._folder, [*before, score])

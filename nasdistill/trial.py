@@ -19,7 +19,7 @@ from nasdistill.distill.schedule import teacher_share_at
 from nasdistill.distill.sensitivity import loss_gradients
 from nasdistill.distill.stage import Stage, StageRun, StageTraining
 from nasdistill.distill.temperature import temperature_at
-from nasdistill.measure.accuracy import score
+from nasdistill.measure.accuracy import Accuracy, score
 from nasdistill.measure.artifact import write_onnx
 from nasdistill.measure.complexity import Complexity, complexity
 from nasdistill.measure.detector import OnnxDetector
@@ -104,16 +104,13 @@ def trial_in_rungs(config: TrialConfig, bench: Workbench, place: TrialPlace, rep
     stage1, stage2 = _stages(config, bench)
     if files.stage != stage2.name:
         report(_line(stage1, (yield from way.train(student, connectors, stage1))))
-    gradients = None if files.stage else _gradients(student, connectors, stage2, config, bench)
+    gradients = None if files.stage == stage2.name else _gradients(student, connectors, stage2, config, bench)
     pruned = prune(student, pruning, gradients)
     if config.prune_ratio:  # its maps have fewer channels now
         connectors = _connectors(pruned.student, config, bench)
     report(_line(stage2, (yield from way.train(pruned.student, connectors, stage2))))
 
-    recalibrate(pruned.student, bench.feed(size), bench.compute)
-
-    write_onnx(pruned.student.model, size, artifact, bench.assets.device.batch)
-    accuracy = score(OnnxDetector(artifact, bench.assets.threads), bench.validation(size))
+    accuracy = _export_and_score(pruned.student, size, artifact, bench)
     latency = bench.profiler.measure(artifact, size)
     facts = complexity(pruned.student.model, size, artifact)
     _save_weights(pruned.student, place.folder / "student.safetensors")
@@ -134,6 +131,13 @@ def trial_in_rungs(config: TrialConfig, bench: Workbench, place: TrialPlace, rep
         params={**place.params, "init": init, "prune.achieved": round(pruned.achieved, 4)},
         **_costs(latency, facts),
     )
+
+
+def _export_and_score(student: Student, size: int, artifact: Path, bench: Workbench) -> Accuracy:
+    """Average the BatchNorm statistics of `student` anew (it changes), export it, and score what was exported."""
+    recalibrate(student, bench.feed(size), bench.compute)
+    write_onnx(student.model, size, artifact, bench.assets.device.batch)
+    return score(OnnxDetector(artifact, bench.assets.threads), bench.validation(size))
 
 
 def _costs(latency: LatencyStats, facts: Complexity) -> dict[str, Any]:
@@ -253,7 +257,7 @@ class _Way:
                 self.files.remove()
                 (self.place.folder / "student.onnx").unlink()  # timed before training: no student of this run
                 raise
-        return training.run_to(stage.steps)
+        return training.run()
 
     def _training(self, student: Student, connectors: Connectors, stage: Stage) -> StageTraining:
         config, bench = self.config, self.bench
@@ -277,10 +281,8 @@ class _Way:
         """The student as it is now, scored as at the end: a copy with its own BatchNorm statistics, exported."""
         size, bench = self.config.image_size, self.bench
         copied = dataclasses.replace(student, model=copy.deepcopy(student.model))
-        recalibrate(copied, bench.feed(size), bench.compute)
         artifact = self.place.folder / "rung.onnx"
-        write_onnx(copied.model, size, artifact, bench.assets.device.batch)
-        accuracy = score(OnnxDetector(artifact, bench.assets.threads), bench.validation(size))
+        accuracy = _export_and_score(copied, size, artifact, bench)
         artifact.unlink()
         return RungScore(
             trial=self.place.trial,

@@ -14,7 +14,7 @@ from nasdistill.devices.profile import DeviceProfile
 from nasdistill.distill.compute import Compute
 from nasdistill.distill.connectors import Connectors
 from nasdistill.distill.objective import LossChoice, LossWeights
-from nasdistill.distill.stage import Stage, StageRun, run_stage
+from nasdistill.distill.stage import Stage, StageRun, StageTraining
 from nasdistill.records import Connector, FeatureLoss, TrialConfig
 from nasdistill.students.families import build_student
 from nasdistill.teacher.forms import TargetForm
@@ -91,7 +91,7 @@ def losses(
     compute.place(student.model)
     compute.place(connectors)
     stage = Stage("agree", 1, 1e-3, weights, False, 0, 1, 8, choice)  # before weights part ways
-    return run_stage(student, connectors, pool.feed(CPU), stage, lambda progress: 2.0, compute, seed=0)
+    return StageTraining(student, connectors, pool.feed(CPU), stage, lambda progress: 2.0, compute, seed=0).run()
 
 
 @pytest.mark.parametrize("connector", get_args(Connector))

@@ -93,6 +93,10 @@ class StageTraining:
             next(self._indices)
         self.step = step
 
+    def run(self) -> StageRun:
+        """The whole stage; raises what `run_to` does."""
+        return self.run_to(self.stage.steps)
+
     def run_to(self, step: int) -> StageRun:
         """Train until `step` steps are done, at most those of the stage; what the stage has done so far is returned.
 
@@ -101,7 +105,6 @@ class StageTraining:
             TrialError: the loss, or a weight at the end, is not finite.
         """
         started = time.perf_counter()
-        set_trainable(self.student, self.stage.freeze_backbone)  # a score in between left it in evaluation mode
         while self.step < min(step, self.stage.steps):
             if self._should_stop():
                 raise DeadlineReachedError(f"stopped in {self.stage.name} at step {self.step} of {self.stage.steps}")
@@ -148,22 +151,6 @@ class StageTraining:
             said = [row[name] for row in self._recent if name in row]
             losses[name] = sum(said) / len(said)
         return losses
-
-
-def run_stage(
-    student: Student,
-    connectors: Connectors,
-    feed: Feed,
-    stage: Stage,
-    temperature: Callable[[float], float],
-    compute: Compute,
-    seed: int,
-    should_stop: Callable[[], bool] = lambda: False,
-    teacher_share: Callable[[float], float] = lambda progress: 1.0,
-) -> StageRun:
-    """A whole stage at once; see `StageTraining` for the arguments and `run_to` for what it raises."""
-    training = StageTraining(student, connectors, feed, stage, temperature, compute, seed, should_stop, teacher_share)
-    return training.run_to(stage.steps)
 
 
 def set_trainable(student: Student, freeze_backbone: bool) -> None:

@@ -11,7 +11,7 @@ from nasdistill.config import TrainingSettings
 from nasdistill.distill.compute import choose_compute, keep_freed_memory
 from nasdistill.distill.connectors import Connectors
 from nasdistill.distill.objective import LossWeights
-from nasdistill.distill.stage import Stage, run_stage
+from nasdistill.distill.stage import Stage, StageTraining
 from nasdistill.prepare.pools import PoolPlan
 from nasdistill.records import Scalar
 from nasdistill.students.families import Lineage, build_student, lineage
@@ -64,7 +64,7 @@ def _time_step(
     for repeat in range(1 + TIMED_STEPS):
         stage = Stage("calibration", 1, 1e-6, LossWeights(label=1.0), False, 0, 1, training.recipe.batch_size)
         started = time.perf_counter()
-        run_stage(student, connectors, feed, stage, lambda progress: 2.0, compute, seed=repeat)
+        StageTraining(student, connectors, feed, stage, lambda progress: 2.0, compute, seed=repeat).run()
         if repeat:  # the first step allocates
             seconds.append(time.perf_counter() - started)
     return statistics.median(seconds)

@@ -19,9 +19,9 @@ from nasdistill.distill.stage import (
     FINAL_LR_SHARE,
     Stage,
     StageRun,
+    StageTraining,
     learning_rate_share,
     parameter_groups,
-    run_stage,
     set_trainable,
 )
 from nasdistill.errors import DeadlineReachedError, TrialError
@@ -54,7 +54,9 @@ def train(
     compute.place(student.model)
     compute.place(connectors)
     stage = Stage("stage 7", steps, rate, weights or LossWeights(label=1.0), freeze, 0, steps, batch_size=8)
-    return run_stage(student, connectors, feed, stage, lambda progress: 2.0, compute, seed=3, should_stop=should_stop)
+    return StageTraining(
+        student, connectors, feed, stage, lambda progress: 2.0, compute, seed=3, should_stop=should_stop
+    ).run()
 
 
 def state_of(modules: list[nn.Module]) -> list[torch.Tensor]:
