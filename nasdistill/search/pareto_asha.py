@@ -21,6 +21,8 @@ from nasdistill.search.rungs import Rungs
 
 SCORE = "rung"
 """Key of a result that is a rung's score, as JSON."""
+NONE = "none"
+"""The scheduler that stops nothing: its trials have no rungs."""
 
 
 class ParetoAsha(FIFOScheduler):
@@ -49,10 +51,10 @@ class ParetoAsha(FIFOScheduler):
 
 
 SCHEDULERS: dict[str, Callable[[Sequence[Objective], Iterable[RungScore]], TrialScheduler]] = {
-    "none": lambda objectives, scores: FIFOScheduler(),
+    NONE: lambda objectives, scores: FIFOScheduler(),
     "pareto-asha": ParetoAsha,
 }
-DEFAULT_SCHEDULER = "none"
+DEFAULT_SCHEDULER = NONE
 
 
 def check_scheduler(name: str) -> None:

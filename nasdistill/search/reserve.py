@@ -18,7 +18,7 @@ WORKER_START_S = 15.0
 """Seconds until a new worker process trains (importing torch, opening views and targets), before this run has shown it: 6.5 s
 on a quiet machine (benchmarks.overhead, without views), 30 s and more on one that runs three other things."""
 MARGIN = 1.1
-"""A repeat takes longer than its member's first training every second time."""
+"""A trial takes a little longer than expected every second time, a repeat than its member's first training."""
 
 
 def repeats_for(budget: Budget, asked: int | None) -> int:

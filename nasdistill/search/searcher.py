@@ -19,7 +19,7 @@ from nasdistill.records import Scalar, TrialResult
 from nasdistill.search.budget import BudgetClock
 from nasdistill.search.ledger import Ledger
 from nasdistill.search.proposals import Draft, Proposals
-from nasdistill.search.reserve import RepeatReserve
+from nasdistill.search.reserve import MARGIN, RepeatReserve
 from nasdistill.search.stop import StopControl
 from nasdistill.search.trainable import WORKER_FAILED, reason_of
 from nasdistill.search.worker import TrialJob
@@ -27,8 +27,6 @@ from nasdistill.search.worker import TrialJob
 Admit = Callable[[Mapping[str, Scalar]], str | None]
 Estimate = Callable[[Mapping[str, Scalar]], float | None]
 
-# A trial takes a little longer than the median of those before it every second time.
-_ESTIMATE_MARGIN = 1.1
 # However quick the first trials were, a long estimate is not waved through.
 _SMALLEST_FACTOR = 0.5
 # How many points in a row may be turned down (rejected, or too long for what is left) before the search gives up.
@@ -149,7 +147,7 @@ class StudySearcher(Searcher):
         """Whether the trial can finish in what is left of a time budget."""
         if self._clock.budget.kind != "time":
             return True
-        return self._expected_seconds(draft) * _ESTIMATE_MARGIN <= self._left()
+        return self._expected_seconds(draft) * MARGIN <= self._left()
 
     def _left(self) -> float:
         """Seconds or epochs that trials may still use; the end of the budget may be kept for repeats."""

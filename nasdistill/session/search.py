@@ -21,7 +21,7 @@ from nasdistill.search.budget import BudgetClock
 from nasdistill.search.cluster import run_tasks
 from nasdistill.search.events import SearchEvent, TrialFinished
 from nasdistill.search.journal import StudyJournal
-from nasdistill.search.pareto_asha import DEFAULT_SCHEDULER
+from nasdistill.search.pareto_asha import DEFAULT_SCHEDULER, NONE
 from nasdistill.search.reserve import WORKER_START_S, RepeatReserve, repeats_for
 from nasdistill.search.runner import DEFAULT_OBJECTIVES, run_search
 from nasdistill.session.known import WARM_START_NAME, kept_warm_start, read_configurations, read_warm_start
@@ -111,7 +111,7 @@ def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], pro
                 place.workers,
                 cache,
                 settings["epochs"],
-                scheduler != DEFAULT_SCHEDULER,
+                scheduler != NONE,
                 functools.partial(run_tasks, gpus=place.gpus, shared=place.shared),
                 progress,
             )
