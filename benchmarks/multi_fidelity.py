@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks._harness import Goal, Outcome, run_benchmark, spread
-from benchmarks._replay import geometric_mean
+from benchmarks._replay import Scale, first_reaching, geometric_mean
 from benchmarks._tables import YOLOBENCH, YOLOBENCH_DEVICES, yolobench
 from nasdistill.search.rungs import Rungs, ranks
 
@@ -66,10 +66,9 @@ class Curve:
 
 def replay(table: Sequence[Architecture], order: Sequence[int], stopping: bool, retrained: bool = False) -> Curve:
     """Train the architectures in this order, with early stopping or without."""
-    scale = _Scale(table)
     rungs, cost, done = Rungs(), 0.0, list[int]()
     shares = [(size / TARGET_SIZE) ** 2 for size in RUNG_SIZES]
-    curve = Curve([], [], set(), 0)
+    costs, complete, passed = list[float](), list[int](), set[int]()
     for index in order:
         one, before, going = table[index], 0.0, True
         for rung, share in enumerate(shares if stopping else ()):
@@ -79,30 +78,16 @@ def replay(table: Sequence[Architecture], order: Sequence[int], stopping: bool, 
             going = rungs.goes_on(rung, index)
             if not going:
                 break
-            curve.passed.add(index)
+            passed.add(index)
         if going:
             cost += 1.0 if retrained else 1.0 - before
             done.append(index)
-        curve.cost.append(cost)
-        curve.share.append(scale.share(done))
-    return Curve(curve.cost, curve.share, curve.passed, len(done))
-
-
-class _Scale:
-    """Hypervolume as nasdistill reports it: score from 0, latency linear up to 1.1 x the slowest."""
-
-    def __init__(self, table: Sequence[Architecture]) -> None:
-        self._points = np.array([(-one.accuracy, one.latency_ms) for one in table])
-        self._corner = np.array([0.0, 1.1 * float(self._points[:, 1].max())])
-        self._whole = self._volume(self._points)
-
-    def share(self, chosen: Sequence[int]) -> float:
-        return self._volume(self._points[list(chosen)]) / self._whole if chosen else 0.0
-
-    def _volume(self, points: np.ndarray) -> float:
-        import moocore
-
-        return float(moocore.hypervolume(points, ref=self._corner))
+        costs.append(cost)
+        complete.append(len(done))
+    points = [(one.accuracy, one.latency_ms) for one in table]
+    scale = Scale((0.0, 1.1 * max(latency_ms for _, latency_ms in points)), log=False)
+    volumes, whole = [0.0, *scale.volumes([points[index] for index in done])], scale.volumes(points)[-1]
+    return Curve(costs, [volumes[count] / whole for count in complete], passed, len(done))
 
 
 def on_grid(curve: Curve) -> np.ndarray:
@@ -123,8 +108,8 @@ def compare(device: str, seeds: int) -> dict[str, Any]:
         middle = np.median([on_grid(curve) for curve in curves], axis=0)
         ratios: dict[str, float | None] = {}
         for level in LEVELS:
-            there = np.flatnonzero(middle >= full[level - 1] - 1e-12)
-            ratios[str(level)] = float(GRID[there[0]]) / level if len(there) else None
+            there = first_reaching(middle, full[level - 1])
+            ratios[str(level)] = None if there is None else float(GRID[there - 1]) / level
         result[name] = {"ratio": ratios, "cost": fmean(curve.cost[-1] for curve in curves)}
     result["front_past_rung_1"] = fmean(len(curve.passed.intersection(front)) / len(front) for curve in curves)
     result["trained_to_the_end"] = fmean(curve.complete for curve in curves)
