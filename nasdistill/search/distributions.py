@@ -30,6 +30,8 @@ class Space(Protocol):
 
     def anchors(self) -> Sequence[Mapping[str, Scalar]]: ...
 
+    def canonical(self, params: Mapping[str, Scalar]) -> Mapping[str, Scalar]: ...
+
 
 def distribution_of(parameter: Parameter) -> Distribution:
     """The Optuna distribution with exactly the values of `parameter`; the same object for the same parameter."""
@@ -82,13 +84,18 @@ def key_of(params: Mapping[str, Scalar]) -> str:
     return json.dumps({name: _plain(value) for name, value in sorted(params.items())})
 
 
-def unseen_point(space: Space, seen: set[str], rng: random.Random) -> Params | None:
-    """A random point whose key is not in `seen`, or None when every point of a space without ranges has been seen.
+def identity(space: Space, params: Mapping[str, Scalar]) -> str:
+    """Equal for points of `space` that are the same trial, though their parameters may differ."""
+    return key_of(space.canonical(params))
 
-    The walk takes branches in random order and leaves one only when all its points are seen, so it visits at most one
-    leaf more than there are seen points. A continuous range counts as a few random values.
+
+def unseen_point(space: Space, seen: set[str], rng: random.Random) -> Params | None:
+    """A random point whose identity is not in `seen`, or None when all points of a space without ranges have been seen.
+
+    The walk takes branches in random order and leaves one only when all its points are seen, so it visits no more leaves
+    than there are points that are the same as a seen one, and one. A continuous range counts as a few random values.
     """
-    return next((point for point in _points(space, {}, rng) if key_of(point) not in seen), None)
+    return next((point for point in _points(space, {}, rng) if identity(space, point) not in seen), None)
 
 
 _DRAWS_OF_A_RANGE = 3

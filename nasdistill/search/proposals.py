@@ -26,7 +26,7 @@ from nasdistill.records import Scalar, TrialResult
 from nasdistill.search.distributions import (
     Params,
     Space,
-    key_of,
+    identity,
     point_of,
     suggest_params,
     unseen_point,
@@ -120,7 +120,7 @@ class Proposals:
         """The next point, different from all before it; None when the space holds no other."""
         while self._queue:
             params, origin, resumes = self._queue.popleft()
-            if key_of(params) not in self._seen:
+            if identity(self._space, params) not in self._seen:
                 return self._draft_of(params, origin, resumes)
         for _ in range(_DRAWS_BEFORE_FILL):
             trial = self._ask_mind()
@@ -129,7 +129,7 @@ class Proposals:
             except SpaceExhaustedError:
                 self._forget(trial)
                 break
-            if key_of(params) not in self._seen:
+            if identity(self._space, params) not in self._seen:
                 return self._noted(Draft(params, "sampler", trial))
             self._forget(trial)
         point = unseen_point(self._space, self._seen, self._rng)
@@ -148,7 +148,7 @@ class Proposals:
 
     def withdraw(self, draft: Draft) -> None:
         """Forget a draft that is not going to run; it may be proposed again."""
-        self._seen.discard(key_of(draft.params))
+        self._seen.discard(identity(self._space, draft.params))
         self._forget(draft.asked)
 
     def finish(self, result: TrialResult) -> None:
@@ -198,7 +198,7 @@ class Proposals:
         return self._noted(Draft(suggest_params(trial, self._space), origin, trial, resumes))
 
     def _noted(self, draft: Draft) -> Draft:
-        self._seen.add(key_of(draft.params))
+        self._seen.add(identity(self._space, draft.params))
         return draft
 
     def _forget(self, trial: optuna.Trial) -> None:
@@ -243,7 +243,7 @@ class Proposals:
         partial: dict[str, Any] = {} if full else {FIDELITY: warmth.fidelity, PARTIAL_VALUES: values}
         self._mind.add_trial(ended(*found, values if full else None, partial))
         if full:
-            self._seen.add(key_of(found[0]))
+            self._seen.add(identity(self._space, found[0]))
 
     def _enqueue(self, points: Sequence[Mapping[str, Scalar]], origin: Origin, resumes: int | None = None) -> None:
         """Queue those points that lie in the space (an anchor written by hand may not)."""
@@ -271,7 +271,7 @@ class Proposals:
             if result.state == "stopped" and result.reason.startswith(_WORTH_REPEATING):
                 stopped.append((found[0], result.trial))
             else:
-                self._seen.add(key_of(found[0]))
+                self._seen.add(identity(self._space, found[0]))
         self.next_trial = 1 + max([-1, *by_number, *journalled])
         return stopped + unfinished
 

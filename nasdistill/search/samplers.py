@@ -14,7 +14,7 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISample
 from nasdistill.errors import InputError
 from nasdistill.pareto.limits import Limit
 from nasdistill.pareto.objectives import LATENCY_MS, MAP50_95, Objective
-from nasdistill.search.distributions import Space, distribution_of
+from nasdistill.search.distributions import Space, distribution_of, identity
 from nasdistill.search.halton import HaltonSampler
 from nasdistill.search.latency_first import LatencyFirstSampler
 
@@ -59,6 +59,7 @@ def _latency_first(task: Task) -> BaseSampler:
         None,
         names.index(LATENCY_MS.name),
         task.seed,
+        canonical=lambda point: identity(task.space, point),
         reference=reference,
         figure_limits={limit.objective.name: limit.value for limit in task.constraints},
         latency_name=LATENCY_MS.name,

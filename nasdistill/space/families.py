@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nasdistill.records import Scalar
+from nasdistill.space.rounding import CHANNEL_MULTIPLE
 from nasdistill.space.rules import OneOf, Real, Rule, Whole
 
 # Channels of the neck; 8 is the granularity at which CPUs' convolution kernels stay efficient.
@@ -116,8 +117,6 @@ FAMILIES: dict[str, Family] = {
 # Channels at width 1 of the narrowest layer that each width decides on, in the families that are scaled by numbers.
 _STEMS = {"yolov5": 64, "yolov8": 64, "yolo11": 64, "yolo26": 64, "dynamicconv": 16}
 _STAGES = {"width_p2": 128, "width_p3": 256, "width_p4": 512, "width_p5": 1024, "neck_width": 256}
-CHANNEL_MULTIPLE = 8
-"""Channels are rounded up to multiples of this; less than half of one is none at all."""
 
 
 def narrowest(family: str, smallest: Mapping[str, Scalar]) -> dict[str, str]:

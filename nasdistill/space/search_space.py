@@ -9,6 +9,7 @@ from pathlib import Path
 
 from nasdistill.errors import InputError
 from nasdistill.records import Scalar, TrialConfig
+from nasdistill.space.canonical import canonical
 from nasdistill.space.common import COMMON
 from nasdistill.space.families import FAMILIES
 from nasdistill.space.parameters import Choice, Parameter, Range
@@ -85,6 +86,10 @@ class SearchSpace:
     def params(self, config: TrialConfig) -> dict[str, Scalar]:
         """The flat parameters of a trial: the inverse of `config`."""
         return flat_params(config)
+
+    def canonical(self, params: Mapping[str, Scalar]) -> Mapping[str, Scalar]:
+        """Equal for complete points that are the same trial: the same student after rounding, taught the same way."""
+        return canonical(params)
 
     def sample(self, rng: random.Random) -> dict[str, Scalar]:
         """A random complete point: the family evenly, then each parameter evenly over its range (or log range)."""

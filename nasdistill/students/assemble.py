@@ -5,7 +5,6 @@ class attributes (the head's kind, the activation) for the whole process. Here t
 a test holds the result against what the parser builds from Ultralytics' own files.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -15,7 +14,7 @@ from ultralytics.nn.modules import Concat, Conv, Detect, Index
 from ultralytics.nn.tasks import BaseModel, DetectionModel
 from ultralytics.utils.torch_utils import initialize_weights
 
-from nasdistill.space.families import CHANNEL_MULTIPLE, STRIDES
+from nasdistill.space.families import STRIDES
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -118,15 +117,3 @@ def _activate(layer: nn.Module, activation: type[nn.Module]) -> None:
     for module in layer.modules():
         if isinstance(module, Conv) and isinstance(module.act, nn.SiLU):
             module.act = activation()
-
-
-def channels_of(full: int, multiplier: float, divisor: int = CHANNEL_MULTIPLE) -> int:
-    """`full` channels times `multiplier`, rounded up to a multiple of `divisor` as Ultralytics does.
-
-    Raises:
-        ValueError: that is less than half a multiple, so it rounds to none at all.
-    """
-    wanted = full * multiplier
-    if wanted < divisor / 2:
-        raise ValueError(f"{full} channels x {multiplier:g} = {wanted:g} round to zero (a multiple of {divisor})")
-    return math.ceil(wanted / divisor) * divisor

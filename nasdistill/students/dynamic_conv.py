@@ -12,7 +12,7 @@ from timm.layers import CondConv2d
 from timm.layers.padding import pad_same_arg
 from torch import Tensor, nn
 
-from nasdistill.students.assemble import channels_of
+from nasdistill.space.rounding import channels_of
 
 STAGE_CHANNELS = (32, 64, 128, 256)  # at strides 4, 8, 16, 32, width 1
 STEM_CHANNELS = 16

@@ -17,7 +17,8 @@ from ultralytics.utils import ROOT
 
 from nasdistill.records import Scalar
 from nasdistill.space.families import needs_no_nms
-from nasdistill.students.assemble import Layers, assemble, channels_of, detect
+from nasdistill.space.rounding import channels_of, repeats_of
+from nasdistill.students.assemble import Layers, assemble, detect
 from nasdistill.students.necks import add_attention, add_levels, add_neck
 from nasdistill.students.student import Student, dress
 
@@ -99,7 +100,7 @@ def _add(layers: Layers, row: Row, depth: float, width: float, attention: bool) 
         if len(rest) == 1:
             pooling.cv1.act = nn.SiLU()  # only YOLO26 leaves the activation out
         return layers.add(pooling, channels)
-    repeats = max(round(row.repeats * depth), 1) if row.repeats > 1 else row.repeats
+    repeats = repeats_of(row.repeats, depth)
     if row.module == "C3k2" and not attention:
         rest = [*rest[:2], False] if len(rest) > 2 else rest
     if row.module == "C2PSA" and not attention:

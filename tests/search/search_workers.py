@@ -30,6 +30,9 @@ class SmallSpace:
         )
         return {name: parameter for name, parameter in {**own, **self.common}.items() if name not in chosen}
 
+    def canonical(self, params: Mapping[str, Scalar]) -> Mapping[str, Scalar]:
+        return params
+
     def anchors(self) -> list[dict[str, Scalar]]:
         return [{"family": "a", "a.width": 0.75, "lr": 1}, {"family": "b", "b.depth": 1, "lr": 1}]
 
@@ -42,6 +45,9 @@ class CaseSpace:
 
     def parameters(self, chosen: Mapping[str, Scalar]) -> dict[str, Parameter]:
         return {} if chosen else {"case": Choice(self.cases)}
+
+    def canonical(self, params: Mapping[str, Scalar]) -> Mapping[str, Scalar]:
+        return params
 
     def anchors(self) -> list[dict[str, Scalar]]:
         return [{"case": case} for case in self.cases]

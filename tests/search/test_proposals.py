@@ -87,6 +87,23 @@ def test_anchors_come_first_then_every_other_point_once_then_the_end(tmp_path: P
     assert trials[3].values == [0.5, 4.0]
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_points_that_are_the_same_trial_are_proposed_once(tmp_path: Path, sampler: str) -> None:
+    """Here `lr` makes no difference to family b: of its four points two are trials of their own."""
+
+    class Rounded(SmallSpace):
+        def canonical(self, params: Mapping[str, Scalar]) -> Mapping[str, Scalar]:
+            return {**params, "lr": 0} if params["family"] == "b" else params
+
+    proposals = opened(tmp_path, space=Rounded(), sampler=sampler)
+    points = []
+    while (draft := proposals.ask()) is not None:
+        points.append(draft.params)
+        proposals.finish(complete(proposals.start(draft), draft.params))
+    assert sorted(str(point.get("b.depth")) for point in points if point["family"] == "b") == ["1", "2"]
+    assert len(points) == 3 * 2 + 2
+
+
 def test_points_that_run_at_the_same_time_differ(tmp_path: Path) -> None:
     proposals = opened(tmp_path, sampler="tpe")
     drafts = [proposals.ask() for _ in range(10)]

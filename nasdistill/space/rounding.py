@@ -1,0 +1,25 @@
+"""How a multiplier becomes a number of channels or of blocks: students equal after rounding are one student."""
+
+from __future__ import annotations
+
+import math
+
+CHANNEL_MULTIPLE = 8
+"""Channels are rounded up to multiples of this; less than half of one is none at all."""
+
+
+def channels_of(full: int, multiplier: float, divisor: int = CHANNEL_MULTIPLE) -> int:
+    """`full` channels times `multiplier`, rounded up to a multiple of `divisor` as Ultralytics does.
+
+    Raises:
+        ValueError: that is less than half a multiple, so it rounds to none at all.
+    """
+    wanted = full * multiplier
+    if wanted < divisor / 2:
+        raise ValueError(f"{full} channels x {multiplier:g} = {wanted:g} round to zero (a multiple of {divisor})")
+    return math.ceil(wanted / divisor) * divisor
+
+
+def repeats_of(full: int, depth: float) -> int:
+    """How many blocks of `full` a model of that depth has, as Ultralytics rounds: one block stays one."""
+    return max(round(full * depth), 1) if full > 1 else full
