@@ -15,7 +15,7 @@ from nasdistill.report.live import LiveDisplay
 from nasdistill.report.status import SearchStatus
 from nasdistill.report.teacher import teacher_of
 from nasdistill.search.budget import BudgetClock
-from nasdistill.search.events import SearchEvent, TrialFinished, TrialStarted
+from nasdistill.search.events import DiskFull, RoomAgain, SearchEvent, TrialFinished, TrialStarted
 
 TICK_S = 0.5
 RunTasks = Callable[..., list[Any]]
@@ -105,13 +105,22 @@ class Progress:
         self._change(phase="searching", phase_progress=None, hypervolume=self._hypervolume(self._status.results))
 
     def event(self, event: SearchEvent) -> None:
-        """A trial started or finished."""
+        """A trial started or finished, or the disk is full, or no longer."""
         if isinstance(event, TrialStarted):
             self._change(running=self._status.running + 1)
         elif isinstance(event, TrialFinished):
             results = (*self._status.results, event.result)
             running = max(0, self._status.running - (event.result.state != "rejected"))
             self._change(results=results, running=running, hypervolume=self._hypervolume(results))
+        elif isinstance(event, DiskFull):
+            self.log(
+                f"the disk of {event.folder} is full ({event.free_bytes / 1e6:.0f} MB free, "
+                f"{event.needed_bytes / 1e6:.0f} needed): nothing starts until there is room; what is done is kept"
+            )
+            self._change(phase="waiting for room on the disk")
+        elif isinstance(event, RoomAgain):
+            self.log(f"there is room on the disk again ({event.free_bytes / 1e6:.0f} MB): the search goes on")
+            self._change(phase="searching")
 
     def done(self, results: Sequence[TrialResult]) -> None:
         """The final results, measured again."""

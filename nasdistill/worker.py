@@ -1,7 +1,6 @@
 """The worker that a search runs: from a job to a trial, with its stop conditions."""
 
 import contextlib
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -23,12 +22,8 @@ class TrialWorker:
 
     def run(self, job: TrialJob, report: Callable[[str], None]) -> InRungs:
         """Run one job from rung to rung; raises what the trial raises."""
-
-        def should_stop() -> bool:
-            return job.stop_file.exists() or (job.deadline is not None and time.time() > job.deadline)
-
         config = self._space.config(_searched(job.params))
-        place = TrialPlace(job.trial, job.folder, dict(job.params), should_stop, self._constraints, job.resumes)
+        place = TrialPlace(job.trial, job.folder, dict(job.params), job.must_end, self._constraints, job.resumes)
         repeating = contextlib.nullcontext() if job.seed is None else self._bench.repeating(job.seed)
         with repeating:
             return (yield from trial_in_rungs(config, self._bench, place, report))

@@ -50,6 +50,7 @@ class LedgerCallback(Callback):
         if self._stop.must_kill() and not self._stopper.now:
             self.kill(trials)
             self._stopper.now = True
+        self._ledger.room.there()  # says so also while all workers are busy
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._ledger.began(_job(trial).trial)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from nasdistill.records import Scalar, TrialResult
 
@@ -23,5 +24,22 @@ class TrialFinished:
     result: TrialResult
 
 
-SearchEvent = TrialStarted | TrialFinished
+@dataclass(frozen=True)
+class DiskFull:
+    """The run's disk has too few bytes free: no trial starts until there is room, nothing that runs is lost."""
+
+    folder: Path
+    free_bytes: int
+    needed_bytes: int
+
+
+@dataclass(frozen=True)
+class RoomAgain:
+    """There is room again, and the search goes on."""
+
+    folder: Path
+    free_bytes: int
+
+
+SearchEvent = TrialStarted | TrialFinished | DiskFull | RoomAgain
 EventHandler = Callable[[SearchEvent], None]

@@ -23,7 +23,7 @@ def open_journal_file(path: Path, directions: Sequence[StudyDirection]) -> Study
 
     A torn last line, as a crash leaves it, is cut off. A journal that is damaged elsewhere, or belongs to other
     objectives, is put aside as `<name>.damaged` and a new one begun: the results of the run hold everything needed to
-    fill it again.
+    fill it again. That is also why a write that fails later on does not end the search.
     """
     # A killed process leaves its lock behind, and Optuna would wait half a minute for it. Only the process that runs
     # the search writes its journal.
@@ -34,12 +34,18 @@ def open_journal_file(path: Path, directions: Sequence[StudyDirection]) -> Study
         try:
             study = _open(path, directions)
             study.get_trials(deepcopy=False)
-            return StudyJournal(study)
+            return StudyJournal(study, lambda: _repaired(path, directions))
         except Exception:
             # Whatever a stranger's or half-lost journal makes Optuna raise: it has no one error for it.
             pass
     os.replace(path, f"{path}.damaged")
-    return StudyJournal(_open(path, directions))
+    return StudyJournal(_open(path, directions), lambda: _repaired(path, directions))
+
+
+def _repaired(path: Path, directions: Sequence[StudyDirection]) -> optuna.Study:
+    """The journal again after a write that failed (on a full disk) and may have left half a line."""
+    _cut_torn_end(path)
+    return _open(path, directions)
 
 
 def _open(path: Path, directions: Sequence[StudyDirection]) -> optuna.Study:

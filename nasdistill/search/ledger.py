@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -11,6 +12,7 @@ from nasdistill.search.budget import BudgetClock
 from nasdistill.search.distributions import Params
 from nasdistill.search.events import EventHandler, SearchEvent, TrialFinished, TrialStarted
 from nasdistill.search.proposals import Draft, Proposals
+from nasdistill.search.room import Room
 from nasdistill.search.stop import StopControl
 from nasdistill.search.worker import SEARCH_STOPPED
 
@@ -31,8 +33,9 @@ class Run(Protocol):
 class Ledger:
     """The one place where a trial's outcome goes through, whoever reports it; later reports of the same are ignored.
 
-    Ray Tune swallows or wraps exceptions raised while it handles a result. A failure to write (a full disk, say) or of
-    the event handler is therefore kept in `error`, and the search is asked to stop.
+    Ray Tune swallows or wraps exceptions raised while it handles a result. A failure to write, or of the event handler,
+    is therefore kept in `error`, and the search is asked to stop. A full disk is waited for instead, unless the search is
+    ending anyway.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class Ledger:
         self._clock = clock
         self._stop = stop
         self._on_event = on_event
+        self.room = Room(run.path, on_event)
         self._begun: dict[int, float] = {}
         self.finished: list[TrialResult] = []
         self.error: Exception | None = None
@@ -64,7 +68,7 @@ class Ledger:
             return
         self._begun.pop(result.trial, None)
         try:
-            self._run.write_trial(result)
+            self._when_room(lambda: self._run.write_trial(result))
             self._proposals.finish(result)
         except Exception as error:
             self._fail(error)
@@ -115,12 +119,16 @@ class Ledger:
         return self._proposals.running
 
     def _tell(self, event: SearchEvent) -> None:
-        if self._on_event is None:
+        handle = self._on_event
+        if handle is None:
             return
         try:
-            self._on_event(event)
+            self._when_room(lambda: handle(event))
         except Exception as error:
             self._fail(error)
+
+    def _when_room(self, write: Callable[[], None]) -> None:
+        self.room.when_there(write, lambda: self._stop.reason is not None)
 
     def _fail(self, error: Exception) -> None:
         self.error = self.error or error

@@ -75,10 +75,10 @@ class StudySearcher(Searcher):
         self._no_more = False
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
-        """A config for `TrialActor`, None for "ask again later" (only while something runs), or FINISHED."""
+        """A config for `TrialActor`, None for "ask again later" (while something runs, or the disk is full), or FINISHED."""
         if self._stop.reason is not None:
             return self.FINISHED
-        if len(self._live) >= self._workers:
+        if len(self._live) >= self._workers or not (self._ledger.room.there() or self._clock.exhausted):
             return None
         job = self._retries.popleft() if self._retries else self._next_job()
         if job is None:

@@ -17,8 +17,11 @@ from ray import cloudpickle, tune
 from nasdistill.errors import DeadlineReachedError, NasdistillError
 from nasdistill.records import RungScore, TrialResult
 from nasdistill.search.pareto_asha import SCORE
+from nasdistill.search.room import wait_for_room
 from nasdistill.search.worker import BUDGET_USED_UP, INTERRUPTED, TrialJob, Worker, WorkerFactory
+from nasdistill.store.room import is_full_disk
 
+DISK_FULL = "the disk is full"
 WORKER_FAILED = "the worker could not start: "
 _LONGEST_REASON = 300
 
@@ -70,8 +73,26 @@ class TrialActor(tune.Trainable):
             self._running = None
 
     def _run(self, job: TrialJob) -> Generator[RungScore, None, TrialResult]:
+        """The trial; after a full disk again, from its last rung, once there is room."""
         job.folder.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
+        while True:
+            try:
+                result = yield from self._logged(job)
+            except OSError as error:  # of the log itself
+                if not is_full_disk(error):
+                    raise
+                result = _without_result(job, error)
+            if (result.state, result.reason) != ("failed", DISK_FULL):
+                break
+            if not wait_for_room(job.folder, job.must_end):
+                result = _without_result(job, DeadlineReachedError())
+                break
+        if not result.seconds:
+            result = result.model_copy(update={"seconds": time.monotonic() - started})
+        return result
+
+    def _logged(self, job: TrialJob) -> Generator[RungScore, None, TrialResult]:
         with open(job.folder / "log.txt", "a", encoding="utf-8", errors="replace", buffering=1) as log:
             try:
                 with _output_to(log):
@@ -88,8 +109,6 @@ class TrialActor(tune.Trainable):
                 if isinstance(error, MemoryError):
                     self._worker = None
                     gc.collect()
-        if not result.seconds:
-            result = result.model_copy(update={"seconds": time.monotonic() - started})
         return result
 
     def _attempt(self, job: TrialJob, log: TextIO) -> object:
@@ -149,6 +168,8 @@ def reason_of(error: BaseException) -> str:
     """One line for the trials table; the whole traceback is in the trial's log."""
     if isinstance(error, MemoryError):
         return "out of memory"
+    if is_full_disk(error):
+        return DISK_FULL
     # torch tells by a class of its own on a GPU and by the message on a CPU; the search knows it by name only.
     if type(error).__name__ == "OutOfMemoryError":
         return "out of memory on the GPU"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -36,6 +37,10 @@ class TrialJob:
     attempt: int = 0
     resumes: Path | None = None
     seed: int | None = None
+
+    def must_end(self) -> bool:
+        """Whether the trial has no more time, or the search was told to stop."""
+        return self.stop_file.exists() or (self.deadline is not None and time.time() > self.deadline)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), default=str)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
 
 from nasdistill.errors import InputError
-
-DISK_RESERVE = 64 << 20  # bytes that stay free
+from nasdistill.store.room import DISK_RESERVE, free_bytes
 
 
 def new_array(path: Path, shape: tuple[int, ...], dtype: str, what: str) -> np.memmap:
@@ -38,6 +36,6 @@ def check_space(folder: Path, needed: int, what: str) -> None:
     Raises:
         InputError: `folder` (which must exist) has less than `needed` bytes and a reserve free.
     """
-    free = shutil.disk_usage(folder).free
+    free = free_bytes(folder)
     if needed + DISK_RESERVE > free:
         raise InputError(f"{folder}: the {what} need {needed / 1e6:.0f} MB, the disk has {free / 1e6:.0f} MB free")

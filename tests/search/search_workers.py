@@ -134,6 +134,9 @@ class CaseWorker:
             raise TrialError("no images left\nsecond line")
         if case == "bug":
             raise KeyError("missing")
+        if case == "disk_full" and not (job.folder / "was_full").exists():
+            (job.folder / "was_full").touch()
+            raise RuntimeError("I/O error: No space left on device (os error 28)")
         if case == "memory":
             raise MemoryError
         if case == "exit":

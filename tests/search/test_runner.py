@@ -17,7 +17,7 @@ from nasdistill.errors import InputError
 from nasdistill.records import TrialResult
 from nasdistill.search.budget import BudgetClock, parse_budget
 from nasdistill.search.cluster import environment, start_ray
-from nasdistill.search.events import SearchEvent, TrialFinished, TrialStarted
+from nasdistill.search.events import DiskFull, RoomAgain, SearchEvent, TrialFinished, TrialStarted
 from nasdistill.search.runner import run_search
 from nasdistill.search.stop import Patience
 
@@ -189,15 +189,37 @@ def test_an_estimate_keeps_long_trials_out(tmp_path: Path) -> None:
     assert results and {result.family for result in results} == {"b"}
 
 
-def test_a_result_that_cannot_be_written_ends_the_search_with_its_own_error(tmp_path: Path) -> None:
-    class FullDisk(FileRun):
+def test_a_full_disk_pauses_the_search_and_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Full before a trial starts, when a result is written, and within a trial."""
+    looks = iter([True, False, False, True])
+    monkeypatch.setattr("nasdistill.search.room.has_room", lambda folder: next(looks, True))
+    monkeypatch.setattr("nasdistill.search.room.POLL_S", 0.05)
+    full, events = iter([True, True]), []
+
+    class FullAtFirst(FileRun):
         def write_trial(self, result: TrialResult) -> None:
-            if result.trial == 3:
+            if next(full, False):
                 raise OSError(28, "No space left on device")
             super().write_trial(result)
 
-    with pytest.raises(OSError, match="No space left"):
-        run_search(SmallSpace(endless=True), CurveWorker, FullDisk(tmp_path), parse_budget("1000trials"))
+    space, run = CaseSpace("disk_full", "fine", "fine2"), FullAtFirst(tmp_path)
+    results = run_search(space, CaseWorker, run, parse_budget("3trials"), on_event=events.append)
+    assert [result.state for result in results] == ["complete"] * 3
+    assert optuna_states(tmp_path) == ["COMPLETE"] * 3
+    changes = [type(event) for event in events if isinstance(event, DiskFull | RoomAgain)]
+    assert changes == [DiskFull, RoomAgain] * 2
+    assert "os error 28" in (tmp_path / "trials" / "0" / "log.txt").read_text()
+
+
+def test_a_result_that_cannot_be_written_ends_the_search_with_its_own_error(tmp_path: Path) -> None:
+    class Unwritable(FileRun):
+        def write_trial(self, result: TrialResult) -> None:
+            if result.trial == 3:
+                raise OSError(30, "Read-only file system")
+            super().write_trial(result)
+
+    with pytest.raises(OSError, match="Read-only"):
+        run_search(SmallSpace(endless=True), CurveWorker, Unwritable(tmp_path), parse_budget("1000trials"))
     assert "RUNNING" not in optuna_states(tmp_path) or len(FileRun(tmp_path).results()) < 3
     resumed = run_search(SmallSpace(endless=True), CurveWorker, FileRun(tmp_path), parse_budget("8trials"))
     assert "RUNNING" not in optuna_states(tmp_path)

@@ -10,6 +10,7 @@ import pytest
 
 from nasdistill.errors import InputError
 from nasdistill.store import arrays as store_arrays
+from nasdistill.store import room as store_room
 from nasdistill.teacher import cache
 from nasdistill.teacher.cache import ChunkedCache, bytes_per_view, is_complete, open_sealed, seal, to_fill
 
@@ -111,9 +112,9 @@ def test_chunks_of_others_are_left_to_them_and_waited_for(tmp_path: Path) -> Non
 def test_a_disk_that_is_too_small_is_said_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    free = store_arrays.DISK_RESERVE + COUNT * bytes_per_view(LAYOUT) - 1
+    free = store_room.DISK_RESERVE + COUNT * bytes_per_view(LAYOUT) - 1
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(store_arrays.shutil, "disk_usage", lambda path: usage._replace(free=free))
+    monkeypatch.setattr(store_room.shutil, "disk_usage", lambda path: usage._replace(free=free))
     with pytest.raises(InputError, match=r"the teacher's targets need 0 MB, the disk has \d+ MB free"):
         make(tmp_path / "c").lay_out()
     assert not (tmp_path / "c").exists()

@@ -1,0 +1,106 @@
+"""A full disk: what counts as one, and that nothing is lost by waiting."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+from optuna.storages.journal import JournalFileBackend
+from test_proposals import OBJECTIVES, complete, on_disk, opened
+
+from nasdistill.search import room as room_module
+from nasdistill.search.events import DiskFull, RoomAgain, SearchEvent
+from nasdistill.search.journal_file import open_journal_file
+from nasdistill.search.reconcile import directions_of
+from nasdistill.search.room import Room, wait_for_room
+from nasdistill.store.room import is_full_disk
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room_module, "POLL_S", 0.0)
+
+
+def answers(monkeypatch: pytest.MonkeyPatch, *has_room: bool) -> list[bool]:
+    left = list(has_room)
+    monkeypatch.setattr(room_module, "has_room", lambda folder: left.pop(0))
+    return left
+
+
+@pytest.mark.parametrize(
+    ("error", "full"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), True),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), True),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), True),
+        (OSError(errno.EACCES, "Permission denied"), False),
+        (MemoryError(), False),
+    ],
+)
+def test_what_a_full_disk_is(error: Exception, full: bool) -> None:
+    assert is_full_disk(error) is full
+    wrapped = ValueError("cannot save")
+    wrapped.__cause__ = error
+    assert is_full_disk(wrapped) is full
+
+
+def test_both_changes_are_told_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    events: list[SearchEvent] = []
+    answers(monkeypatch, True, False, False, True)
+    room = Room(tmp_path, events.append)
+    assert [room.there() for _ in range(4)] == [True, False, False, True]
+    assert [type(event) for event in events] == [DiskFull, RoomAgain]
+
+
+def test_a_write_is_tried_until_it_succeeds(tmp_path: Path) -> None:
+    events: list[SearchEvent] = []
+    tries: list[int] = []
+
+    def write() -> str:
+        tries.append(1)
+        if len(tries) < 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return "written"
+
+    assert Room(tmp_path, events.append).when_there(write, lambda: False) == "written"
+    assert len(tries) == 3 and [type(event) for event in events] == [DiskFull]
+
+
+def test_a_search_that_ends_anyway_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        Room(tmp_path).when_there(write, lambda: True)
+    answers(monkeypatch, False, False)
+    assert not wait_for_room(tmp_path, lambda: True)
+    answers(monkeypatch, False, True)
+    assert wait_for_room(tmp_path, lambda: False)
+
+
+def test_a_journal_that_could_not_be_written_is_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full in the middle of a line; the search goes on, and in the end the journal has every trial."""
+    proposals = opened(tmp_path)
+    first, results = proposals.ask(), []
+    assert first is not None
+    number = proposals.start(first)
+    append = JournalFileBackend.append_logs
+
+    def torn(self: JournalFileBackend, logs: list[dict[str, object]]) -> None:
+        with open(self._file_path, "ab") as file:
+            file.write(b'{"op_code": 4, "half')
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(JournalFileBackend, "append_logs", torn)
+    results.append(complete(number, first.params))
+    proposals.finish(results[0])
+    second = proposals.ask()
+    assert second is not None
+    results.append(complete(proposals.start(second), second.params))
+    proposals.finish(results[1])
+    monkeypatch.setattr(JournalFileBackend, "append_logs", append)
+    proposals.mend_journal(lambda: results)
+    assert [trial.state.name for trial in on_disk(tmp_path)] == ["COMPLETE", "COMPLETE"]
+    assert len(open_journal_file(tmp_path / "study.journal", directions_of(OBJECTIVES)).trials()) == 2
+    assert not (tmp_path / "study.journal.damaged").exists()
