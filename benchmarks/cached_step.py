@@ -5,7 +5,8 @@
 All three are steps of `StageTraining`, on the same views, the same student and one core, and take turns within the run.
 The plain step trains on labels alone; the cached one adds the distillation losses (`--losses`), its targets read from the
 cache; the online one adds the same losses, its targets from a forward pass of the teacher in the step. For the online
-goal the teacher should have about ten times the student's parameters: DeepPCB's has 13 times the default student's.
+goal the teacher should have about ten times the student's parameters: DeepPCB's has 12 times the default student's. What
+an online step costs depends on their sizes too: `cached_step_large` is the same with a teacher as large as people have.
 """
 
 from __future__ import annotations
