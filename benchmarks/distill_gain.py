@@ -6,7 +6,8 @@
 
 Every mix of losses is compared with labels alone over paired seeds: same starting weights (the teacher's own channels, cut),
 same batches to begin with. Time is equal in core seconds: each arm makes the steps that fit, by step times measured in turns
-beforehand; filling the cache is charged to the distilled arm, whole or divided by the 12 trials of a search that share it.
+beforehand (at the pace of the first measurement, whatever the machine did since); filling the cache is charged to the
+distilled arm, whole or divided by the 12 trials of a search that share it.
 Each trial is kept in `benchmarks/results/distill_gain.partial.json` as it ends: the same command goes on where a killed run
 ended, until the result is out.
 """
@@ -112,6 +113,8 @@ def measure(options: argparse.Namespace) -> Outcome:
             }
             parts = Parts(Path(work) / PARTIAL.name if options.quick else PARTIAL, key)
             cost = parts.get(f"cost {name}", partial(cost_of, setting, arch, mix, options.quick))
+            baseline = parts.get("plain step", partial(_plain_step, cost))
+            cost = at_pace(cost, baseline["plain_step_s"])
             charged = cost["cache_core_s"] / (1 if options.charge == "whole" else SHARED_BY)
             start = starting_weights(setting, arch, Path(work))
             differences = []
@@ -163,6 +166,20 @@ def measure(options: argparse.Namespace) -> Outcome:
         },
         table=rows,
     )
+
+
+def at_pace(cost: Mapping[str, float], plain_step_s: float) -> dict[str, float]:
+    """The same costs on a machine as quick as when a plain step took `plain_step_s`.
+
+    Other work beside the benchmark makes every core second longer. Plain steps are timed in turns with all others, so that
+    they tell by how much, and one baseline for all mixes gives labels alone no more steps than their due.
+    """
+    pace = plain_step_s / cost["plain_step_s"]
+    return {name: cost[name] * pace for name in ("plain_step_s", "step_s", "cache_core_s")}
+
+
+def _plain_step(cost: Mapping[str, float]) -> dict[str, float]:
+    return {"plain_step_s": cost["plain_step_s"]}
 
 
 def _trial(config: TrialConfig, assets: Assets, steps: int, folder: Path) -> dict[str, Any]:

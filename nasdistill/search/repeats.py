@@ -21,11 +21,12 @@ from ray.exceptions import RayActorError, RayError
 from nasdistill.errors import DeadlineReachedError, InterruptedSearchError
 from nasdistill.records import RepeatScore, TrialResult
 from nasdistill.search.budget import BudgetClock
+from nasdistill.search.reasons import reason_of
 from nasdistill.search.reserve import MARGIN, WORKER_START_S
 from nasdistill.search.scratch import scratch_folder
 from nasdistill.search.stop import Patience, StopControl, stopping_on_signals
-from nasdistill.search.trainable import WORKER_FAILED, reason_of
-from nasdistill.search.worker import BUDGET_USED_UP, INTERRUPTED, TrialJob, Worker, WorkerFactory, at_the_end
+from nasdistill.search.warm_worker import WarmWorker, reporting_to
+from nasdistill.search.worker import BUDGET_USED_UP, INTERRUPTED, TrialJob, WorkerFactory, at_the_end
 
 # A stage's batches are drawn with the trial's seed plus its first step: seeds further apart than that never meet.
 SEED_STEP = 1_000_003
@@ -224,8 +225,7 @@ class RepeatActor:
     """A worker process that runs one repeat after the other and never raises to Ray."""
 
     def __init__(self, make_worker: bytes) -> None:
-        self._pickled_factory = make_worker
-        self._worker: Worker | None = None
+        self._warm = WarmWorker(make_worker)
 
     def run(self, job_text: str) -> tuple[str | None, str]:
         """The `RepeatScore` as JSON and "", or None and the reason. What a trial leaves behind is removed but for its log."""
@@ -233,13 +233,10 @@ class RepeatActor:
         job.folder.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
         with open(job.folder / f"{job.seed}.txt", "a", encoding="utf-8", errors="replace", buffering=1) as log:
-
-            def report(line: str) -> None:
-                log.write(f"{time.strftime('%H:%M:%S')} {line}\n")
-
+            report = reporting_to(log)
             try:
                 with scratch_folder() as folder:
-                    result = at_the_end(self._open().run(dataclasses.replace(job, folder=folder), report))
+                    result = at_the_end(self._warm.open().run(dataclasses.replace(job, folder=folder), report))
                 result = TrialResult.model_validate(result.model_dump())  # NaN may have been smuggled in
                 if result.state != "complete":
                     raise ValueError(f"it ended as {result.state}: {result.reason}")
@@ -262,12 +259,3 @@ class RepeatActor:
                 report(reason)
                 return None, reason
         return score.model_dump_json(), ""
-
-    def _open(self) -> Worker:
-        if self._worker is None:
-            try:
-                factory: WorkerFactory = cloudpickle.loads(self._pickled_factory)
-                self._worker = factory()
-            except Exception as error:
-                raise RuntimeError(WORKER_FAILED + reason_of(error)) from error
-        return self._worker

@@ -19,9 +19,9 @@ from nasdistill.records import Scalar, TrialResult
 from nasdistill.search.budget import BudgetClock
 from nasdistill.search.ledger import Ledger
 from nasdistill.search.proposals import Draft, Proposals
+from nasdistill.search.reasons import WORKER_FAILED, reason_of
 from nasdistill.search.reserve import MARGIN, RepeatReserve
 from nasdistill.search.stop import StopControl
-from nasdistill.search.trainable import WORKER_FAILED, reason_of
 from nasdistill.search.worker import TrialJob
 
 Admit = Callable[[Mapping[str, Scalar]], str | None]

@@ -5,38 +5,32 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import gc
-import math
 import time
 import traceback
 from collections.abc import Generator, Iterator
 from typing import Any, TextIO
 
-from pydantic import ValidationError
-from ray import cloudpickle, tune
+from ray import tune
 
-from nasdistill.errors import DeadlineReachedError, NasdistillError
+from nasdistill.errors import DeadlineReachedError
 from nasdistill.records import RungScore, TrialResult
 from nasdistill.search.pareto_asha import SCORE
+from nasdistill.search.reasons import DISK_FULL, reason_of
 from nasdistill.search.room import wait_for_room
-from nasdistill.search.worker import BUDGET_USED_UP, INTERRUPTED, TrialJob, Worker, WorkerFactory
+from nasdistill.search.warm_worker import WarmWorker, reporting_to
+from nasdistill.search.worker import BUDGET_USED_UP, INTERRUPTED, TrialJob
 from nasdistill.store.room import is_full_disk
-
-DISK_FULL = "the disk is full"
-WORKER_FAILED = "the worker could not start: "
-_LONGEST_REASON = 300
 
 
 class TrialActor(tune.Trainable):
     """Runs one job, a step from rung to rung. Its config is `{"job": TrialJob as JSON}`.
 
     The worker is built in the first step rather than in `setup`: building it takes long and may fail, and here that is
-    one failed trial with its reason and log, while Ray would only see an actor that cannot be created.
+    one failed trial with its reason and log.
     """
 
     def setup(self, config: dict[str, Any], make_worker: bytes) -> None:  # type: ignore[override]
-        # Still pickled: what goes wrong with it (a module that isn't installed on this node, say) is a reason as well.
-        self._pickled_factory = make_worker
-        self._worker: Worker | None = None
+        self._warm = WarmWorker(make_worker)
         self._running: Generator[RungScore, None, TrialResult] | None = None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -62,9 +56,7 @@ class TrialActor(tune.Trainable):
 
     def cleanup(self) -> None:
         self._leave()
-        close = getattr(self._worker, "close", None)
-        if close is not None:
-            close()
+        self._warm.close()
 
     def _leave(self) -> None:
         """End a trial that was stopped at a rung."""
@@ -107,27 +99,15 @@ class TrialActor(tune.Trainable):
                 log.write(traceback.format_exc())
                 result = _without_result(job, error)
                 if isinstance(error, MemoryError):
-                    self._worker = None
+                    self._warm.drop()
                     gc.collect()
         return result
 
     def _attempt(self, job: TrialJob, log: TextIO) -> object:
-        def report(line: str) -> None:
-            log.write(f"{time.strftime('%H:%M:%S')} {line}\n")
-
+        report = reporting_to(log)
         if job.attempt:
             report(f"attempt {job.attempt + 1}: the first worker died")
-        if self._worker is None:
-            try:
-                make_worker: WorkerFactory = cloudpickle.loads(self._pickled_factory)
-                self._worker = make_worker()
-            except Exception as error:
-                raise _WorkerFailedError(WORKER_FAILED + reason_of(error)) from error
-        return self._worker.run(job, report)
-
-
-class _WorkerFailedError(NasdistillError):
-    """The factory raised: no trial can run in this process."""
+        return self._warm.open().run(job, report)
 
 
 def _in_rungs(job: TrialJob, trial: Generator[Any, None, Any], log: TextIO) -> Generator[RungScore, None, object]:
@@ -162,33 +142,6 @@ def _without_result(job: TrialJob, error: BaseException) -> TrialResult:
         reason=reason,
         params=dict(job.params),
     )
-
-
-def reason_of(error: BaseException) -> str:
-    """One line for the trials table; the whole traceback is in the trial's log."""
-    if isinstance(error, MemoryError):
-        return "out of memory"
-    if is_full_disk(error):
-        return DISK_FULL
-    # torch tells by a class of its own on a GPU and by the message on a CPU; the search knows it by name only.
-    if type(error).__name__ == "OutOfMemoryError":
-        return "out of memory on the GPU"
-    if "DefaultCPUAllocator" in str(error):
-        return "out of memory"
-    if isinstance(error, ValidationError) and error.title in (TrialResult.__name__, RungScore.__name__):
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        got = first["input"]
-        shown = f" (got {got})" if isinstance(got, float) and not math.isfinite(got) else ""
-        return f"invalid result: {where + ': ' if where else ''}{first['msg']}{shown}"
-    if isinstance(error, NasdistillError):
-        return _first_line(error)
-    return f"{type(error).__name__}: {_first_line(error)}"
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return (text.splitlines()[0] if text else type(error).__name__)[:_LONGEST_REASON]
 
 
 @contextlib.contextmanager
