@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nasdistill.errors import InputError
+from nasdistill.records import DEVICE_NAME
 from nasdistill.strict_yaml import nearest_hint, parse_yaml, read_yaml
 
 _SHIPPED = Path(__file__).resolve().parent / "shipped"
@@ -18,7 +19,7 @@ class DeviceProfile(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: Annotated[str, Field(pattern=f"^{DEVICE_NAME}$")]
     runtime: str
     """A key of `nasdistill.devices.profiler.RUNTIMES`."""
     precision: Literal["fp32"] = "fp32"

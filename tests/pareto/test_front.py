@@ -2,6 +2,7 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 
 from nasdistill.pareto.front import front
+from nasdistill.pareto.objectives import DEFAULT
 from nasdistill.records import TrialResult
 
 
@@ -68,8 +69,8 @@ def test_accuracy_and_cost_can_be_chosen():
     a = trial(0, 0.5, 1.0, map50=0.6, params_m=3.0)
     b = trial(1, 0.4, 2.0, map50=0.7, params_m=1.0)
     assert front([a, b]) == [a]
-    assert front([a, b], accuracy="map50") == [a, b]
-    assert front([a, b], cost="params_m") == [b, a]
+    assert front([a, b], DEFAULT.with_accuracy("map50")) == [a, b]
+    assert front([a, b], DEFAULT.against("params_m")) == [b, a]
 
 
 def test_the_arguments_are_left_alone():

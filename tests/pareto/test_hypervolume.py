@@ -63,8 +63,8 @@ def test_reading_of_the_number():
 def test_default_reference():
     results = [trial(0, 0.5, 2.0), trial(1, 0.9, 40.0, state="failed", reason="r")]
     assert default_reference(results) == Reference(latency_ms=1.1 * 2.0)
-    assert default_reference(results, teacher_latency_ms=10.0) == Reference(latency_ms=11.0)
-    assert default_reference(results, teacher_latency_ms=float("nan")) == Reference(latency_ms=1.1 * 2.0)
+    assert default_reference(results, {"latency_ms": 10.0}) == Reference(latency_ms=11.0)
+    assert default_reference(results, {"latency_ms": float("nan")}) == Reference(latency_ms=1.1 * 2.0)
     assert default_reference([]) is None
 
 

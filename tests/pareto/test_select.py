@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from nasdistill.errors import InputError, NothingSucceededError
 from nasdistill.pareto.front import front
+from nasdistill.pareto.objectives import DEFAULT
 from nasdistill.pareto.select import choose, find_trial, knee, parse_rule, select
 from nasdistill.records import TrialResult
 
@@ -49,7 +50,7 @@ def test_rules(rule, expected):
 
 
 def test_the_accuracy_decides_the_front():
-    assert select(RESULTS, "most-accurate", accuracy="map50").trial == 4
+    assert select(RESULTS, "most-accurate", DEFAULT.with_accuracy("map50")).trial == 4
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from sample_run import sample_results
 
 from nasdistill.pareto.front import front
 from nasdistill.pareto.hypervolume import Reference, hypervolume
+from nasdistill.pareto.objectives import DEFAULT
 from nasdistill.records import TrialResult
 from nasdistill.report.series import (
     accuracy_span,
@@ -61,7 +62,7 @@ def test_latency_range_holds_everything_that_is_drawn():
 def test_map50_has_its_own_front():
     results = [trial(0, 0.5, 1.0, map50=0.5), trial(1, 0.4, 2.0, map50=0.9)]
     assert [r.trial for r in front_series(results).front] == [0]
-    assert [r.trial for r in front_series(results, "map50").front] == [0, 1]
+    assert [r.trial for r in front_series(results, DEFAULT.with_accuracy("map50")).front] == [0, 1]
 
 
 def test_a_run_without_any_score():
