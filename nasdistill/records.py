@@ -5,7 +5,8 @@ is 0..1. A figure of a further device is named after it: `latency_ms@phone`; wit
 """
 
 import math
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -89,6 +90,12 @@ class LatencyStats(Record):
     samples: Annotated[int, Field(ge=1)]
     disturbed: bool = False
     energy_mj: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+
+def fields_of(figures: Mapping[str, float]) -> dict[str, Any]:
+    """Figures by name as the fields of a record: those of further devices together."""
+    plain: dict[str, Any] = {name: value for name, value in figures.items() if "@" not in name}
+    return plain | {"further": {name: value for name, value in figures.items() if "@" in name}}
 
 
 class Measured(Record):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nasdistill.errors import InputError
 from nasdistill.pareto.front import eligible
 from nasdistill.pareto.objectives import DEFAULT, Objectives, losses
 from nasdistill.records import TrialResult
@@ -43,11 +44,11 @@ class Reference:
 
 
 def teacher_reference(teacher: Mapping[str, float | None], objectives: Objectives = DEFAULT) -> Reference:
-    """mAP 0 and 1.1 x the teacher's own costs; `teacher` holds them by name. Raises ValueError where one is missing."""
+    """mAP 0 and 1.1 x the teacher's own costs; `teacher` holds them by name. Raises InputError where one is missing."""
     corner = {cost.name: teacher.get(cost.name) for cost in objectives.costs}
     missing = [name for name, value in corner.items() if value is None]
     if missing:
-        raise ValueError(f"the teacher has no {missing[0]}")
+        raise InputError(f"no {missing[0]} of the teacher could be measured, and it is an objective of this search")
     return Reference(**{name: MARGIN * value for name, value in corner.items() if value is not None})
 
 

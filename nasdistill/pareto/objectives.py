@@ -28,6 +28,11 @@ class Objective:
         return self.name.partition("@")[2] or None
 
     @property
+    def is_measured(self) -> bool:
+        """Whether it depends on the device."""
+        return self.name.partition("@")[0] in DEVICE_FIGURES
+
+    @property
     def is_latency(self) -> bool:
         """Whether it is a latency, on whichever device."""
         return self.name.startswith("latency_")
