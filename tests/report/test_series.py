@@ -54,7 +54,7 @@ def test_step_is_the_best_accuracy_within_each_latency():
 
 def test_latency_range_holds_everything_that_is_drawn():
     series = front_series(RESULTS, teacher=TEACHER)
-    low, high = series.latency_range_ms
+    low, high = series.cost_range
     assert all(low < r.latency_ms < high for r in RESULTS if r.latency_ms is not None)
     assert low < 38.9 < high
 
