@@ -90,7 +90,7 @@ def search(
         trust_teacher=trust_teacher,
         space=space,
         device=device or None,
-        objectives=_separated(objectives),
+        objectives=options.separated(objectives),
         sampler=sampler,
         scheduler=scheduler,
         workers=workers,
@@ -264,7 +264,7 @@ def main() -> None:
     # this process only coordinates; two spinning threads would take the cores from the workers (they get their own share)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
-        app(_each_constraint_named(sys.argv[1:]) or ["--help"], standalone_mode=False)
+        app(options.each_constraint_named(sys.argv[1:]) or ["--help"], standalone_mode=False)
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
     except NasdistillError as error:
@@ -280,26 +280,9 @@ def main() -> None:
         raise
 
 
-def _each_constraint_named(arguments: list[str]) -> list[str]:
-    """`--constraint A B` as `--constraint A --constraint B`: the option takes all limits that follow it."""
-    named: list[str] = []
-    within = False
-    for argument in arguments:
-        if within and not argument.startswith("-") and named[-1] != "--constraint":
-            named.append("--constraint")
-        within = argument == "--constraint" or (within and not argument.startswith("-"))
-        named.append(argument)
-    return named
-
-
 def _fail(message: str, code: int) -> None:
     print(f"nasdistill: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)
-
-
-def _separated(names: list[str] | None) -> list[str] | None:
-    """The names in texts that hold several, by commas."""
-    return [name.strip() for text in names for name in text.split(",")] if names else None
 
 
 def _print_front(run: Any, as_json: bool, device: str | None = None) -> None:

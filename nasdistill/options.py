@@ -1,4 +1,4 @@
-"""The options of `nasdistill search`, each with its help; `cli.search` names their defaults."""
+"""The options of `nasdistill search`, each with its help (`cli.search` names their defaults), and texts that hold several."""
 
 from pathlib import Path
 from typing import Annotated
@@ -86,3 +86,20 @@ Storage = Annotated[
 ]
 RayAddress = Annotated[str | None, typer.Option(help="Join a running Ray cluster: auto, or host:port.")]
 GpusPerTrial = Annotated[float | None, typer.Option(min=0.01, help="Share of a GPU for each trial, e.g. 0.5.")]
+
+
+def each_constraint_named(arguments: list[str]) -> list[str]:
+    """`--constraint A B` as `--constraint A --constraint B`: the option takes all limits that follow it."""
+    named: list[str] = []
+    within = False
+    for argument in arguments:
+        if within and not argument.startswith("-") and named[-1] != "--constraint":
+            named.append("--constraint")
+        within = argument == "--constraint" or (within and not argument.startswith("-"))
+        named.append(argument)
+    return named
+
+
+def separated(names: list[str] | None) -> list[str] | None:
+    """The names in texts that hold several, by commas."""
+    return [name.strip() for text in names for name in text.split(",")] if names else None

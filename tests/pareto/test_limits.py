@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from nasdistill.cli import _each_constraint_named
 from nasdistill.errors import InputError
+from nasdistill.options import each_constraint_named
 from nasdistill.pareto.limits import parse_constraints
 
 
@@ -46,6 +46,6 @@ def test_anything_else_is_one_clear_line(text: str, word: str) -> None:
 
 def test_several_limits_may_follow_the_option() -> None:
     given = ["search", "--constraint", "a<=1", "b<=2", "--seed", "3", "--constraint", "c<=4", "--json"]
-    assert _each_constraint_named(given) == [
+    assert each_constraint_named(given) == [
         *["search", "--constraint", "a<=1", "--constraint", "b<=2", "--seed", "3", "--constraint", "c<=4", "--json"]
     ]
