@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from nasdistill.errors import InputError
-from nasdistill.pareto.objectives import Objectives
+from nasdistill.pareto.objectives import DEFAULT, Objectives
 from nasdistill.prepare.inputs import Inputs
 from nasdistill.records import Scalar, TrialResult
 from nasdistill.search.proposals import Warmth
@@ -53,7 +53,7 @@ def read_configurations(path: Path, space: SearchSpace) -> list[dict[str, Scalar
     return [_point(entry, space, f"--enqueue {path}, {where}") for where, entry in entries]
 
 
-def read_warm_start(path: Path, inputs: Inputs, objectives: Objectives) -> list[TrialResult]:
+def read_warm_start(path: Path, inputs: Inputs, objectives: Objectives = DEFAULT) -> list[TrialResult]:
     """The complete trials of an earlier run, which may have had other objectives and more or fewer further devices.
 
     Raises:
