@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from nasdistill.pareto.objectives import LATENCY_MS, OBJECTIVES, Objective
+from nasdistill.pareto.objectives import LATENCY_MS, OBJECTIVES
 from nasdistill.records import TrialResult
 from nasdistill.report.format import cut, milliseconds, number
 from nasdistill.report.hover import hover_text
@@ -57,7 +57,7 @@ def front_figure(series: FrontSeries, scale: str | None = None) -> go.Figure:
         figure.add_trace(points(series.shorter, "shorter training", C["cloud"], "diamond-open", 7))
     figure.add_trace(points(members, "front", C["front"], "circle", 10))
     if series.color is not None:
-        _add_colour(figure.data[-1], members, series.color)
+        _add_colour(figure.data[-1], members, series)
     _add_intervals(figure, series)
     if series.knee is not None:
         figure.add_trace(points([series.knee], "knee", C["knee"], "diamond", 13))
@@ -268,9 +268,14 @@ def _costed(trials: Sequence[TrialResult], series: FrontSeries) -> list[TrialRes
     return [r for r in trials if (series.cost.of(r) or 0.0) > 0]
 
 
-def _add_colour(trace: go.Scatter, members: Sequence[TrialResult], cost: Objective) -> None:
-    """Colour the points by a second cost, dark for little of it, with a bar that says how much."""
+def _add_colour(trace: go.Scatter, members: Sequence[TrialResult], series: FrontSeries) -> None:
+    """Colour the points by a second cost, dark for little of it, with a bar over the whole front that says how much."""
+    cost = series.color
+    assert cost is not None
+    values = [value for member in series.front if (value := cost.of(member)) is not None]
     trace.marker.update(
+        cmin=min(values, default=0.0),
+        cmax=max(values, default=1.0),
         color=[cost.of(member) for member in members],
         colorscale="Viridis",
         showscale=True,

@@ -34,7 +34,9 @@ def front_members(series: FrontSeries, run_name: str) -> str:
         meaning = f"Fastest first. No other trial is both faster and better in {label}."
     else:
         named = " and ".join(escape(cost.label) for cost in costs)
-        meaning = f"Least {escape(costs[0].label)} first. No other trial is at least as good in {label} and in {named}."
+        meaning = (
+            f"Least {escape(costs[0].label)} first. No other trial is at least as good in {label}, {named} at once."
+        )
     best = f"nasdistill export {shlex.quote(run_name)} --trial best --format onnx"
     return f"""<section aria-labelledby="members-title">
 <h2 id="members-title">The front, trial by trial</h2>
