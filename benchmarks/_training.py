@@ -13,6 +13,7 @@ import torch
 
 from nasdistill.config import TrainingSettings
 from nasdistill.data.views import open_views
+from nasdistill.devices.profile import load_devices
 from nasdistill.distill.compute import Compute, Precision, choose_compute, keep_freed_memory
 from nasdistill.distill.connectors import Connectors
 from nasdistill.distill.feed import Feed
@@ -110,7 +111,7 @@ def open_setting(
         InputError: something is missing or wrong.
     """
     keep_freed_memory()  # as the workers of a search do
-    inputs = load_inputs(data, teacher, None, False, space, "local", folder)
+    inputs = load_inputs(data, teacher, None, False, space, load_devices(["local"]), folder)
     if image_sizes is not None:
         inputs = dataclasses.replace(inputs, image_sizes=tuple(image_sizes))
     form = dataclasses.replace(form, levels=most_levels(inputs.space))

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from nasdistill import __version__
+from nasdistill import __version__, options
 from nasdistill.errors import InputError, NasdistillError
 
 app = typer.Typer(
@@ -22,6 +22,9 @@ app = typer.Typer(
 )
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as `search` printed it.")]
+DeviceOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="The front on one device of the run: accuracy against its latency.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
@@ -42,79 +45,31 @@ def _root(
 
 @app.command()
 def search(
-    budget: Annotated[str, typer.Option(help="Time (90s, 30m, 2h), trials (40trials) or training work (200epochs).")],
-    data: Annotated[
-        str | None, typer.Option(help="An Ultralytics-style data.yaml. Without data and teacher: the embedded demo.")
-    ] = None,
-    teacher: Annotated[
-        str | None, typer.Option(help="An Ultralytics detection checkpoint (.pt), or bare tensors (.safetensors, .pt).")
-    ] = None,
-    teacher_yaml: Annotated[
-        str | None, typer.Option(help="Model YAML of a teacher that is a file of bare tensors, e.g. yolo11n.yaml.")
-    ] = None,
-    trust_teacher: Annotated[
-        bool,
-        typer.Option("--trust-teacher", help="Unpickle a teacher that holds unknown classes. It can run any code."),
-    ] = False,
-    space: Annotated[str | None, typer.Option(help="A search space: a file, or the name of a shipped one.")] = None,
-    device: Annotated[str | None, typer.Option(help="Where latency is measured: a file, or a shipped name.")] = None,
-    sampler: Annotated[
-        str, typer.Option(help="How points are proposed: latency-first, random, tpe, nsga2, nsga3, gp, qmc.")
-    ] = "latency-first",
-    scheduler: Annotated[
-        str | None,
-        typer.Option(help="Early stopping of trials: pareto-asha (at a ninth and a third) or none [default: none]."),
-    ] = None,
-    constraint: Annotated[
-        list[str] | None,
-        typer.Option(metavar="LIMIT…", help="Reject students before training: 'latency_ms<=20' 'params_m<=2'."),
-    ] = None,
-    enqueue: Annotated[
-        Path | None, typer.Option(help="Begin with the configurations in this file (YAML, JSON, or CSV as trials.csv).")
-    ] = None,
-    warm_start: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Learn from an earlier run on the same space, device and data.")
-    ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Trials at the same time [default: one a core].")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of views, weights and proposals [default: 0].")] = None,
-    epochs: Annotated[
-        int | None,
-        typer.Option(min=1, max=10_000, help="Length of a trial [default: fitted to a time budget, else 8]."),
-    ] = None,
-    recipe: Annotated[
-        str | None, typer.Option(help="Distillation recipe: short or classic [default: the space's, else short].")
-    ] = None,
-    repeats: Annotated[
-        int | None,
-        typer.Option(
-            min=0, max=100, help="Train the front again with this many other seeds [default: 2, of a trials budget 0]."
-        ),
-    ] = None,
-    precision: Annotated[
-        str | None, typer.Option(help="auto, float32 or bfloat16 [default: auto: bfloat16 where the hardware has it].")
-    ] = None,
-    cache: Annotated[
-        str | None,
-        typer.Option(
-            help="How the teacher's targets are kept: full, sparse, online (not at all), auto [default: auto]."
-        ),
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="The run folder [default: results/<date and time>].")] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --out (or the latest one); --budget is its total.")
-    ] = False,
-    storage: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URL",
-            envvar="NASDISTILL_STORAGE",
-            help="Database of the Optuna study: postgresql+psycopg://…, mysql…, sqlite:///… [default: a file in the run].",
-        ),
-    ] = None,
-    ray_address: Annotated[str | None, typer.Option(help="Join a running Ray cluster: auto, or host:port.")] = None,
-    gpus_per_trial: Annotated[
-        float | None, typer.Option(min=0.01, help="Share of a GPU for each trial, e.g. 0.5.")
-    ] = None,
+    budget: options.Budget,
+    data: options.Data = None,
+    teacher: options.Teacher = None,
+    teacher_yaml: options.TeacherYaml = None,
+    trust_teacher: options.TrustTeacher = False,
+    space: options.Space = None,
+    device: options.Device = None,
+    objectives: options.Objectives = None,
+    sampler: options.Sampler = "latency-first",
+    scheduler: options.Scheduler = None,
+    constraint: options.Constraint = None,
+    enqueue: options.Enqueue = None,
+    warm_start: options.WarmStart = None,
+    workers: options.Workers = None,
+    seed: options.Seed = None,
+    epochs: options.Epochs = None,
+    recipe: options.Recipe = None,
+    repeats: options.Repeats = None,
+    precision: options.Precision = None,
+    cache: options.Cache = None,
+    out: options.Out = None,
+    resume: options.Resume = False,
+    storage: options.Storage = None,
+    ray_address: options.RayAddress = None,
+    gpus_per_trial: options.GpusPerTrial = None,
     as_json: JsonOption = False,
 ) -> None:
     """Search within a budget; ends in a run folder with the front, the models and a report."""
@@ -134,7 +89,8 @@ def search(
         teacher_yaml=teacher_yaml,
         trust_teacher=trust_teacher,
         space=space,
-        device=device,
+        device=device or None,
+        objectives=options.separated(objectives),
         sampler=sampler,
         scheduler=scheduler,
         workers=workers,
@@ -163,11 +119,11 @@ def search(
 
 
 @app.command()
-def pareto(run: RunArgument, as_json: JsonOption = False) -> None:
+def pareto(run: RunArgument, device: DeviceOption = None, as_json: JsonOption = False) -> None:
     """Print the front of a run as a table."""
     from nasdistill.store.run_folder import RunFolder
 
-    _print_front(RunFolder.open(run), as_json)
+    _print_front(RunFolder.open(run), as_json, device)
 
 
 @app.command()
@@ -196,18 +152,22 @@ def export(
         str | None,
         typer.Option(help="Which is best: knee, fastest, most-accurate, 'latency_ms<=20', 'map50>=0.8', and so on."),
     ] = None,
+    device: DeviceOption = None,
     formats: Annotated[str, typer.Option("--format", help="Formats, comma-separated: onnx, safetensors.")] = "onnx",
     out: Annotated[Path | None, typer.Option(help="The folder for the files [default: RUN/export].")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a student's model in deployable formats, with a model card."""
     from nasdistill.export import export as write_export
+    from nasdistill.pareto.of_run import objectives_of_run, on_device
     from nasdistill.pareto.select import choose
     from nasdistill.store.run_folder import RunFolder
 
     folder = RunFolder.open(run)
     number: str | int = int(trial) if trial.isdecimal() else trial
-    chosen = choose(folder.results(), number, select)
+    recorded = folder.read_run()
+    objectives = objectives_of_run(recorded) if device is None else on_device(recorded, device)
+    chosen = choose(folder.results(), number, select, objectives)
     if chosen.state != "complete":
         raise InputError(
             f"trial {chosen.trial} is {chosen.state} ({chosen.reason}); only a complete one can be exported"
@@ -240,10 +200,11 @@ def profile(
     if as_json:
         print(json.dumps({"model": str(model), **stats.model_dump(), "measured_with": profiler.describe()}))
         return
+    energy = "" if stats.energy_mj is None else f"; {stats.energy_mj:.1f} mJ"
     disturbed = "; the machine was busy, do not trust it" if stats.disturbed else ""
     print(
         f"{model} on {stats.device}: median {stats.median_ms:.2f} ms, p90 {stats.p90_ms:.2f} ms "
-        f"({stats.samples} samples, variation {stats.cv:.1%}{disturbed})"
+        f"({stats.samples} samples, variation {stats.cv:.1%}{energy}{disturbed})"
     )
 
 
@@ -303,7 +264,7 @@ def main() -> None:
     # this process only coordinates; two spinning threads would take the cores from the workers (they get their own share)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
-        app(_each_constraint_named(sys.argv[1:]) or ["--help"], standalone_mode=False)
+        app(options.each_constraint_named(sys.argv[1:]) or ["--help"], standalone_mode=False)
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
     except NasdistillError as error:
@@ -319,36 +280,26 @@ def main() -> None:
         raise
 
 
-def _each_constraint_named(arguments: list[str]) -> list[str]:
-    """`--constraint A B` as `--constraint A --constraint B`: the option takes all limits that follow it."""
-    named: list[str] = []
-    within = False
-    for argument in arguments:
-        if within and not argument.startswith("-") and named[-1] != "--constraint":
-            named.append("--constraint")
-        within = argument == "--constraint" or (within and not argument.startswith("-"))
-        named.append(argument)
-    return named
-
-
 def _fail(message: str, code: int) -> None:
     print(f"nasdistill: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)
 
 
-def _print_front(run: Any, as_json: bool) -> None:
+def _print_front(run: Any, as_json: bool, device: str | None = None) -> None:
     from rich.console import Console
 
     from nasdistill.pareto.front import front
     from nasdistill.pareto.intervals import certainty
+    from nasdistill.pareto.of_run import objectives_of_run, on_device
     from nasdistill.report.console import front_json, front_table
     from nasdistill.report.teacher import teacher_of
 
-    results = run.results()
-    members, teacher = front(results), teacher_of(run.read_run())
-    sure = certainty(results, members)
+    results, recorded = run.results(), run.read_run()
+    objectives = objectives_of_run(recorded) if device is None else on_device(recorded, device)
+    members, teacher = front(results, objectives), teacher_of(recorded)
+    shown = {"objectives": objectives, "certainty": certainty(results, members, objectives.accuracy.name)}
     if as_json:
-        print(json.dumps({"run": str(run.path), **front_json(results, members, teacher, certainty=sure)}))
+        print(json.dumps({"run": str(run.path), "device": device, **front_json(results, members, teacher, **shown)}))
         return
     console = Console()
-    console.print(front_table(results, members, teacher, width=console.width, certainty=sure))
+    console.print(front_table(results, members, teacher, width=console.width, **shown))

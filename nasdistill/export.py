@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nasdistill.errors import InputError
+from nasdistill.pareto.objectives import COST, cost_objective
 from nasdistill.records import TrialResult
 from nasdistill.space.families import FAMILIES, needs_no_nms
 from nasdistill.store.atomic import replacing, write_text
@@ -83,6 +84,11 @@ def _output_text(trial: TrialResult, classes: int) -> str:
     )
 
 
+def _shown(name: str) -> str:
+    cost = cost_objective(name)
+    return f"{COST[name.partition('@')[0]].label} on device `{cost.device}`, {cost.unit}"
+
+
 def model_card(run: dict[str, Any], trial: TrialResult, files: dict[str, Path]) -> str:
     """The model card: what it is, how it was made, how good and how fast it is, how to run it."""
     teacher, device = run.get("teacher", {}), run.get("device", {})
@@ -90,6 +96,8 @@ def model_card(run: dict[str, Any], trial: TrialResult, files: dict[str, Path]) 
     assert trial.map50 is not None and trial.map50_95 is not None and trial.latency_ms is not None
     share = f" ({trial.map50 / teacher['map50']:.1%} of the teacher's)" if teacher.get("map50") else ""
     speed = f" ({teacher['latency_ms'] / trial.latency_ms:.1f} times as fast)" if teacher.get("latency_ms") else ""
+    further = "".join(f"| {_shown(name)} | {value:.2f} |\n" for name, value in sorted(trial.further.items()))
+    further += "" if trial.energy_mj is None else f"| energy on `{device.get('name')}`, mJ | {trial.energy_mj:.2f} |\n"
     size = trial.params.get("image_size")
     rows = "\n".join(f"| {key} | {value} |" for key, value in sorted(trial.params.items()))
     hashes = "\n".join(f"- `{path.name}` sha256 {file_sha256(path)}" for path in files.values())
@@ -103,7 +111,7 @@ Distilled from the teacher {teacher.get("name", "unknown")} by nasdistill {run.g
 | mAP50-95 (val) | {trial.map50_95:.4f} |
 | latency, median | {trial.latency_ms:.2f} ms on device `{device.get("name")}` ({device.get("runtime")}, \
 {device.get("precision")}, {device.get("threads")} thread(s), batch {device.get("batch")}){speed} |
-| parameters | {trial.params_m:.3f} M |
+{further}| parameters | {trial.params_m:.3f} M |
 | data | {run.get("data")} (sha256 {str(run.get("data_hash"))[:16]}) |
 | classes | {", ".join(map(str, names))} |
 

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from nasdistill.pareto.hypervolume import Reference, hypervolume
+from nasdistill.pareto.objectives import DEFAULT, Objectives
 from nasdistill.records import TrialResult
 from nasdistill.report.live import LiveDisplay
 from nasdistill.report.status import SearchStatus
@@ -55,10 +56,10 @@ class Progress:
                 ticker.join()
                 self._show()
 
-    def begin(self, clock: BudgetClock, results: Sequence[TrialResult]) -> None:
+    def begin(self, clock: BudgetClock, results: Sequence[TrialResult], objectives: Objectives = DEFAULT) -> None:
         """The budget has started to run; `results` are those of the run that is resumed."""
         self._clock = clock
-        self._change(phase="starting", phase_progress=None, results=tuple(results))
+        self._change(phase="starting", phase_progress=None, results=tuple(results), objectives=objectives)
 
     def phase(self, text: str) -> None:
         """A new step, whose length is not known."""
@@ -131,7 +132,7 @@ class Progress:
     def _hypervolume(self, results: Sequence[TrialResult]) -> float | None:
         if self._search is None or not any(result.state == "complete" for result in results):
             return None
-        return hypervolume(results, self._search.reference)
+        return hypervolume(results, self._search.reference, self._status.objectives)
 
     def _change(self, **fields: Any) -> None:
         with self._lock:

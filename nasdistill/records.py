@@ -1,10 +1,12 @@
 """What flows between the parts: a trial's configuration, its latency and its result.
 
-Plain frozen data, no torch. Names carry units: `_ms` milliseconds, `_m` millions, `_mb` 10^6 bytes; mAP is 0..1.
+Plain frozen data, no torch. Names carry units: `_ms` milliseconds, `_mj` millijoule, `_m` millions, `_mb` 10^6 bytes; mAP
+is 0..1. A figure of a further device is named after it: `latency_ms@phone`; without `@` it is of the run's main device.
 """
 
 import math
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -18,6 +20,15 @@ ViewsName = Literal["plain", "heavy"]
 CacheKind = Literal["auto", "full", "sparse", "online"]
 WeightSchedule = Literal["constant", "cosine", "off_at_end"]
 Connector = Literal["conv", "conv_bn"]
+
+DEVICE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+DEVICE_FIGURES = ("latency_ms", "latency_p90_ms", "energy_mj")
+"""What is measured of a student on a device, per batch."""
+MODEL_FIGURES = ("params_m", "gflops", "size_mb")
+"""What a student costs wherever it runs."""
+FurtherFigure = Annotated[str, Field(pattern=f"^({'|'.join(DEVICE_FIGURES)})@{DEVICE_NAME}$")]
+Further = dict[FurtherFigure, Finite]
+"""Figures of further devices by name."""
 
 
 class Record(BaseModel):
@@ -67,7 +78,8 @@ class LatencyStats(Record):
     """One latency measurement of one artifact on one device; times in milliseconds per batch.
 
     `cv` is the coefficient of variation of the kept samples; `disturbed` says that the machine was busy enough to
-    doubt the figure (the first and second half of the samples disagree, or `cv` is large).
+    doubt the figure (the first and second half of the samples disagree, or `cv` is large). `energy_mj` is what the whole
+    processor took for a batch, in millijoule, None where the device does not report it.
     """
 
     device: str
@@ -77,9 +89,32 @@ class LatencyStats(Record):
     cv: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     samples: Annotated[int, Field(ge=1)]
     disturbed: bool = False
+    energy_mj: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
 
-class RungScore(Record):
+def fields_of(figures: Mapping[str, float]) -> dict[str, Any]:
+    """Figures by name as the fields of a record: those of further devices together."""
+    plain: dict[str, Any] = {name: value for name, value in figures.items() if "@" not in name}
+    return plain | {"further": {name: value for name, value in figures.items() if "@" in name}}
+
+
+class Measured(Record):
+    """Base of what has figures: those of further devices are in `further`."""
+
+    further: Further = Field(default_factory=dict)
+
+    def figure(self, name: str) -> float | None:
+        """The figure of that name, such as `map50`, `params_m` or `latency_ms@phone`; None where it is not known."""
+        value: float | None = self.further.get(name) if "@" in name else getattr(self, name)
+        return value
+
+    def costs(self) -> dict[str, float]:
+        """All costs that are known, by name."""
+        named = {name: self.figure(name) for name in (*DEVICE_FIGURES, *MODEL_FIGURES)}
+        return {name: value for name, value in named.items() if value is not None} | self.further
+
+
+class RungScore(Measured):
     """What a trial scored on its way, at the end of epoch `epochs`: accuracy so far, and costs, which are final.
 
     `rung` counts from 0; `fidelity` (0 < f < 1) is the share of the trial's length. Not finite is refused here.
@@ -96,11 +131,12 @@ class RungScore(Record):
     params_m: Finite
     gflops: Finite
     size_mb: Finite
+    energy_mj: Finite | None = None
     seconds: Annotated[float, Field(ge=0.0)] = 0.0
     """Of the whole trial so far, this score included."""
 
 
-class TrialResult(Record):
+class TrialResult(Measured):
     """The outcome of one trial: a row of `trials.csv`.
 
     A `complete` trial has finite accuracy and latency (anything else is refused here, at the boundary); a `failed`,
@@ -119,6 +155,7 @@ class TrialResult(Record):
     params_m: Finite | None = None
     gflops: Finite | None = None
     size_mb: Finite | None = None
+    energy_mj: Finite | None = None
     epochs: Annotated[int, Field(ge=0)] = 0
     seconds: Annotated[float, Field(ge=0.0)] = 0.0
     reason: str = ""

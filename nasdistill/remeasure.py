@@ -1,51 +1,52 @@
 """Latency once more, when nothing else runs: the figures of a front are taken side by side on a quiet machine.
 
 During the search a neighbour trains on the other cores, which slows small models more than large ones. Rounds over all
-students, instead of all samples of one student after the other, spread slow phases of the machine over all of them.
+students and devices, instead of all samples of one student after the other, spread slow phases of the machine over all of
+them.
 """
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from nasdistill.devices.profile import DeviceProfile
 from nasdistill.devices.profiler import open_profiler
-from nasdistill.records import LatencyStats
+from nasdistill.measure.costs import device_figures
+from nasdistill.records import fields_of
 from nasdistill.store.run_folder import RunFolder
 
 ROUNDS = 3
 MOST_SECONDS = 40.0
 
 
-def remeasure(run: RunFolder, device: DeviceProfile, on_progress: Callable[[float], None]) -> int:
-    """Measure every complete trial's artifact again and store the median over rounds; returns how many were measured.
+def remeasure(run: RunFolder, devices: Sequence[DeviceProfile], on_progress: Callable[[float], None]) -> int:
+    """Measure every complete trial's artifact again on each device, the main one first, and store the median over rounds.
 
-    With many students, fewer rounds and shorter samples keep the whole within about MOST_SECONDS. Trials whose artifact
-    is gone keep their latency.
+    Returns how many trials were measured. With many students or devices, shorter samples keep the whole within about
+    MOST_SECONDS. Trials whose artifact is gone keep their figures, and so does every figure that is not reported.
     """
     complete = [result for result in run.trials() if result.state == "complete"]
     artifacts = {result.trial: run.trial_folder(result.trial) / "student.onnx" for result in complete}
     complete = [result for result in complete if artifacts[result.trial].is_file()]
     if not complete:
         return 0
-    each = MOST_SECONDS / (ROUNDS * len(complete))
-    profiler = open_profiler(
-        device.model_copy(
-            update={"max_seconds": min(device.max_seconds, max(0.1, each * 0.7)), "warmup_s": min(device.warmup_s, 0.1)}
-        )
-    )
-    measured: dict[int, list[LatencyStats]] = {result.trial: [] for result in complete}
-    for turn in range(ROUNDS):
-        for index, result in enumerate(complete):
-            measured[result.trial].append(profiler.measure(artifacts[result.trial]))
-            on_progress((turn * len(complete) + index + 1) / (ROUNDS * len(complete)))
+    measurements = ROUNDS * len(complete) * len(devices)
+    each = MOST_SECONDS / measurements
+    profilers = {}
+    for index, device in enumerate(devices):
+        quick = {"max_seconds": min(device.max_seconds, max(0.1, each * 0.7)), "warmup_s": min(device.warmup_s, 0.1)}
+        profilers[device.name if index else None] = open_profiler(device.model_copy(update=quick))
+    measured: dict[int, dict[str, list[float]]] = {result.trial: {} for result in complete}
+    done = 0
+    for _ in range(ROUNDS):
+        for result in complete:
+            for name, profiler in profilers.items():
+                figures = device_figures(profiler.measure(artifacts[result.trial]), name)
+                for figure, value in figures.items():
+                    measured[result.trial].setdefault(figure, []).append(value)
+                done += 1
+                on_progress(done / measurements)
     for result in complete:
-        stats = measured[result.trial]
-        run.write_trial(
-            result.model_copy(
-                update={
-                    "latency_ms": statistics.median(one.median_ms for one in stats),
-                    "latency_p90_ms": statistics.median(one.p90_ms for one in stats),
-                }
-            )
-        )
+        fields = fields_of({name: statistics.median(values) for name, values in measured[result.trial].items()})
+        fields["further"] = {**result.further, **fields["further"]}
+        run.write_trial(result.model_copy(update=fields))
     return len(complete)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from nasdistill.compress.prune import STAGES, Pruning, prune
 from nasdistill.distill.batchnorm import recalibrate
@@ -19,12 +20,13 @@ from nasdistill.distill.schedule import teacher_share_at
 from nasdistill.distill.sensitivity import loss_gradients
 from nasdistill.distill.stage import Stage, StageRun, StageTraining
 from nasdistill.distill.temperature import temperature_at
+from nasdistill.errors import TrialError
 from nasdistill.measure.accuracy import Accuracy, score
 from nasdistill.measure.artifact import write_onnx
-from nasdistill.measure.complexity import Complexity, complexity
+from nasdistill.measure.costs import Costs, costs_of
 from nasdistill.measure.detector import OnnxDetector
 from nasdistill.pareto.limits import Limit
-from nasdistill.records import LatencyStats, RungScore, Scalar, TrialConfig, TrialResult
+from nasdistill.records import RungScore, Scalar, TrialConfig, TrialResult, fields_of
 from nasdistill.rung_files import RungFiles
 from nasdistill.store.atomic import replacing
 from nasdistill.students.student import Student
@@ -77,21 +79,21 @@ def trial_in_rungs(config: TrialConfig, bench: Workbench, place: TrialPlace, rep
     pruning = _pruning(config, bench)
     planned = prune(student, pruning).student.model
     write_onnx(planned, size, artifact, bench.assets.device.batch)
-    before = bench.profiler.measure(artifact, size)
-    report(f"{config.family} {dict(config.arch)} at {size} px from {init}: {before.median_ms:.2f} ms before training")
+    before = _costs(planned, artifact, size, bench)
+    report(f"{config.family} {dict(config.arch)} at {size} px from {init}: {before} before training")
 
-    figures = _costs(before, complexity(planned, size, artifact))
-    beyond = [limit for limit in place.constraints if not limit.keeps(figures[limit.objective.name])]
+    figures = fields_of(before.figures)
+    told = {limit: before.figures[limit.objective.name] for limit in place.constraints}
+    beyond = [
+        f"{limit.objective.name} {value:.4g} misses {limit}" for limit, value in told.items() if not limit.keeps(value)
+    ]
     if beyond:
         artifact.unlink()
-        reason = ", ".join(
-            f"{limit.objective.name} {figures[limit.objective.name]:.4g} misses {limit}" for limit in beyond
-        )
         return TrialResult(
             trial=place.trial,
             state="rejected",
             family=config.family,
-            reason=reason,
+            reason=", ".join(beyond),
             seconds=time.monotonic() - started,
             params={**place.params, "init": init},
             **figures,
@@ -111,13 +113,12 @@ def trial_in_rungs(config: TrialConfig, bench: Workbench, place: TrialPlace, rep
     report(_line(stage2, (yield from way.train(pruned.student, connectors, stage2))))
 
     accuracy = _export_and_score(pruned.student, size, artifact, bench)
-    latency = bench.profiler.measure(artifact, size)
-    facts = complexity(pruned.student.model, size, artifact)
+    costs = _costs(pruned.student.model, artifact, size, bench)
     _save_weights(pruned.student, place.folder / "student.safetensors")
     files.remove()
     report(
-        f"mAP50 {accuracy.map50:.4f}, mAP50-95 {accuracy.map50_95:.4f}, {latency.median_ms:.2f} ms"
-        f"{' (disturbed)' if latency.disturbed else ''}, {facts.params_m:.3f} M parameters"
+        f"mAP50 {accuracy.map50:.4f}, mAP50-95 {accuracy.map50_95:.4f}, {costs}, "
+        f"{costs.figures['params_m']:.3f} M parameters"
     )
     return TrialResult(
         trial=place.trial,
@@ -129,7 +130,7 @@ def trial_in_rungs(config: TrialConfig, bench: Workbench, place: TrialPlace, rep
         epochs=training.epochs,
         seconds=time.monotonic() - started,
         params={**place.params, "init": init, "prune.achieved": round(pruned.achieved, 4)},
-        **_costs(latency, facts),
+        **fields_of(costs.figures),
     )
 
 
@@ -140,15 +141,13 @@ def _export_and_score(student: Student, size: int, artifact: Path, bench: Workbe
     return score(OnnxDetector(artifact, bench.assets.threads), bench.validation(size))
 
 
-def _costs(latency: LatencyStats, facts: Complexity) -> dict[str, Any]:
-    """The figures of a student that its shapes alone decide, by their name in the result."""
-    return {
-        "latency_ms": latency.median_ms,
-        "latency_p90_ms": latency.p90_ms,
-        "params_m": facts.params_m,
-        "gflops": facts.gflops,
-        "size_mb": facts.size_mb,
-    }
+def _costs(model: nn.Module, artifact: Path, size: int, bench: Workbench) -> Costs:
+    """What a student costs, which its shapes alone decide. Raises TrialError without a figure that the run compares."""
+    costs = costs_of(model, artifact, size, bench.profiler, bench.further)
+    missing = [name for name in bench.assets.needed if name not in costs.figures]
+    if missing:
+        raise TrialError(f"no {missing[0]} could be measured")
+    return costs
 
 
 def _stages(config: TrialConfig, bench: Workbench) -> tuple[Stage, Stage]:

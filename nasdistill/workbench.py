@@ -85,6 +85,10 @@ class Assets:
     device: DeviceProfile
     training: TrainingSettings
     threads: int = 1
+    further_devices: tuple[DeviceProfile, ...] = ()
+    """Where every student is timed as well."""
+    needed: tuple[str, ...] = ()
+    """Figures that the search compares: a student without one of them fails."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -101,6 +105,7 @@ class Workbench:
         self.assets = assets
         self.compute: Compute = choose_compute(assets.training.precision)
         self.profiler: Profiler = open_profiler(assets.device)
+        self.further: dict[str, Profiler] = {one.name: open_profiler(one) for one in assets.further_devices}
         self._supernets: dict[str, Student] = {}
 
     @contextlib.contextmanager

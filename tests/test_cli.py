@@ -167,6 +167,10 @@ class TestWrongSearches:
             ("--cache", "big", ("unknown cache 'big'", "auto, full, sparse, online")),
             ("--device", "phone", ("unknown device 'phone'", "local")),
             ("--device", "phone.yaml", ("phone.yaml",)),
+            ("--objectives", "map50", ("--objectives map50", "one of map50_95 and map50", "params_m")),
+            ("--objectives", "map50_95,latncy_ms", ("unknown figure 'latncy_ms'", "latency_p90_ms")),
+            ("--objectives", "map50_95,latency_ms@phone", ("no device 'phone'", "local")),
+            ("--constraint", "latency_ms@phone<=3", ("no device 'phone'", "local")),
             ("--space", "edge", ("edge", "edge-default", "demo")),
             ("--space", "mine.yaml", ("mine.yaml",)),
             ("--workers", "0", ("--workers",)),
@@ -281,6 +285,11 @@ class TestWrongSearches:
         arguments = ("search", "--budget", "1trials", "--resume", "--out", "run")
         refused(nasdistill(*arguments, "--seed", "4"), "--seed 4", "started with 3")
         refused(nasdistill(*arguments, "--space", "demo"), "--space demo", "its default")
+        run.update_run(settings={"objectives": ["map50", "latency_ms"], "device": "local"})
+        other = nasdistill(*arguments, "--objectives", "map50,params_m")
+        refused(other, "--objectives map50 params_m", "started with map50 latency_ms")
+        (tmp_path / "b.yaml").write_text("name: b\nruntime: onnxruntime\n")
+        refused(nasdistill(*arguments, "--device", "local", "--device", "b.yaml"), "local b.yaml", "started with local")
 
 
 class Foreign(nn.Module):

@@ -221,3 +221,40 @@ def test_the_front_and_the_report_of_the_same_run(
     assert "<html" in (tmp_path / "page.html").read_text()[:300].lower()
     code, out, err = command(capsys, monkeypatch, "report", run.path, "--out", run.path)
     assert code == 2 and "cannot be written" in err and err.count("\n") == 1
+
+
+def test_the_best_on_a_device(run: RunFolder, tmp_path: Path, capsys, monkeypatch) -> None:
+    """On the phone trial 5 alone is fast: it is the fastest there, and no member of the run's own front."""
+    for result in (one for one in run.trials() if one.latency_ms is not None):
+        latency = 1.0 if result.trial == 5 else 50.0 + result.latency_ms
+        run.write_trial(
+            result.model_copy(update={"further": {"latency_ms@phone": latency, "latency_p90_ms@phone": latency}})
+        )
+    run.update_run(
+        further_devices=[{"name": "phone"}],
+        objectives=["map50_95", "latency_ms"],
+        teacher={"name": "t", "map50_95": 0.7, "latency_ms": 30.0, "latency_ms@phone": 200.0},
+    )
+
+    def command(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["nasdistill", *arguments])
+        cli.main()
+        return capsys.readouterr().out
+
+    there = json.loads(command("pareto", str(run.path), "--device", "phone", "--json"))
+    assert (there["device"], there["objectives"]) == ("phone", ["map50_95", "latency_ms@phone"])
+    assert [member["trial"] for member in there["front"]] == [5, 1, 2, 3]
+    assert there["front"][0]["speed_up"] == 200.0
+    here = json.loads(command("pareto", str(run.path), "--json"))
+    assert [member["trial"] for member in here["front"]] == [0, 1, 2, 3]
+    assert json.loads(command("pareto", str(run.path), "--device", "local", "--json"))["front"] == here["front"]
+    table = command("pareto", str(run.path), "--device", "phone")
+    assert "ms phone" in table and "200.0x" in table
+    chosen = ("export", str(run.path), "--select", "fastest", "--out", str(tmp_path / "o"), "--json")
+    assert json.loads(command(*chosen))["trial"]["trial"] == 0
+    assert json.loads(command(*chosen, "--device", "phone"))["trial"]["trial"] == 5
+    card = (tmp_path / "o" / "monday-0005.md").read_text()
+    assert "| latency on device `phone`, ms | 1.00 |" in card
+    with pytest.raises(SystemExit) as stop:
+        command("pareto", str(run.path), "--device", "tablet")
+    assert stop.value.code == 2 and "expected one of: local, phone" in capsys.readouterr().err

@@ -90,7 +90,7 @@ def test_a_trial_ends_with_a_scored_and_timed_artifact(bench: Workbench, tmp_pat
     arch = TINY_YOLOV5 if family == "yolov5" else {"variant": "small_050", "neck": 32}
     result, lines = run(bench, tmp_path, family=family, arch=arch)
     assert (result.trial, result.state, result.family, result.fidelity) == (4, "complete", family, 1.0)
-    numbers = [value for value in result.model_dump().values() if isinstance(value, float)]
+    numbers = [value for value in result.model_dump(exclude={"energy_mj"}).values() if isinstance(value, float)]
     assert len(numbers) == 9 and all(map(math.isfinite, numbers))
     assert 0 <= result.map50_95 <= result.map50 <= 1
     assert 0 < result.latency_ms <= result.latency_p90_ms
@@ -121,6 +121,25 @@ def test_a_student_beyond_a_constraint_is_rejected_untrained_with_its_figures(be
     assert result.latency_ms > 0 and result.params_m > 0.01 and result.gflops > 0 and result.size_mb > 0
     assert result.map50 is None and result.epochs == 0
     assert not any(line.startswith("stage") for line in lines) and list(tmp_path.iterdir()) == []
+
+
+def test_every_device_times_every_student(assets: Assets, tmp_path: Path) -> None:
+    other = QUICK.model_copy(update={"name": "other"})
+    bench = Workbench(replace(assets, further_devices=(other,), needed=("latency_ms", "latency_ms@other")))
+    result, lines = run(bench, tmp_path)
+    assert result.state == "complete" and set(result.further) >= {"latency_ms@other", "latency_p90_ms@other"}
+    assert 0 < result.figure("latency_ms@other") <= result.figure("latency_p90_ms@other")
+    assert "ms on other" in lines[0] and "ms on other" in lines[-1]
+    limits = parse_constraints(["latency_ms@other<=0.00001"], ["quick", "other"])
+    rejected = run_trial(config(), bench, TrialPlace(4, tmp_path, {}, constraints=limits), lines.append)
+    assert rejected.state == "rejected" and "latency_ms@other" in rejected.reason
+    assert rejected.further.keys() == result.further.keys() and rejected.epochs == 0
+
+
+def test_a_student_without_a_figure_that_counts_fails(assets: Assets, tmp_path: Path) -> None:
+    bench = Workbench(replace(assets, needed=("energy_mj@other",)))
+    with pytest.raises(TrialError, match="no energy_mj@other could be measured"):
+        run(bench, tmp_path)
 
 
 def test_saved_weights_are_the_artifacts(bench: Workbench, tmp_path: Path) -> None:

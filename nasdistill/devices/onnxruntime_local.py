@@ -13,6 +13,7 @@ import numpy as np
 import onnxruntime as ort
 
 from nasdistill.devices.cores import idle_cores, pinned
+from nasdistill.devices.energy import POWERCAP, EnergyMeter
 from nasdistill.devices.profile import DeviceProfile
 from nasdistill.devices.sampling import SampleStats, sample
 from nasdistill.errors import InputError, TrialError
@@ -36,7 +37,7 @@ _DTYPES: dict[str, Any] = {
 class OnnxRuntimeLocal:
     """A `Profiler` for ONNX files on the CPU."""
 
-    def __init__(self, profile: DeviceProfile) -> None:
+    def __init__(self, profile: DeviceProfile, powercap: Path = POWERCAP) -> None:
         """Raises InputError when the device asks for more threads than this process may use."""
         cores = usable_cores()
         if profile.threads > cores:
@@ -44,9 +45,10 @@ class OnnxRuntimeLocal:
                 f"device {profile.name}: threads={profile.threads}, but this process may use {cores} core(s)"
             )
         self.profile = profile
+        self._meter = EnergyMeter(powercap)
 
     def measure(self, artifact: Path, image_size: int | None = None) -> LatencyStats:
-        """Median and 90th percentile of single-stream runs, input copy and output allocation included.
+        """Median and 90th percentile of single-stream runs, input copy and output allocation included; and their energy.
 
         Waits while another process of this user measures on this machine. With one thread, runs that lost the core to
         another program are left out (see `sampling.sample`). A disturbed measurement is repeated once.
@@ -77,7 +79,12 @@ class OnnxRuntimeLocal:
             cv=stats.cv,
             samples=stats.samples,
             disturbed=stats.disturbed,
+            energy_mj=stats.energy_mj,
         )
+
+    def reports_energy(self) -> bool:
+        """Whether the packages' energy counters can be read here."""
+        return self._meter.available
 
     def describe(self) -> dict[str, Any]:
         """The device file's settings, the runtime's version and options, and the processor."""
@@ -90,6 +97,7 @@ class OnnxRuntimeLocal:
             "cpu": cpu_model(),
             "cpu_flags": cpu_flags(),
             "cores": usable_cores(),
+            "energy": "processor packages (RAPL), all programs and idling included" if self.reports_energy() else None,
         }
 
     def _measure_once(self, path: Path, image_size: int | None) -> SampleStats:
@@ -104,6 +112,7 @@ class OnnxRuntimeLocal:
                     self.profile.min_samples,
                     self.profile.max_seconds,
                     time.thread_time if self._shows_interruptions() else None,
+                    self._meter,
                 )
             except Exception as error:
                 # ONNX Runtime's exceptions have no common base of their own.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nasdistill.errors import InputError
+from nasdistill.records import DEVICE_NAME
 from nasdistill.strict_yaml import nearest_hint, parse_yaml, read_yaml
 
 _SHIPPED = Path(__file__).resolve().parent / "shipped"
@@ -18,7 +20,7 @@ class DeviceProfile(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: Annotated[str, Field(pattern=f"^{DEVICE_NAME}$")]
     runtime: str
     """A key of `nasdistill.devices.profiler.RUNTIMES`."""
     precision: Literal["fp32"] = "fp32"
@@ -49,6 +51,25 @@ def load_device(name_or_path: str | Path) -> DeviceProfile:
         path = shipped[name]
     _, text = read_yaml(path, "device file")
     return parse_device(text, str(path))
+
+
+def load_devices(names_or_paths: Sequence[str | Path]) -> tuple[DeviceProfile, ...]:
+    """The devices of one run, the main one first; see `load_device`.
+
+    Raises InputError too where two have the same name, or take batches of different sizes: one export is timed on all.
+    """
+    devices = tuple(load_device(one) for one in names_or_paths)
+    for index, device in enumerate(devices):
+        if any(device.name == other.name for other in devices[:index]):
+            raise InputError(
+                f"--device {names_or_paths[index]}: a second device named {device.name}; give each its own name"
+            )
+        if device.batch != devices[0].batch:
+            raise InputError(
+                f"device {device.name}: batch={device.batch}, but {devices[0].name} has batch={devices[0].batch}; the same "
+                "exported file is timed on all devices"
+            )
+    return devices
 
 
 def parse_device(text: str, source: str) -> DeviceProfile:

@@ -22,6 +22,10 @@ class Profiler(Protocol):
         """
         ...
 
+    def reports_energy(self) -> bool:
+        """Whether `measure` can tell the energy of a batch."""
+        ...
+
     def describe(self) -> dict[str, Any]:
         """The device and how it measures, as plain JSON for `run.json`."""
         ...
@@ -35,6 +39,15 @@ def _open_onnxruntime(profile: DeviceProfile) -> Profiler:
 
 
 RUNTIMES: dict[str, Callable[[DeviceProfile], Profiler]] = {"onnxruntime": _open_onnxruntime}
+
+
+def energy_missing(profile: DeviceProfile) -> str | None:
+    """Why a device reports no energy, for a message; None where it does. Raises InputError as `open_profiler`."""
+    if open_profiler(profile).reports_energy():
+        return None
+    return (
+        f"device {profile.name} does not report energy (on Linux: readable /sys/class/powercap/intel-rapl:*/energy_uj)"
+    )
 
 
 def open_profiler(profile: DeviceProfile) -> Profiler:

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from nasdistill.devices.energy import EnergyMeter
+
 # Half of the samples may differ from the other half by this share of the median before sampling ends early.
 _SETTLED = 0.02
 # Beyond these the machine was busy with something else.
@@ -31,6 +33,8 @@ class SampleStats:
     cv: float
     samples: int
     disturbed: bool
+    energy_mj: float | None = None
+    """Of the whole processor for one run, the samples that were left out included; None where nothing reports it."""
 
 
 def sample(
@@ -39,6 +43,7 @@ def sample(
     min_samples: int,
     max_seconds: float,
     busy_clock: Callable[[], float] | None = None,
+    meter: EnergyMeter | None = None,
 ) -> SampleStats:
     """Time `run` one call after the other.
 
@@ -48,6 +53,7 @@ def sample(
     `busy_clock` gives the seconds for which `run` has had the processor (`time.thread_time` for work in one thread).
     With it, runs during which another program had the processor are left out. When fewer than 4 are left, the times
     that `run` itself had the processor are taken instead, which is near the truth, and the result is `disturbed`.
+    `meter` is read before the first sample and after the last.
     """
     # The collector would otherwise strike in the middle of a sample.
     collecting = gc.isenabled()
@@ -60,6 +66,7 @@ def sample(
             run()
         times_s: list[float] = []
         busy_s: list[float] = []
+        charged = meter.read() if meter else None
         started = clock()
         next_check = min_samples
         while True:
@@ -79,12 +86,14 @@ def sample(
                     break
                 # Checking costs time of its own, so the next look comes after a quarter more samples.
                 next_check += max(1, len(times_s) // 4)
+        spent_mj = meter.spent_mj(charged, meter.read()) if meter else None
     finally:
         if collecting:
             gc.enable()
-    if len(times_s) < _FEWEST_SAMPLES:
-        return replace(summarize([seconds * 1000 for seconds in busy_s]), disturbed=True)
-    return summarize([seconds * 1000 for seconds in times_s])
+    interrupted = len(times_s) < _FEWEST_SAMPLES
+    stats = summarize([seconds * 1000 for seconds in (busy_s if interrupted else times_s)])
+    energy_mj = None if spent_mj is None else spent_mj / len(busy_s)
+    return replace(stats, disturbed=stats.disturbed or interrupted, energy_mj=energy_mj)
 
 
 def summarize(times_ms: list[float]) -> SampleStats:

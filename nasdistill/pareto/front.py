@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nasdistill.pareto.objectives import accuracy_objective, cost_objective, losses
+from nasdistill.pareto.objectives import DEFAULT, Objectives, losses
 from nasdistill.records import TrialResult
 
 FULL_FIDELITY = 1.0
@@ -19,14 +19,15 @@ def eligible(results: Sequence[TrialResult]) -> list[TrialResult]:
     return sorted(full, key=lambda r: r.trial)
 
 
-def front(results: Sequence[TrialResult], accuracy: str = "map50_95", cost: str = "latency_ms") -> list[TrialResult]:
-    """The non-dominated trials among the eligible `results`, cheapest first (so the least accurate first as well).
+def front(results: Sequence[TrialResult], objectives: Objectives = DEFAULT) -> list[TrialResult]:
+    """The non-dominated trials among the eligible `results`, cheapest first.
 
-    A trial is dominated when another is at least as good in both objectives and better in one. Of several trials at
-    exactly the same point only the one with the lowest number is kept (moocore's `keep_weakly=False`): a front is read
-    as a list of choices, and two equal choices are one. O(n log n).
+    With one cost that is the least accurate first as well; of two costs the first counts. A trial is dominated when
+    another is at least as good in all objectives and better in one. Of several trials at exactly the same point only the
+    one with the lowest number is kept (moocore's `keep_weakly=False`): a front is read as a list of choices, and two
+    equal choices are one. O(n log n).
 
-    Raises InputError for an unknown objective, ValueError when an eligible trial lacks the figure.
+    Raises ValueError when an eligible trial lacks a figure.
     """
     # Imported here: moocore costs 0.1 s, and reading commands such as --help go through this package.
     import moocore
@@ -34,7 +35,7 @@ def front(results: Sequence[TrialResult], accuracy: str = "map50_95", cost: str 
     candidates = eligible(results)
     if not candidates:
         return []
-    points = losses(candidates, (accuracy_objective(accuracy), cost_objective(cost)))
+    points = losses(candidates, objectives)
     kept = moocore.is_nondominated(points, keep_weakly=False)
-    order = sorted(range(len(candidates)), key=lambda i: (points[i, 1], candidates[i].trial))
+    order = sorted(range(len(candidates)), key=lambda i: (*points[i, 1:], candidates[i].trial))
     return [candidates[i] for i in order if kept[i]]

@@ -1,71 +1,90 @@
 """Hypervolume: how much of the space between nothing and perfect a front covers, as one number from 0 to 1.
 
-The box is accuracy from the reference's (0 by default) to 1, and latency from 0 ms to the reference's, both linear.
-Linear latency needs no made-up lower end, and a share of the box has no unit, so the number can be read on its own: 0.6
-means that over the latencies below the reference the accuracy to be had is 0.6 on average. Log latency would blow up
-the region near 0 ms, where no detector lives. Numbers can be compared only for the same reference: a run fixes it once
-(`run.json`).
+The box is accuracy from the reference's (0 by default) to 1, and each cost from 0 to the reference's, all linear. Linear
+costs need no made-up lower end, and a share of the box has no unit, so the number can be read on its own: 0.6 means that
+over the latencies below the reference the accuracy to be had is 0.6 on average. Log latency would blow up the region near
+0 ms, where no detector lives. Numbers can be compared only for the same reference: a run fixes it once (`run.json`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from nasdistill.errors import InputError
 from nasdistill.pareto.front import eligible
-from nasdistill.pareto.objectives import LATENCY_MS, accuracy_objective, losses
+from nasdistill.pareto.objectives import DEFAULT, Objectives, losses
 from nasdistill.records import TrialResult
 
 MARGIN = 1.1
-"""How far beyond the teacher (or the slowest trial) the default reference lies, so that even that one counts."""
+"""How far beyond the teacher (or the most costly trial) the default reference lies, so that even that one counts."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, init=False)
 class Reference:
-    """The worst corner of the box: milliseconds, and mAP 0 <= accuracy < 1. A trial outside it adds nothing."""
+    """The worst corner of the box: each cost by its name, in its unit, and mAP 0 <= accuracy < 1.
 
-    latency_ms: float
-    accuracy: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.latency_ms) and self.latency_ms > 0):
-            raise ValueError(f"reference latency_ms={self.latency_ms} must be finite and above 0")
-        if not 0.0 <= self.accuracy < 1.0:
-            raise ValueError(f"reference accuracy={self.accuracy} outside [0, 1)")
-
-
-def teacher_reference(latency_ms: float) -> Reference:
-    """mAP 0 and 1.1 x the teacher's latency."""
-    return Reference(latency_ms=MARGIN * latency_ms)
-
-
-def default_reference(results: Sequence[TrialResult], teacher_latency_ms: float | None = None) -> Reference | None:
-    """mAP 0 and 1.1 x the teacher's latency; without that 1.1 x the slowest eligible trial's, None when there is none.
-
-    The second form moves when a slower trial finishes: fix it once and pass it on where numbers are compared.
+    A trial outside the box adds nothing. `Reference(latency_ms=40.0)`.
     """
-    if teacher_latency_ms is not None and math.isfinite(teacher_latency_ms) and teacher_latency_ms > 0:
-        return teacher_reference(teacher_latency_ms)
-    slowest = max((r.latency_ms for r in eligible(results) if r.latency_ms is not None), default=0.0)
-    return Reference(latency_ms=MARGIN * slowest) if slowest > 0 else None
+
+    costs: Mapping[str, float]
+    accuracy: float
+
+    def __init__(self, *, accuracy: float = 0.0, **costs: float) -> None:
+        object.__setattr__(self, "costs", dict(costs))
+        object.__setattr__(self, "accuracy", accuracy)
+        for name, value in costs.items():
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"reference {name}={value} must be finite and above 0")
+        if not 0.0 <= accuracy < 1.0:
+            raise ValueError(f"reference accuracy={accuracy} outside [0, 1)")
+
+
+def teacher_reference(teacher: Mapping[str, float | None], objectives: Objectives = DEFAULT) -> Reference:
+    """mAP 0 and 1.1 x the teacher's own costs; `teacher` holds them by name. Raises InputError where one is missing."""
+    corner = {cost.name: teacher.get(cost.name) for cost in objectives.costs}
+    missing = [name for name, value in corner.items() if value is None]
+    if missing:
+        raise InputError(f"no {missing[0]} of the teacher could be measured, and it is an objective of this search")
+    return Reference(**{name: MARGIN * value for name, value in corner.items() if value is not None})
+
+
+def default_reference(
+    results: Sequence[TrialResult],
+    teacher: Mapping[str, float | None] | None = None,
+    objectives: Objectives = DEFAULT,
+) -> Reference | None:
+    """mAP 0 and 1.1 x the teacher's costs; where one is unknown 1.1 x the most costly eligible trial's, None without any.
+
+    The second form moves when a more costly trial finishes: fix it once and pass it on where numbers are compared.
+    """
+    corner: dict[str, float] = {}
+    for cost in objectives.costs:
+        known = (teacher or {}).get(cost.name)
+        if known is None or not math.isfinite(known) or known <= 0:
+            known = max((value for r in eligible(results) if (value := cost.of(r)) is not None), default=0.0)
+        if known <= 0:
+            return None
+        corner[cost.name] = MARGIN * known
+    return Reference(**corner)
 
 
 def hypervolume(
-    results: Sequence[TrialResult], reference: Reference | None = None, accuracy: str = "map50_95"
+    results: Sequence[TrialResult], reference: Reference | None = None, objectives: Objectives = DEFAULT
 ) -> float:
     """The share (0..1) of the reference box that the eligible `results` dominate; 0.0 when there are none.
 
-    `reference` None means `default_reference(results)`. Raises InputError for an unknown accuracy.
+    `reference` None means `default_reference(results)`. Raises ValueError for one that lacks a cost.
     """
-    history = hypervolume_history(eligible(results), reference, accuracy)
+    history = hypervolume_history(eligible(results), reference, objectives)
     return history[-1] if history else 0.0
 
 
 def hypervolume_history(
-    results: Sequence[TrialResult], reference: Reference | None = None, accuracy: str = "map50_95"
+    results: Sequence[TrialResult], reference: Reference | None = None, objectives: Objectives = DEFAULT
 ) -> list[float]:
     """The hypervolume after each of `results`, in the order given (that of completion): n shares, never falling.
 
@@ -74,14 +93,17 @@ def hypervolume_history(
     """
     import moocore
 
-    objectives = (accuracy_objective(accuracy), LATENCY_MS)
     if reference is None:
-        reference = default_reference(results)
+        reference = default_reference(results, objectives=objectives)
     if reference is None:
         return [0.0] * len(results)
-    corner = np.array([-reference.accuracy, reference.latency_ms])
-    box = (1.0 - reference.accuracy) * reference.latency_ms
-    front = np.empty((0, 2))
+    missing = [cost.name for cost in objectives.costs if cost.name not in reference.costs]
+    if missing:
+        raise ValueError(f"reference {dict(reference.costs)} has no {missing[0]}")
+    worst = [reference.costs[cost.name] for cost in objectives.costs]
+    corner = np.array([-reference.accuracy, *worst])
+    box = (1.0 - reference.accuracy) * math.prod(worst)
+    front = np.empty((0, len(corner)))
     share = 0.0
     shares: list[float] = []
     for result in results:

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from nasdistill.errors import InputError
-from nasdistill.pareto.objectives import COST, OBJECTIVES, Objective
-from nasdistill.records import TrialResult
+from nasdistill.pareto.objectives import COST, Objective, allowed_names, named_objective
+from nasdistill.records import DEVICE_NAME, TrialResult
 
-LIMIT = re.compile(r"([A-Za-z][\w-]*?)\s*(<=|>=|<|>)\s*([-+.\w]+)")
+LIMIT = re.compile(rf"([A-Za-z][\w-]*?(?:@{DEVICE_NAME})?)\s*(<=|>=|<|>)\s*([-+.\w]+)")
 
 _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
@@ -39,22 +39,23 @@ class Limit:
         return _COMPARISONS[self.comparison](value, self.value)
 
     def allows(self, result: TrialResult) -> bool:
-        value = getattr(result, self.objective.name)
+        value = self.objective.of(result)
         return value is not None and self.keeps(value)
 
     def miss(self, result: TrialResult) -> float:
         """How far `result` is from the limit, relative to it (0 when it is within; infinite when unknown)."""
-        value = getattr(result, self.objective.name)
+        value = self.objective.of(result)
         if value is None:
             return float("inf")
         return 0.0 if self.allows(result) else abs(value - self.value) / max(abs(self.value), 1e-9)
 
 
-def limit_of(name: str, comparison: str, number: str, where: str) -> Limit:
-    """The limit that a match of `LIMIT` describes; `where` begins its errors. Raises InputError."""
-    objective = OBJECTIVES.get(name.lower().replace("-", "_"))
-    if objective is None:
-        raise InputError(f"{where}: unknown figure {name!r}, expected one of: {', '.join(OBJECTIVES)}")
+def limit_of(name: str, comparison: str, number: str, where: str, devices: Sequence[str] | None = None) -> Limit:
+    """The limit that a match of `LIMIT` describes; `where` begins its errors. Raises InputError.
+
+    `devices` are the run's, the main one first; None takes the name of any.
+    """
+    objective = named_objective(name, devices, where)
     try:
         value = float(number)
     except ValueError:
@@ -69,13 +70,15 @@ def limit_of(name: str, comparison: str, number: str, where: str) -> Limit:
     return Limit(objective, comparison, value)
 
 
-def parse_constraints(texts: Sequence[str]) -> tuple[Limit, ...]:
+def parse_constraints(texts: Sequence[str], devices: Sequence[str] | None = None) -> tuple[Limit, ...]:
     """What `--constraint` means: limits on figures that are known before training, one or several a text.
+
+    `devices` are the run's, the main one first; None takes the name of any.
 
     Raises InputError for anything else, for a limit that nothing can keep, and for two limits on one figure.
     """
     limits: list[Limit] = []
-    allowed = f"expected limits such as latency_ms<=20 on {', '.join(COST)}"
+    allowed = f"expected limits such as latency_ms<=20 on {allowed_names(COST, devices)}"
     for text in texts:
         where = f"--constraint {text!r}"
         matches = list(LIMIT.finditer(text))
@@ -83,7 +86,7 @@ def parse_constraints(texts: Sequence[str]) -> tuple[Limit, ...]:
             raise InputError(f"{where} is not understood, {allowed}")
         for match in matches:
             name, comparison, number = match.groups()
-            limit = limit_of(name, comparison, number, where)
+            limit = limit_of(name, comparison, number, where, devices)
             if not limit.objective.minimise:
                 raise InputError(f"{where}: {limit.objective.name} is known only after training, {allowed}")
             if limit.value <= 0:

@@ -10,21 +10,22 @@ import numpy as np
 from nasdistill.errors import InputError, NothingSucceededError
 from nasdistill.pareto.front import eligible, front
 from nasdistill.pareto.limits import LIMIT, Limit, limit_of
-from nasdistill.pareto.objectives import LATENCY_MS, OBJECTIVES, accuracy_objective, losses
+from nasdistill.pareto.objectives import DEFAULT, OBJECTIVES, Objectives, losses
 from nasdistill.records import TrialResult
 
 ALLOWED = (
     "knee (or best), fastest, most-accurate, limits such as latency_ms<=5 or map50>=0.6, or several joined by commas; "
-    f"a limit is on {', '.join(OBJECTIVES)}"
+    f"a limit is on {', '.join(OBJECTIVES)}, or on a further device's such as latency_ms@NAME"
 )
 
 _TIE = 1e-12
 
 
-def select(results: Sequence[TrialResult], rule: str = "knee", accuracy: str = "map50_95") -> TrialResult:
-    """The member of the front (by `accuracy` and latency) that `rule` names.
+def select(results: Sequence[TrialResult], rule: str = "knee", objectives: Objectives = DEFAULT) -> TrialResult:
+    """The member of the front in these objectives that `rule` names.
 
-    - `knee` or `best`: see `knee`. `fastest`, `most-accurate`: the ends of the front.
+    - `knee` or `best`: see `knee`. `fastest`: the least latency among the objectives, without one the least of the first
+      cost. `most-accurate`: the highest accuracy.
     - limits (`latency_ms<=5`, `map50>=0.6`, `params_m<=2`, …), joined by commas or spaces, all hold at once. A limit on
       a cost says what can be paid, so the most accurate member within it is taken; when all limits are on accuracy,
       they say what is needed, so the fastest is taken. A word beside the limits decides otherwise: `fastest,
@@ -34,64 +35,72 @@ def select(results: Sequence[TrialResult], rule: str = "knee", accuracy: str = "
     satisfies the limits, and NothingSucceededError when the front is empty.
     """
     pick, limits = parse_rule(rule)
-    members = front(results, accuracy=accuracy)
+    members = front(results, objectives)
     if not members:
         raise NothingSucceededError("no trial of this run completed at full length, so there is none to choose")
+    for limit in limits:
+        if all(limit.objective.of(member) is None for member in members):
+            raise InputError(f"rule {rule!r}: no trial of this run has {limit.objective.name}")
     within = [m for m in members if all(limit.allows(m) for limit in limits)]
     if not within:
         raise InputError(_none_within(limits, members, results))
-    if pick == "fastest":
-        return within[0]
-    if pick == "most-accurate":
-        return within[-1]
-    return knee(within, accuracy)
+    if pick == "knee":
+        return knee(within, objectives)
+    wanted = (objectives.speed or objectives.costs[0]) if pick == "fastest" else objectives.accuracy
+    # Of several the first, which is the cheapest.
+    return within[int(np.argmin(losses(within, [wanted])[:, 0]))]
 
 
-def knee(members: Sequence[TrialResult], accuracy: str = "map50_95") -> TrialResult:
-    """The member furthest above the chord between the two ends of a front, both axes scaled to 0..1 over the front.
+def knee(members: Sequence[TrialResult], objectives: Objectives = DEFAULT) -> TrialResult:
+    """The member furthest above the chord between the two ends of a front, all axes scaled to 0..1 over the front.
 
-    `members` are a front, cheapest first. It is the point of diminishing returns: beyond it a millisecond buys less
-    than on average. Where several are equally far, the most accurate of them is taken; so a front without a bulge, one
-    of two members included, gives its most accurate end, and a front of one gives that one. (Normal-boundary distance,
-    Das 1999.)
+    `members` are a front. It is the point of diminishing returns: beyond it a millisecond buys less than on average.
+    Two costs count as their mean, since they mostly grow together and accuracy would else weigh a third. Where several
+    are equally far, the most accurate of them is taken; so a front without a bulge, one of two members included, gives
+    its most accurate end, and a front of one gives that one. (Normal-boundary distance, Das 1999.)
     """
-    points = losses(members, (accuracy_objective(accuracy), LATENCY_MS))
+    points = losses(members, objectives)
     spread = np.ptp(points, axis=0)
-    if len(members) < 3 or not (spread > 0).all():
-        return members[-1]
-    scaled = (points - points.min(axis=0)) / spread
+    if len(members) < 3 or not (spread[0] > 0 and (spread[1:] > 0).any()):
+        return members[int(np.argmin(points[:, 0]))]
+    scaled = (points - points.min(axis=0)) / np.where(spread > 0, spread, 1.0)
     # The ends are (1, 0) and (0, 1); a point below the line loss + cost = 1 is above the chord.
-    height = 1.0 - scaled.sum(axis=1)
-    return members[int(np.flatnonzero(height >= height.max() - _TIE)[-1])]
+    height = 1.0 - (scaled[:, 0] + scaled[:, 1:].mean(axis=1))
+    highest = np.flatnonzero(height >= height.max() - _TIE)
+    return members[int(highest[np.argmin(points[highest, 0])])]
 
 
-def find_trial(results: Sequence[TrialResult], trial: int) -> TrialResult:
+def find_trial(results: Sequence[TrialResult], trial: int, objectives: Objectives = DEFAULT) -> TrialResult:
     """The complete trial with this number; InputError says what there is instead when it is unknown or not complete."""
     for result in results:
         if result.trial == trial:
             if result.state != "complete":
-                raise InputError(
-                    f"trial {trial} is {result.state} ({result.reason}), expected a complete one{_front_hint(results)}"
-                )
+                hint = _front_hint(results, objectives)
+                raise InputError(f"trial {trial} is {result.state} ({result.reason}), expected a complete one{hint}")
             return result
     if not results:
         raise InputError(f"no trial {trial}: this run has no trials")
     numbers = [r.trial for r in results]
-    raise InputError(f"no trial {trial}: this run has {min(numbers)} to {max(numbers)}{_front_hint(results)}")
+    raise InputError(
+        f"no trial {trial}: this run has {min(numbers)} to {max(numbers)}{_front_hint(results, objectives)}"
+    )
 
 
 def choose(
-    results: Sequence[TrialResult], trial: str | int = "best", rule: str | None = None, accuracy: str = "map50_95"
+    results: Sequence[TrialResult],
+    trial: str | int = "best",
+    rule: str | None = None,
+    objectives: Objectives = DEFAULT,
 ) -> TrialResult:
     """What `--trial N|best` and `--select RULE` mean together: a number is looked up, `best` follows the rule."""
     text = str(trial).strip().lower()
     if text == "best":
-        return select(results, rule or "knee", accuracy)
+        return select(results, rule or "knee", objectives)
     if not text.isdecimal():
         raise InputError(f"--trial {trial!r}, expected a trial's number or best")
     if rule is not None:
         raise InputError(f"--trial {text} and --select {rule!r} both name a trial, expected one of them")
-    return find_trial(results, int(text))
+    return find_trial(results, int(text), objectives)
 
 
 def parse_rule(rule: str) -> tuple[str, tuple[Limit, ...]]:
@@ -122,7 +131,7 @@ def parse_rule(rule: str) -> tuple[str, tuple[Limit, ...]]:
 def _none_within(limits: Sequence[Limit], members: Sequence[TrialResult], results: Sequence[TrialResult]) -> str:
     closest = min(members, key=lambda m: (sum(limit.miss(m) for limit in limits), m.trial))
     figures = {"latency_ms": None, "map50": None, "map50_95": None} | {limit.objective.name: None for limit in limits}
-    values = ", ".join(f"{name} {getattr(closest, name)}" for name in figures)
+    values = ", ".join(f"{name} {closest.figure(name)}" for name in figures)
     line = f"no front member satisfies {', '.join(map(str, limits))}; the closest is trial {closest.trial} ({values})"
     # A limit on a figure that is no axis of the front can be met by a trial off the front: better told than hidden.
     beside = [r.trial for r in eligible(results) if all(limit.allows(r) for limit in limits)]
@@ -131,6 +140,6 @@ def _none_within(limits: Sequence[Limit], members: Sequence[TrialResult], result
     return line
 
 
-def _front_hint(results: Sequence[TrialResult]) -> str:
-    numbers = [str(member.trial) for member in front(results)]
+def _front_hint(results: Sequence[TrialResult], objectives: Objectives) -> str:
+    numbers = [str(member.trial) for member in front(results, objectives)]
     return f"; on the front: {', '.join(numbers[:20])}" if numbers else ""

@@ -11,7 +11,7 @@ from pathlib import Path
 from nasdistill.compress.prune import why_not_prunable
 from nasdistill.data.dataset import Dataset, dataset_hash, load_dataset
 from nasdistill.data.demo import make_demo
-from nasdistill.devices.profile import DeviceProfile, load_device
+from nasdistill.devices.profile import DeviceProfile
 from nasdistill.errors import InputError
 from nasdistill.prepare.needs import check_losses
 from nasdistill.prepare.starts import PretrainedFile, pretrained_files
@@ -39,12 +39,18 @@ class Inputs:
     teacher: Teacher
     class_order: tuple[int, ...]
     space: SearchSpace
-    device: DeviceProfile
+    devices: tuple[DeviceProfile, ...]
+    """Where students are timed, the main one first."""
     image_sizes: tuple[int, ...]
     lineages: tuple[Lineage, ...]
     demo: bool
     pretrained: Mapping[str, PretrainedFile] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    @property
+    def device(self) -> DeviceProfile:
+        """The main device."""
+        return self.devices[0]
 
 
 def cache_folder() -> Path:
@@ -60,7 +66,7 @@ def load_inputs(
     teacher_yaml: Path | None,
     trust_teacher: bool,
     space: str | None,
-    device: str,
+    devices: Sequence[DeviceProfile],
     cache: Path,
     on_progress: Callable[[str], None] = lambda text: None,
 ) -> Inputs:
@@ -73,7 +79,6 @@ def load_inputs(
         missing = "--teacher" if teacher is None else "--data"
         raise InputError(f"{missing} is missing: name both --data and --teacher, or neither for the embedded demo")
     demo = data is None
-    device_profile = load_device(device)
     search_space = load_space(space or (DEMO_SPACE if demo else DEFAULT_SPACE))
     if data is None:
         on_progress("drawing the demo boards")
@@ -87,11 +92,12 @@ def load_inputs(
         raise InputError(f"{data}: no 'train' split to distil on")
     order = match_classes(loaded_teacher, dataset.names, str(data))
     sizes = image_sizes(search_space)
-    if device_profile.image_size is not None and set(sizes) != {device_profile.image_size}:
-        raise InputError(
-            f"device {device_profile.name} takes images of {device_profile.image_size} px, "
-            f"but image_size in {search_space.source} is {', '.join(map(str, sizes))}"
-        )
+    for device in devices:
+        if device.image_size is not None and set(sizes) != {device.image_size}:
+            raise InputError(
+                f"device {device.name} takes images of {device.image_size} px, "
+                f"but image_size in {search_space.source} is {', '.join(map(str, sizes))}"
+            )
     found = tuple(lineages(search_space, dataset.names))
     check_losses(search_space, loaded_teacher, found, dataset.names)
     on_progress("checking the families")
@@ -104,7 +110,7 @@ def load_inputs(
         teacher=loaded_teacher,
         class_order=tuple(order),
         space=search_space,
-        device=device_profile,
+        devices=tuple(devices),
         image_sizes=sizes,
         lineages=found,
         demo=demo,

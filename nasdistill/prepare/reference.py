@@ -1,7 +1,7 @@
 """The teacher's own figures, measured as a student's are: exported, scored at a fixed size, timed on the device."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from nasdistill.devices.profile import DeviceProfile
 from nasdistill.devices.profiler import open_profiler
 from nasdistill.measure.accuracy import mean_average_precision
 from nasdistill.measure.artifact import write_onnx
-from nasdistill.measure.complexity import complexity
+from nasdistill.measure.costs import costs_of
 from nasdistill.measure.detector import Detections, OnnxDetector
 from nasdistill.prepare.pools import PoolPlan
 from nasdistill.teacher.teacher import Teacher
@@ -23,36 +23,39 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class TeacherFigures:
-    """The teacher as a point beside the front: mAP 0..1 on the validation split, latency in ms, sizes."""
+    """The teacher as a point beside the front: mAP 0..1 on the validation split, and its costs by name."""
 
     name: str
     sha256: str
     image_size: int
     map50: float
     map50_95: float
-    latency_ms: float
-    latency_p90_ms: float
-    params_m: float
-    gflops: float
+    costs: Mapping[str, float]
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values for `run.json`."""
-        return asdict(self)
+        """Plain values for `run.json`, the costs among them."""
+        facts = asdict(self)
+        return {**facts, **facts.pop("costs")}
 
 
 def teacher_task(
-    teacher: Teacher, class_order: Sequence[int], pool: PoolPlan, device: DeviceProfile, folder: Path
+    teacher: Teacher, class_order: Sequence[int], pool: PoolPlan, devices: Sequence[DeviceProfile], folder: Path
 ) -> Callable:
-    """Work that exports, scores and times the teacher at the pool's size."""
-    return functools.partial(_measure, teacher, tuple(class_order), pool, device, folder)
+    """Work that exports, scores and times the teacher at the pool's size; `devices` begin with the main one."""
+    return functools.partial(_measure, teacher, tuple(class_order), pool, tuple(devices), folder)
 
 
 def _measure(
-    teacher: Teacher, class_order: tuple[int, ...], pool: PoolPlan, device: DeviceProfile, folder: Path, report: Report
+    teacher: Teacher,
+    class_order: tuple[int, ...],
+    pool: PoolPlan,
+    devices: tuple[DeviceProfile, ...],
+    folder: Path,
+    report: Report,
 ) -> TeacherFigures:
     torch.set_num_threads(1)
     artifact = folder / "teacher.onnx"
-    write_onnx(teacher.model, pool.image_size, artifact, device.batch)
+    write_onnx(teacher.model, pool.image_size, artifact, devices[0].batch)
     detector, views = OnnxDetector(artifact), open_views(pool.folders.validation)
     to_data = {teacher_class: data_class for data_class, teacher_class in enumerate(class_order)}
     found: list[Detections] = []
@@ -61,8 +64,9 @@ def _measure(
             found.append(_in_data_classes(detections, to_data))
         report(f"{min(1.0, (start + 16) / len(views)):.3f}")
     accuracy = mean_average_precision(found, [views.boxes(index) for index in range(len(views))], pool.image_size)
-    latency = open_profiler(device).measure(artifact, pool.image_size)
-    facts = complexity(teacher.model, pool.image_size, artifact)
+    profilers = [open_profiler(device) for device in devices]
+    further = {device.name: profiler for device, profiler in zip(devices[1:], profilers[1:], strict=True)}
+    costs = costs_of(teacher.model, artifact, pool.image_size, profilers[0], further)
     artifact.unlink()
     return TeacherFigures(
         name=teacher.name,
@@ -70,10 +74,7 @@ def _measure(
         image_size=pool.image_size,
         map50=accuracy.map50,
         map50_95=accuracy.map50_95,
-        latency_ms=latency.median_ms,
-        latency_p90_ms=latency.p90_ms,
-        params_m=facts.params_m,
-        gflops=facts.gflops,
+        costs=costs.figures,
     )
 
 

@@ -11,12 +11,22 @@ from rich.table import Table
 from rich.text import Text
 
 from nasdistill.pareto.intervals import CONFIDENCE, Certainty
-from nasdistill.pareto.objectives import OBJECTIVES
+from nasdistill.pareto.objectives import DEFAULT, GFLOPS, LATENCY_MS, OBJECTIVES, Objective, Objectives
 from nasdistill.pareto.select import knee
 from nasdistill.records import TrialResult, TrialState
+from nasdistill.report.columns import cost_text, shown_costs
 from nasdistill.report.format import factor, milliseconds, number, parameter, percent
 from nasdistill.report.teacher import Teacher
 
+_HEADERS = {
+    "latency_ms": ("ms", 5),
+    "latency_p90_ms": ("p90 ms", 6),
+    "params_m": ("params M", 5),
+    "gflops": ("GFLOPs", 7),
+    "size_mb": ("size MB", 7),
+    "energy_mj": ("mJ", 7),
+}
+"""Of each cost: the column's header, and how soon it goes on a narrow terminal."""
 STATES: tuple[TrialState, ...] = ("complete", "stopped", "rejected", "failed")
 
 
@@ -35,40 +45,40 @@ def front_table(
     front: Sequence[TrialResult],
     teacher: Teacher | None = None,
     *,
-    accuracy: str = "map50_95",
+    objectives: Objectives = DEFAULT,
     width: int | None = None,
     rows: int | None = None,
     caption: bool = True,
     certainty: Certainty | None = None,
 ) -> Table:
-    """The front as a table, fastest first, the knee marked with `*`; below it how the run's other trials ended.
+    """The front in these objectives as a table, cheapest first, the knee marked with `*`; below it how the other trials
+    ended.
 
     `width` is the number of characters there are (None: all columns). On a narrow terminal the less important columns
     are left out, rather than every cell being cut. `rows` limits the members shown to about that many, evenly over the
     front; its ends and the knee are always there. Where members were repeated, `certainty` (of the same accuracy) adds the
     mean over seeds, half of its interval and a `~` at accuracies that a neighbour's can't be told apart from.
     """
+    accuracy = objectives.accuracy.name
     sure = certainty or Certainty(accuracy)
 
     def marked(result: TrialResult, name: str) -> str:
         return number(getattr(result, name)) + ("~" if name == accuracy and result.trial in sure.ties else "")
 
-    best = knee(front, accuracy).trial if front else None
+    best = knee(front, objectives).trial if front else None
+    speed = objectives.speed or LATENCY_MS
     columns = [
         _Column("trial", lambda r: f"{r.trial}*" if r.trial == best else str(r.trial)),
         _Column("family", lambda r: r.family, drop=1, align_left=True),
         _Column("mAP50", lambda r: marked(r, "map50"), drop=0 if accuracy == "map50" else 2),
         _Column("mAP50-95", lambda r: marked(r, "map50_95"), drop=2 if accuracy == "map50" else 0),
-        _Column("ms", lambda r: milliseconds(r.latency_ms)),
-        _Column("p90 ms", lambda r: milliseconds(r.latency_p90_ms), drop=6),
-        _Column("params M", lambda r: number(r.params_m, 2), drop=5),
-        _Column("size MB", lambda r: number(r.size_mb, 1), drop=7),
+        *_cost_columns(objectives),
         _Column("input", lambda r: parameter(r.params.get("image_size", "-")), drop=8),
     ]
     if teacher is not None and getattr(teacher, accuracy) is not None:
         columns.append(_Column("of teacher", lambda r: percent(teacher.share(r, accuracy)), drop=4))
-    if teacher is not None and teacher.latency_ms is not None:
-        columns.append(_Column("speed-up", lambda r: factor(teacher.speed_up(r)), drop=3))
+    if teacher is not None and teacher.figure(speed.name) is not None:
+        columns.append(_Column("speed-up", lambda r: factor(teacher.speed_up(r, speed.name)), drop=3))
     if any(member.trial in sure.intervals for member in front):
         columns[4:4] = [
             _Column("mean", lambda r: number(getattr(sure.intervals.get(r.trial), "mean", None)), drop=4),
@@ -86,8 +96,20 @@ def front_table(
         cells = [Text(column.cell(result)) for column in columns]
         table.add_row(*cells, style=style)
     if caption:
-        table.caption = Text("\n".join(_notes(results, front, teacher) + certainty_notes(sure)))
+        table.caption = Text("\n".join(_notes(results, front, teacher, speed) + certainty_notes(sure)))
     return table
+
+
+def _cost_columns(objectives: Objectives) -> list[_Column]:
+    """Objectives always stay; GFLOPs are only shown where they are one."""
+
+    def column(cost: Objective) -> _Column:
+        figure, drop = _HEADERS[cost.name.partition("@")[0]]
+        header = f"{figure} {cost.device}" if cost.device else figure
+        return _Column(header, lambda r: cost_text(cost, r), drop=0 if cost in objectives.costs else drop)
+
+    shown = [cost for cost in shown_costs(objectives) if cost != GFLOPS or cost in objectives.costs]
+    return [column(cost) for cost in shown]
 
 
 def front_json(
@@ -95,28 +117,30 @@ def front_json(
     front: Sequence[TrialResult],
     teacher: Teacher | None = None,
     *,
-    accuracy: str = "map50_95",
+    objectives: Objectives = DEFAULT,
     certainty: Certainty | None = None,
 ) -> dict[str, object]:
-    """The same for programs, plain JSON: `trials` (counts by state), `knee` (a trial or None), `teacher`, `front` (a
-    list).
+    """The same for programs, plain JSON: `objectives` (names), `trials` (counts by state), `knee` (a trial or None),
+    `teacher`, `front` (a list).
 
     Members have the columns of `trials.csv`, `of_teacher` (share 0..1), `speed_up` (or None) and `params`. `seeds`, `mean`,
     `low` and `high` are None for a member that was not repeated; `tied_with` is a list of trials.
     """
+    accuracy, speed = objectives.accuracy.name, objectives.speed or LATENCY_MS
     sure = certainty or Certainty(accuracy)
     counts = Counter(result.state for result in results)
     by_state: dict[str, int] = {state: counts[state] for state in STATES}
     return {
         "accuracy": accuracy,
+        "objectives": objectives.names,
         "trials": {"total": len(results), **by_state},
-        "knee": knee(front, accuracy).trial if front else None,
+        "knee": knee(front, objectives).trial if front else None,
         "teacher": None if teacher is None else dict(vars(teacher)),
         "front": [
             result.model_dump(mode="json")
             | {
                 "of_teacher": teacher.share(result, accuracy) if teacher else None,
-                "speed_up": teacher.speed_up(result) if teacher else None,
+                "speed_up": teacher.speed_up(result, speed.name) if teacher else None,
                 "tied_with": list(sure.ties.get(result.trial, ())),
                 **{
                     name: getattr(sure.intervals.get(result.trial), name, None)
@@ -152,7 +176,9 @@ def counts_line(results: Sequence[TrialResult], running: int = 0) -> str:
     return ", ".join(parts)
 
 
-def _notes(results: Sequence[TrialResult], front: Sequence[TrialResult], teacher: Teacher | None) -> list[str]:
+def _notes(
+    results: Sequence[TrialResult], front: Sequence[TrialResult], teacher: Teacher | None, speed: Objective
+) -> list[str]:
     notes = [f"{len(front)} on the front of {len(results)} trials: {counts_line(results)}"]
     if front:
         notes.append("* the knee: what --trial best takes")
@@ -162,7 +188,7 @@ def _notes(results: Sequence[TrialResult], front: Sequence[TrialResult], teacher
             for label, shown, unit in (
                 ("mAP50", number(teacher.map50), ""),
                 ("mAP50-95", number(teacher.map50_95), ""),
-                ("at", milliseconds(teacher.latency_ms), " ms"),
+                ("at", milliseconds(teacher.figure(speed.name)), f" ms on {speed.device}" if speed.device else " ms"),
             )
             if shown != "-"
         ]

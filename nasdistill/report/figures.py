@@ -11,13 +11,12 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from nasdistill.pareto.intervals import Certainty
-from nasdistill.pareto.objectives import OBJECTIVES
+from nasdistill.pareto.objectives import LATENCY_MS, OBJECTIVES
 from nasdistill.records import TrialResult
-from nasdistill.report.format import factor, milliseconds, number, parameter, percent
+from nasdistill.report.format import cut, milliseconds, number
+from nasdistill.report.hover import hover_text
 from nasdistill.report.palette import LIGHT as C
 from nasdistill.report.series import FrontSeries, HypervolumeSeries, ParameterSeries, thinned
-from nasdistill.report.teacher import Teacher
 
 MARKERS = {"stopped": "square-open", "rejected": "triangle-up-open", "failed": "x-thin-open"}
 CLOUD_LIMIT = 4000
@@ -30,9 +29,10 @@ _TICKS = [m * 10**e for e in range(-3, 6) for m in (1, 2, 5)]
 
 
 def front_figure(series: FrontSeries, scale: str | None = None) -> go.Figure:
-    """mAP against latency: the front as a step line, other scored trials, the teacher; unscored ones in a strip below.
+    """mAP against the series' cost: the front as a step line, other scored trials, the teacher; unscored ones in a strip
+    below. Members of the front have the colour of their second cost, where there is one.
 
-    `scale` is `log` or `linear`; None takes log when the latencies span more than a factor 8.
+    `scale` is `log` or `linear`; None takes log when the costs span more than a factor 8.
     """
     label = OBJECTIVES[series.accuracy].label
 
@@ -41,14 +41,14 @@ def front_figure(series: FrontSeries, scale: str | None = None) -> go.Figure:
 
     cloud = thinned(series.dominated, CLOUD_LIMIT)
     members = [m for m in series.front if m is not series.knee]
-    rows = [state for state, trials in series.unscored.items() if _timed(trials)]
+    rows = [state for state, trials in series.unscored.items() if _costed(trials, series)]
     figure = go.Figure()
     figure.add_scatter(
         x=[x for x, _ in series.step],
         y=[y for _, y in series.step],
         mode="lines",
         line={"shape": "hv", "color": C["front"], "width": 2},
-        name="best within this latency",
+        name=f"best within this {'latency' if series.cost.is_latency else 'cost'}",
         hoverinfo="skip",
         showlegend=False,
     )
@@ -56,14 +56,16 @@ def front_figure(series: FrontSeries, scale: str | None = None) -> go.Figure:
     if series.shorter:
         figure.add_trace(points(series.shorter, "shorter training", C["cloud"], "diamond-open", 7))
     figure.add_trace(points(members, "front", C["front"], "circle", 10))
+    if series.color is not None:
+        _add_colour(figure.data[-1], members, series)
     _add_intervals(figure, series)
     if series.knee is not None:
         figure.add_trace(points([series.knee], "knee", C["knee"], "diamond", 13))
     _add_teacher(figure, series)
     for state in rows:
-        timed = _timed(series.unscored[state])
+        timed = _costed(series.unscored[state], series)
         figure.add_scatter(
-            x=[r.latency_ms for r in timed],
+            x=[series.cost.of(r) for r in timed],
             y=[state] * len(timed),
             yaxis="y2",
             mode="markers",
@@ -76,7 +78,7 @@ def front_figure(series: FrontSeries, scale: str | None = None) -> go.Figure:
     strip = 0.055 * len(rows)
     figure.update_layout(_layout(height=540))
     figure.update_layout(
-        xaxis=latency_axis(series, scale) | {"anchor": "y2" if rows else "y"},
+        xaxis=cost_axis(series, scale) | {"anchor": "y2" if rows else "y"},
         yaxis=_axis(label) | {"domain": [strip + 0.05 if rows else 0, 1], "rangemode": "tozero"},
         hovermode="closest",
         legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom", "font": {"size": 13}},
@@ -96,11 +98,13 @@ def front_figure(series: FrontSeries, scale: str | None = None) -> go.Figure:
     return figure
 
 
-def latency_axis(series: FrontSeries, scale: str | None = None) -> dict[str, object]:
-    """The latency axis of the front's figure, in `log` or `linear` scale (None: as `front_figure`)."""
-    low, high = series.latency_range_ms
+def cost_axis(series: FrontSeries, scale: str | None = None) -> dict[str, object]:
+    """The cost axis of the front's figure, in `log` or `linear` scale (None: as `front_figure`)."""
+    low, high = series.cost_range
     scale = scale or ("log" if high / low > 8 * 1.21 else "linear")
-    axis = _axis("latency of the exported model, ms (median)")
+    where = f" on {series.cost.device}" if series.cost.device else ""
+    median = series.cost.name.partition("@")[0] == LATENCY_MS.name
+    axis = _axis(f"latency of the exported model{where}, ms (median)" if median else series.cost.title)
     if scale == "log":
         ticks = [tick for tick in _TICKS if low * 0.9 <= tick <= high * 1.1]
         return axis | {
@@ -159,61 +163,13 @@ def parameter_figure(
     return figure
 
 
-def hover_text(
-    result: TrialResult,
-    teacher: Teacher | None = None,
-    accuracy: str = "map50_95",
-    certainty: Certainty | None = None,
-) -> str:
-    """Everything about one trial, for a Plotly label: lines joined by <br>, all text from outside escaped."""
-    lines = [f"<b>trial {result.trial}</b>  {html.escape(result.family)}  {result.state}"]
-    if result.state == "complete":
-        lines.append(f"mAP50-95 <b>{number(result.map50_95)}</b>  mAP50 <b>{number(result.map50)}</b>")
-        if teacher is not None and teacher.share(result, accuracy) is not None:
-            lines.append(f"{percent(teacher.share(result, accuracy))} of the teacher's {OBJECTIVES[accuracy].label}")
-        lines += _certainty_lines(result, certainty)
-    elif result.reason:
-        lines.append(html.escape(_cut(result.reason, 90)))
-    if result.latency_ms is not None:
-        speed = (
-            ""
-            if teacher is None or teacher.speed_up(result) is None
-            else f"  {factor(teacher.speed_up(result))} faster"
-        )
-        lines.append(
-            f"<b>{milliseconds(result.latency_ms)} ms</b>  p90 {milliseconds(result.latency_p90_ms)} ms{speed}"
-        )
-    size = [
-        ("params", number(result.params_m, 2), "M"),
-        ("GFLOPs", number(result.gflops, 2), ""),
-        ("file", number(result.size_mb, 1), "MB"),
-    ]
-    shown = [f"{name} {value} {unit}".strip() for name, value, unit in size if value != "-"]
-    if shown:
-        lines.append("  ".join(shown))
-    lines += [f"{html.escape(name)}: {html.escape(_cut(parameter(v), 40))}" for name, v in result.params.items()]
-    return "<br>".join(lines)
-
-
-def _certainty_lines(result: TrialResult, certainty: Certainty | None) -> list[str]:
-    if certainty is None:
-        return []
-    label, lines, interval = OBJECTIVES[certainty.accuracy].label, [], certainty.intervals.get(result.trial)
-    if interval is not None:
-        span = f"95 % interval {number(interval.low)} to {number(interval.high)}"
-        lines.append(f"mean {label} of {interval.seeds} seeds {number(interval.mean)}, {span}")
-    if result.trial in certainty.ties:
-        lines.append(f"{label} not told apart from trial {certainty.tied_with(result.trial, ', ')}")
-    return lines
-
-
 def _add_intervals(figure: go.Figure, series: FrontSeries) -> None:
     """The mean over seeds and its interval at each repeated member of the front; the point itself is the artifact's score."""
     known = [(m, series.certainty.intervals[m.trial]) for m in series.front if m.trial in series.certainty.intervals]
     if not known:
         return
     figure.add_scatter(
-        x=[member.latency_ms for member, _ in known],
+        x=[series.cost.of(member) for member, _ in known],
         y=[interval.mean for _, interval in known],
         error_y={
             "type": "data",
@@ -237,7 +193,7 @@ def _points(
     trials: Sequence[TrialResult], series: FrontSeries, name: str, color: str, symbol: str, size: int
 ) -> go.Scatter:
     return go.Scatter(
-        x=[r.latency_ms for r in trials],
+        x=[series.cost.of(r) for r in trials],
         y=[getattr(r, series.accuracy) for r in trials],
         mode="markers",
         marker={"symbol": symbol, "color": color, "size": size, "line": {"color": color, "width": 1.4}},
@@ -259,7 +215,7 @@ def _parameter_axis(parameter: ParameterSeries) -> dict[str, object]:
             "tickmode": "array",
             "tickvals": names,
             # Long names side by side would overlap in a small figure.
-            "ticktext": [html.escape(_cut(name, 14)) for name in names],
+            "ticktext": [html.escape(cut(name, 14)) for name in names],
         }
     if not parameter.log:
         return axis | {"type": "linear", "nticks": 6}
@@ -280,7 +236,8 @@ def _add_teacher(figure: go.Figure, series: FrontSeries) -> None:
     if teacher is None or height is None:
         return
     text = f"<b>teacher</b> {html.escape(teacher.name)}<br>{OBJECTIVES[series.accuracy].label} {number(height)}"
-    low, high = series.latency_range_ms
+    low, high = series.cost_range
+    own = teacher.figure(series.cost.name)
     figure.add_scatter(
         x=[low / 10, high * 10],
         y=[height, height],
@@ -288,22 +245,47 @@ def _add_teacher(figure: go.Figure, series: FrontSeries) -> None:
         line={"dash": "dot", "color": C["teacher"], "width": 1.5},
         name="teacher's accuracy",
         hoverinfo="skip",
-        showlegend=teacher.latency_ms is None,
+        showlegend=own is None,
     )
-    if teacher.latency_ms is not None:
+    if own is not None:
+        shown = (
+            f"{milliseconds(own)} {series.cost.unit}"
+            if series.cost.is_latency
+            else f"{series.cost.label} {number(own, 2)} {series.cost.unit}".strip()
+        )
         figure.add_scatter(
-            x=[teacher.latency_ms],
+            x=[own],
             y=[height],
             mode="markers",
             marker={"symbol": "star", "color": C["teacher"], "size": 16},
             name="teacher",
-            text=[f"{text}<br>{milliseconds(teacher.latency_ms)} ms"],
+            text=[f"{text}<br>{html.escape(shown)}"],
             hovertemplate=_HOVER,
         )
 
 
-def _timed(trials: Sequence[TrialResult]) -> list[TrialResult]:
-    return [r for r in trials if r.latency_ms is not None and r.latency_ms > 0]
+def _costed(trials: Sequence[TrialResult], series: FrontSeries) -> list[TrialResult]:
+    return [r for r in trials if (series.cost.of(r) or 0.0) > 0]
+
+
+def _add_colour(trace: go.Scatter, members: Sequence[TrialResult], series: FrontSeries) -> None:
+    """Colour the points by a second cost, dark for little of it, with a bar over the whole front that says how much."""
+    cost = series.color
+    assert cost is not None
+    values = [value for member in series.front if (value := cost.of(member)) is not None]
+    trace.marker.update(
+        cmin=min(values, default=0.0),
+        cmax=max(values, default=1.0),
+        color=[cost.of(member) for member in members],
+        colorscale="Viridis",
+        showscale=True,
+        colorbar={
+            "title": {"text": cost.title, "side": "right", "font": {"size": 13, "color": C["muted"]}},
+            "tickfont": {"size": 12, "color": C["muted"]},
+            "thickness": 12,
+            "outlinewidth": 0,
+        },
+    )
 
 
 def _layout(height: int) -> dict[str, object]:
@@ -334,7 +316,3 @@ def _axis(title: str) -> dict[str, object]:
         "tickfont": {"size": 12, "color": C["muted"]},
         "automargin": True,
     }
-
-
-def _cut(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1] + "\u2026"

@@ -46,5 +46,10 @@ def duration(seconds: object) -> str:
     return f"{minutes} min {left:02d} s" if minutes else f"{left} s"
 
 
+def cut(text: str, length: int) -> str:
+    """At most `length` characters, an ellipsis being the last of a longer text."""
+    return text if len(text) <= length else text[: length - 1] + "\u2026"
+
+
 def _finite(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

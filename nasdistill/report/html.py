@@ -20,13 +20,16 @@ from typing import Any, Protocol
 
 from nasdistill import __version__
 from nasdistill.pareto.hypervolume import Reference
-from nasdistill.pareto.objectives import ACCURACY
+from nasdistill.pareto.objectives import Objectives
+from nasdistill.pareto.of_run import objectives_of_run
 from nasdistill.records import TrialResult
-from nasdistill.report import sections
-from nasdistill.report.figures import front_figure, hover_text, hypervolume_figure, latency_axis, parameter_figure
+from nasdistill.report import members, sections
+from nasdistill.report.figures import cost_axis, front_figure, hypervolume_figure, parameter_figure
+from nasdistill.report.hover import hover_text
 from nasdistill.report.palette import DARK, LIGHT
-from nasdistill.report.series import accuracy_span, front_series, hypervolume_series, parameter_series
+from nasdistill.report.series import accuracy_span, hypervolume_series, parameter_series
 from nasdistill.report.teacher import teacher_of
+from nasdistill.report.views import views_of
 from nasdistill.store.atomic import write_text
 
 
@@ -55,19 +58,24 @@ def run_argument(path: Path) -> str:
 
 def report_html(run: Mapping[str, Any], results: Sequence[TrialResult], run_name: str) -> str:
     """The page as text. `run` is the content of `run.json`, any key may be absent; commands call the run `run_name`."""
-    accuracy = _accuracy(run)
-    teacher = teacher_of(run)
-    series = {name: front_series(results, name, teacher) for name in ACCURACY}
-    chosen = series[accuracy]
-    volume = hypervolume_series(results, _reference(run), accuracy, teacher)
+    objectives, views, teacher = objectives_of_run(run), views_of(run), teacher_of(run)
+    accuracy = objectives.accuracy.name
+    series = [view.series(results, teacher) for view in views]
+    chosen = series[0][accuracy]
+    volume = hypervolume_series(results, _reference(run, objectives), objectives, teacher)
     parameters = parameter_series(results, accuracy)
     accuracy_range = accuracy_span(results, accuracy)
     data = {
         "accuracy": accuracy,
         "dark": {LIGHT[name]: DARK[name] for name in LIGHT},
         "hover": {str(r.trial): hover_text(r, teacher, accuracy, chosen.certainty) for r in results},
-        "front": {name: _plain(front_figure(s)) for name, s in series.items()},
-        "axes": {scale: latency_axis(chosen, scale) for scale in ("log", "linear")},
+        "views": [
+            {
+                "front": {name: _plain(front_figure(one)) for name, one in shown.items()},
+                "axes": {scale: cost_axis(shown[accuracy], scale) for scale in ("log", "linear")},
+            }
+            for shown in series
+        ],
         "hypervolume": _plain(hypervolume_figure(volume)),
         "parameters": [_plain(parameter_figure(p, chosen, accuracy_range)) for p in parameters],
     }
@@ -75,8 +83,11 @@ def report_html(run: Mapping[str, Any], results: Sequence[TrialResult], run_name
     body = "\n".join(
         (
             sections.heading(name, run, chosen, results, volume),
-            sections.front_plot(chosen, results),
-            sections.front_members(chosen, run_name),
+            sections.front_plot(views, chosen, results),
+            members.front_members(chosen, run_name),
+            members.device_fronts(
+                [(view.device, one[accuracy]) for view, one in zip(views, series, strict=True) if view.device], run_name
+            ),
             sections.hypervolume(volume),
             sections.parameters(parameters, results, accuracy),
             sections.unscored(chosen),
@@ -136,19 +147,12 @@ def _plain(figure: Any) -> dict[str, Any]:
     return plain
 
 
-def _accuracy(run: Mapping[str, Any]) -> str:
-    objective = run.get("objective")
-    found = objective.get("accuracy") if isinstance(objective, Mapping) else None
-    return found if found in ACCURACY else "map50_95"
-
-
-def _reference(run: Mapping[str, Any]) -> Reference | None:
+def _reference(run: Mapping[str, Any], objectives: Objectives) -> Reference | None:
     found = run.get("reference")
-    latency_ms = found.get("latency_ms") if isinstance(found, Mapping) else None
-    if isinstance(latency_ms, bool) or not isinstance(latency_ms, int | float):
-        return None
+    worst = {cost.name: found.get(cost.name) if isinstance(found, Mapping) else None for cost in objectives.costs}
+    known = {name: float(v) for name, v in worst.items() if isinstance(v, int | float) and not isinstance(v, bool)}
     try:
-        return Reference(latency_ms=float(latency_ms))
+        return Reference(**known) if len(known) == len(worst) else None
     except ValueError:
         return None
 

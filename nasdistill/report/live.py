@@ -15,9 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from nasdistill.pareto.front import front
+from nasdistill.pareto.objectives import DEFAULT, LATENCY_MS, Objectives
 from nasdistill.records import TrialResult
+from nasdistill.report.columns import with_unit
 from nasdistill.report.console import counts_line, front_table
-from nasdistill.report.format import milliseconds, number, percent
+from nasdistill.report.format import number, percent
 from nasdistill.report.status import SearchStatus
 
 PLAIN_INTERVAL_S = 10.0
@@ -84,7 +86,7 @@ class LiveDisplay:
             self._line(status.phase)
             self._last_line = now
         for result in status.results[self._seen :]:
-            self._line(trial_line(result))
+            self._line(trial_line(result, status.objectives))
             self._last_line = now
         self._seen = max(self._seen, len(status.results))
         if now - self._last_line >= PLAIN_INTERVAL_S:
@@ -103,11 +105,12 @@ class LiveDisplay:
             self.console.print(Text(text), soft_wrap=True)
 
 
-def trial_line(result: TrialResult) -> str:
-    """One finished trial in one line."""
+def trial_line(result: TrialResult, objectives: Objectives = DEFAULT) -> str:
+    """One finished trial in one line, with its latency and whatever else is an objective."""
     if result.state == "complete":
         scores = f"mAP50 {number(result.map50)}, mAP50-95 {number(result.map50_95)}"
-        return f"trial {result.trial} {result.family}: {scores} at {milliseconds(result.latency_ms)} ms"
+        costs = dict.fromkeys((LATENCY_MS, *objectives.costs))
+        return f"trial {result.trial} {result.family}: {scores} at {', '.join(with_unit(c, result) for c in costs)}"
     return f"trial {result.trial} {result.family} {result.state}: {result.reason}"
 
 
@@ -134,7 +137,7 @@ class _StatusView:
 
     def show(self, status: SearchStatus) -> None:
         if len(status.results) != self._front_of:
-            self._front = front(status.results, status.accuracy)
+            self._front = front(status.results, status.objectives)
             self._front_of = len(status.results)
         self._status = status
 
@@ -168,7 +171,7 @@ def draw_status(
         # Borders, facts and the table's head take 12 lines; a panel that is higher than the terminal would be cut.
         rows = FRONT_ROWS if height is None else max(2, min(FRONT_ROWS, height - 13))
         table = front_table(
-            status.results, members, status.teacher, accuracy=status.accuracy, width=inner, rows=rows, caption=False
+            status.results, members, status.teacher, objectives=status.objectives, width=inner, rows=rows, caption=False
         )
         hidden = len(members) - table.row_count
         parts += [Text("front so far" + (f" ({hidden} more between these)" if hidden else ""), style="bold"), table]

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from nasdistill.pareto.intervals import Certainty
-from nasdistill.pareto.objectives import OBJECTIVES
+from nasdistill.pareto.objectives import LATENCY_MS, OBJECTIVES
+from nasdistill.pareto.of_run import devices_of_run
 from nasdistill.records import TrialResult
+from nasdistill.report.columns import with_unit
 from nasdistill.report.console import counts_line
 from nasdistill.report.figures import PARAMETER_LIMIT
-from nasdistill.report.format import MISSING, duration, factor, milliseconds, number, parameter, percent
+from nasdistill.report.format import duration, factor, milliseconds, number, parameter, percent
 from nasdistill.report.series import FrontSeries, HypervolumeSeries, ParameterSeries, fixed_parameters
 from nasdistill.report.teacher import Teacher
+from nasdistill.report.views import View
 
 UNSCORED_ROWS = 200
 _EXPLAINED = {
@@ -32,12 +33,12 @@ def heading(
     volume: HypervolumeSeries,
 ) -> str:
     """Title, what was searched on what, and the run's few most important figures."""
-    device = run.get("device")
-    device_name = device.get("name") if isinstance(device, Mapping) else device
+    device, devices = run.get("device"), devices_of_run(run)
+    device_name = ", ".join(devices) or (None if isinstance(device, Mapping) else device)
     facts = [
         ("data", run.get("data")),
         ("teacher", series.teacher.name if series.teacher else None),
-        ("device", device_name),
+        ("devices" if len(devices) > 1 else "device", device_name),
         ("took", duration(run.get("seconds")) if run.get("seconds") is not None else None),
         ("started", str(run["started"])[:16].replace("T", " ") if run.get("started") else None),
     ]
@@ -51,112 +52,65 @@ def heading(
 </header>"""
 
 
-def front_plot(series: FrontSeries, results: Sequence[TrialResult]) -> str:
-    """The place of the interactive front, its buttons, and what is to be seen in it."""
+def front_plot(views: Sequence[View], series: FrontSeries, results: Sequence[TrialResult]) -> str:
+    """The place of the interactive front, its buttons, and what is to be seen in it; `series` is that of the first view."""
     hidden = sum(r.latency_ms is None for trials in series.unscored.values() for r in trials)
+    against = "latency" if len(views) == 1 and views[0].cost == LATENCY_MS else "cost"
     notes = [
         "Every point is one trial; its label lists all parameters. The line is the best accuracy to be had within a "
-        "latency. Each of the two accuracies has its own front and knee."
+        f"{against}. Each of the two accuracies has its own front and knee."
     ]
+    if series.color is not None:
+        notes.append(
+            "A member of the front of all objectives may lie below the line: its other cost, which is its colour, is low."
+        )
+    if any(view.device for view in views):
+        notes.append("The front on one device is of accuracy and the latency there, nothing else.")
     if any(series.unscored.values()):
-        notes.append("Trials without a score are marked below the plot at their latency, never at mAP 0.")
+        notes.append(f"Trials without a score are marked below the plot at their {against}, never at mAP 0.")
     if hidden:
         notes.append(
             f"{hidden} without a latency {'is' if hidden == 1 else 'are'} only in the table of unscored trials."
         )
     pressed = {name: str(name == series.accuracy).lower() for name in ("map50_95", "map50")}
+    heading = f"Accuracy against {' and '.join(escape(cost.label) for cost in series.objectives.costs)}"
+    chooser = ""
+    if len(views) > 1:
+        buttons = "".join(
+            f'<button type="button" data-view="{index}" aria-pressed="{str(not index).lower()}">{escape(view.title)}</button>'
+            for index, view in enumerate(views)
+        )
+        chooser = f'<div class="buttons" role="group" aria-label="Front shown">{buttons}</div>'
     return f"""<section aria-labelledby="front-title">
-<div class="section-head"><h2 id="front-title">Accuracy against latency</h2>
+<div class="section-head"><h2 id="front-title">{heading}</h2>
 <div class="controls">
-<div class="buttons" role="group" aria-label="Accuracy shown">
+{chooser}<div class="buttons" role="group" aria-label="Accuracy shown">
 <button type="button" data-accuracy="map50_95" aria-pressed="{pressed["map50_95"]}">mAP50-95</button>
 <button type="button" data-accuracy="map50" aria-pressed="{pressed["map50"]}">mAP50</button></div>
-<div class="buttons" role="group" aria-label="Latency scale">
+<div class="buttons" role="group" aria-label="Scale of the costs">
 <button type="button" data-scale="log">log</button><button type="button" data-scale="linear">linear</button></div>
 </div></div>
-<div class="plot" id="plot-front" role="img" aria-label="Scatter plot of accuracy against latency; the table below has \
+<div class="plot" id="plot-front" role="img" aria-label="Scatter plot of accuracy against {against}; the table below has \
 the front's figures"></div>
 <p class="note">{" ".join(notes)}</p>
 </section>"""
-
-
-def front_members(series: FrontSeries, run_name: str) -> str:
-    """The table of the front, fastest first, with the command that exports each member."""
-    if not series.front:
-        return """<section><h2>The front</h2>
-<p>No trial completed at full length, so there is no front.</p></section>"""
-    label = OBJECTIVES[series.accuracy].label
-    teacher = series.teacher or Teacher()
-    of_teacher = getattr(teacher, series.accuracy) is not None
-    faster = teacher.latency_ms is not None
-    heads = ["trial", "mAP50-95", "mAP50", "latency ms", "p90 ms", "params M", "GFLOPs", "file MB"]
-    sure, repeated = series.certainty, series.certainty.spread is not None
-    heads += ["mean of seeds", "95 % interval", "tied with"] * repeated
-    heads += ["of teacher"] * of_teacher + ["speed-up"] * faster
-    rows = []
-    for member in series.front:
-        is_knee = series.knee is not None and member.trial == series.knee.trial
-        cells = [number(member.map50_95), number(member.map50), milliseconds(member.latency_ms)]
-        cells += [milliseconds(member.latency_p90_ms), number(member.params_m, 2), number(member.gflops, 2)]
-        cells += [number(member.size_mb, 1)]
-        cells += _certainty_cells(member, sure) * repeated
-        cells += [percent(teacher.share(member, series.accuracy))] * of_teacher
-        cells += [factor(teacher.speed_up(member))] * faster
-        tag = '<span class="tag">knee</span>' if is_knee else ""
-        command = f"nasdistill export {shlex.quote(run_name)} --trial {member.trial} --format onnx"
-        rows.append(
-            f'<tbody><tr><th scope="row">{member.trial} <span class="family">{escape(member.family)}</span>{tag}</th>'
-            + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
-            + f'</tr><tr class="more"><td colspan="{len(heads)}"><div class="params">{_parameters(member)}</div>'
-            + f"{_command(command)}</td></tr></tbody>"
-        )
-    best = f"nasdistill export {shlex.quote(run_name)} --trial best --format onnx"
-    return f"""<section aria-labelledby="members-title">
-<h2 id="members-title">The front, trial by trial</h2>
-<p>Fastest first. No other trial is both faster and better in {label}. Latency is the median of the exported model; the
-accuracy belongs to the same file. {_certainty_text(series)}To export the knee:</p>
-{_command(best)}
-<div class="scroll"><table>
-<thead><tr>{"".join(f'<th scope="col">{head}</th>' for head in heads)}</tr></thead>
-{"".join(rows)}
-</table></div>
-</section>"""
-
-
-def _certainty_cells(member: TrialResult, sure: Certainty) -> list[str]:
-    interval = sure.intervals.get(member.trial)
-    ties = sure.tied_with(member.trial, ", ") or MISSING
-    if interval is None:
-        return [MISSING, MISSING, ties]
-    return [f"{number(interval.mean)} of {interval.seeds}", f"{number(interval.low)} to {number(interval.high)}", ties]
-
-
-def _certainty_text(series: FrontSeries) -> str:
-    """What the repeats of the front showed, in a few sentences; nothing where there are none."""
-    sure, label = series.certainty, OBJECTIVES[series.accuracy].label
-    if sure.spread is None:
-        return ""
-    members = sum(member.trial in sure.intervals for member in series.front)
-    tied = (
-        f"Of {len(sure.ties)} members {label} can't be told apart from a neighbour's: they are tied, and a difference "
-        "between them may be chance."
-        if sure.ties
-        else f"All neighbours can be told apart in {label}."
-    )
-    return (
-        f"{members} of {len(series.front)} members were trained again with other seeds; from seed to seed {label} varies by "
-        f"{number(sure.spread.deviation)} (standard deviation, pooled over {len(sure.intervals)} trials). {tied} "
-    )
 
 
 def hypervolume(series: HypervolumeSeries) -> str:
     """How the front grew over the trials."""
     if series.reference is None:
         return ""
+    costs = series.objectives.costs
+    limits = {cost.name: series.reference.costs[cost.name] for cost in costs}
+    if costs == (LATENCY_MS,):
+        meaning = f"the mean accuracy to be had over all latencies up to {milliseconds(limits[LATENCY_MS.name])} ms"
+    else:
+        box = (f"{escape(cost.label)} {milliseconds(limits[cost.name])} {cost.unit}".strip() for cost in costs)
+        meaning = f"the mean accuracy to be had over all costs up to {' and '.join(box)}"
     return f"""<section aria-labelledby="volume-title">
 <h2 id="volume-title">Progress of the search</h2>
-<p>Hypervolume: the mean accuracy to be had over all latencies up to {milliseconds(series.reference.latency_ms)} ms, as
-the trials came. Level for long: the search found little more. Still rising at the end: a larger budget would pay.</p>
+<p>Hypervolume: {meaning}, as the trials came.
+Level for long: the search found little more. Still rising at the end: a larger budget would pay.</p>
 <div class="plot" id="plot-hypervolume" role="img" aria-label="Hypervolume over the trials, now \
 {number(series.share[-1] if series.share else 0.0)}"></div>
 </section>"""
@@ -243,11 +197,13 @@ def _summary(series: FrontSeries, results: Sequence[TrialResult]) -> str:
         return f"{len(results)} trials, none of them complete at full length ({counts_line(results)})."
     knee, label = series.knee, OBJECTIVES[series.accuracy].label
     teacher = series.teacher or Teacher()
-    share, speed = teacher.share(knee, series.accuracy), teacher.speed_up(knee)
+    share, latency = teacher.share(knee, series.accuracy), series.objectives.speed
+    speed = None if latency is None else teacher.speed_up(knee, latency.name)
+    paid = ", ".join(with_unit(cost, knee) for cost in series.objectives.costs)
     text = (
         f"{len(series.front)} of {len(results)} trials are on the front. Its knee, trial {knee.trial} "
-        f"({escape(knee.family)}), reaches {label} {number(getattr(knee, series.accuracy))} in "
-        f"{milliseconds(knee.latency_ms)} ms"
+        f"({escape(knee.family)}), reaches {label} {number(getattr(knee, series.accuracy))} "
+        f"{'in' if series.objectives.costs[0].is_latency else 'at'} {escape(paid)}"
     )
     compared = [f"{percent(share)} of the teacher's accuracy"] if share is not None else []
     compared += [f"{factor(speed)} its speed"] if speed is not None else []
@@ -259,18 +215,20 @@ def _tiles(series: FrontSeries, results: Sequence[TrialResult], volume: Hypervol
     teacher = series.teacher or Teacher()
     tiles = [("trials", str(len(results)), counts_line(results))]
     if series.front:
-        best, fastest = series.front[-1], series.front[0]
+        cost = series.objectives.speed or series.objectives.costs[0]
+        best = max(series.front, key=lambda member: float(getattr(member, series.accuracy)))
+        fastest = min(series.front, key=lambda member: float(cost.of(member) or 0.0))
         share = teacher.share(best, series.accuracy)
         of_teacher = f", {percent(share)} of the teacher" if share is not None else ""
         tiles += [
             (
                 f"best {label}",
                 number(getattr(best, series.accuracy)),
-                f"trial {best.trial}, {milliseconds(best.latency_ms)} ms{of_teacher}",
+                f"trial {best.trial}, {with_unit(cost, best)}{of_teacher}",
             ),
             (
-                "fastest on the front",
-                f"{milliseconds(fastest.latency_ms)} ms",
+                "fastest on the front" if cost.is_latency else f"least {cost.label} on the front",
+                with_unit(cost, fastest),
                 f"trial {fastest.trial}, {label} {number(getattr(fastest, series.accuracy))}",
             ),
         ]
@@ -286,18 +244,6 @@ def _tiles(series: FrontSeries, results: Sequence[TrialResult], volume: Hypervol
         + "".join(f"<div><dt>{t}</dt><dd>{escape(v)}</dd><dd class='sub'>{escape(s)}</dd></div>" for t, v, s in tiles)
         + "</dl>"
     )
-
-
-def _parameters(result: TrialResult) -> str:
-    return "".join(
-        f"<span>{escape(name)} <b>{escape(parameter(value))}</b></span>"
-        for name, value in result.params.items()
-        if name != "family"
-    )
-
-
-def _command(command: str) -> str:
-    return f'<div class="command"><code>{escape(command)}</code><button type="button" class="copy">copy</button></div>'
 
 
 def _value(value: object) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from nasdistill.pareto.front import eligible, front
 from nasdistill.pareto.hypervolume import Reference, default_reference, hypervolume_history
 from nasdistill.pareto.intervals import Certainty, certainty
+from nasdistill.pareto.objectives import DEFAULT, Objective, Objectives
 from nasdistill.pareto.select import knee
 from nasdistill.records import Scalar, TrialResult, TrialState
 from nasdistill.report.teacher import Teacher
@@ -20,14 +21,17 @@ UNSCORED: tuple[TrialState, ...] = ("stopped", "rejected", "failed")
 
 @dataclass(frozen=True, kw_only=True)
 class FrontSeries:
-    """Accuracy against latency. `step` are (ms, mAP) corners of the line "what can be had within this latency": it
-    rises at each member and goes on level to the right end of the plot. Every trial is in exactly one of the groups.
+    """Accuracy against `cost`, one of the objectives' costs; of two, the other one is the points' `color`. `step` are
+    (cost, mAP) corners of the line "what can be had within this cost": it rises at each member that is the best so far
+    and goes on level to the right end of the plot. Every trial is in exactly one of the groups.
 
     `shorter` are complete trials below full fidelity, which are not compared; `unscored` the rest, by state. They have
-    no accuracy and get none: those with a latency are drawn beside the plot, the others only listed.
+    no accuracy and get none: those with a cost are drawn beside the plot, the others only listed.
     """
 
-    accuracy: str
+    objectives: Objectives
+    cost: Objective
+    color: Objective | None
     front: tuple[TrialResult, ...]
     dominated: tuple[TrialResult, ...]
     shorter: tuple[TrialResult, ...]
@@ -35,9 +39,14 @@ class FrontSeries:
     step: tuple[tuple[float, float], ...]
     knee: TrialResult | None
     teacher: Teacher | None
-    latency_range_ms: tuple[float, float]
+    cost_range: tuple[float, float]
     certainty: Certainty
     """What repeats with other seeds say about this accuracy."""
+
+    @property
+    def accuracy(self) -> str:
+        """Name of the accuracy."""
+        return self.objectives.accuracy.name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +56,7 @@ class HypervolumeSeries:
     finished: tuple[int, ...]
     share: tuple[float, ...]
     reference: Reference | None
+    objectives: Objectives
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,30 +76,39 @@ class ParameterSeries:
 
 
 def front_series(
-    results: Sequence[TrialResult], accuracy: str = "map50_95", teacher: Teacher | None = None
+    results: Sequence[TrialResult],
+    objectives: Objectives = DEFAULT,
+    teacher: Teacher | None = None,
+    cost: Objective | None = None,
 ) -> FrontSeries:
-    """Sorts `results` into the groups of the front's figure."""
-    members = front(results, accuracy)
+    """Sorts `results` into the groups of the front's figure; `cost` is the one it is drawn against, by default the first."""
+    accuracy, cost = objectives.accuracy.name, cost or objectives.costs[0]
+    members = front(results, objectives)
     compared = eligible(results)
     on_front = {member.trial for member in members}
     full = {result.trial for result in compared}
-    latencies = [r.latency_ms for r in results if r.latency_ms is not None and r.latency_ms > 0]
-    if teacher is not None and teacher.latency_ms is not None:
-        latencies.append(teacher.latency_ms)
-    low, high = (min(latencies), max(latencies)) if latencies else (1.0, 10.0)
-    step = [(float(m.latency_ms or 0.0), float(getattr(m, accuracy))) for m in members]
+    values = [value for r in results if (value := cost.of(r)) is not None and value > 0]
+    if teacher is not None and (own := teacher.figure(cost.name)) is not None:
+        values.append(own)
+    low, high = (min(values), max(values)) if values else (1.0, 10.0)
+    step: list[tuple[float, float]] = []
+    for at, reached in sorted((float(cost.of(m) or 0.0), -float(getattr(m, accuracy))) for m in members):
+        if not step or -reached > step[-1][1]:
+            step.append((at, -reached))
     if step:
         step.append((high * 1.1, step[-1][1]))
     return FrontSeries(
-        accuracy=accuracy,
+        objectives=objectives,
+        cost=cost,
+        color=next((other for other in objectives.costs if other != cost), None),
         front=tuple(members),
         dominated=tuple(r for r in compared if r.trial not in on_front),
         shorter=tuple(r for r in results if r.state == "complete" and r.trial not in full),
         unscored={state: tuple(r for r in results if r.state == state) for state in UNSCORED},
         step=tuple(step),
-        knee=knee(members, accuracy) if members else None,
+        knee=knee(members, objectives) if members else None,
         teacher=teacher,
-        latency_range_ms=(low / 1.1, high * 1.1),
+        cost_range=(low / 1.1, high * 1.1),
         certainty=certainty(results, members, accuracy),
     )
 
@@ -97,14 +116,16 @@ def front_series(
 def hypervolume_series(
     results: Sequence[TrialResult],
     reference: Reference | None = None,
-    accuracy: str = "map50_95",
+    objectives: Objectives = DEFAULT,
     teacher: Teacher | None = None,
 ) -> HypervolumeSeries:
     """The hypervolume as the trials came, by number; `reference` None means the default one of all results."""
     ordered = sorted(results, key=lambda r: r.trial)
-    corner = reference or default_reference(ordered, teacher.latency_ms if teacher else None)
-    shares = hypervolume_history(ordered, corner, accuracy)
-    return HypervolumeSeries(finished=tuple(range(1, len(ordered) + 1)), share=tuple(shares), reference=corner)
+    known = {cost.name: teacher.figure(cost.name) for cost in objectives.costs} if teacher else None
+    corner = reference or default_reference(ordered, known, objectives)
+    shares = hypervolume_history(ordered, corner, objectives)
+    finished = tuple(range(1, len(ordered) + 1))
+    return HypervolumeSeries(finished=finished, share=tuple(shares), reference=corner, objectives=objectives)
 
 
 def parameter_series(results: Sequence[TrialResult], accuracy: str = "map50_95") -> list[ParameterSeries]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from nasdistill.pareto.objectives import DEFAULT, Objectives
 from nasdistill.records import TrialResult
 from nasdistill.report.teacher import Teacher
 
@@ -28,7 +29,7 @@ class SearchStatus:
     budget_share: float = 0.0
     hypervolume: float | None = None
     estimated_end: datetime | None = None
-    accuracy: str = "map50_95"
+    objectives: Objectives = DEFAULT
     teacher: Teacher | None = None
 
     def count(self, state: str) -> int:

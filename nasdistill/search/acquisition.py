@@ -22,6 +22,7 @@ class Task:
 
     latency_objective: int
     costs: Mapping[int, Cost]
+    figures: Mapping[int, str]
     limits: Mapping[int, float]
     reference: Sequence[float] | None
     rng: np.random.Generator
@@ -33,7 +34,7 @@ class Goal:
     def __init__(self, known: Known, costs: Costs, task: Task, regressions: dict[int, Regression]) -> None:
         self._costs, self._task = costs, task
         k = known.values.shape[1]
-        self._scores = [i for i in range(k) if i != task.latency_objective and i not in task.costs]
+        self._scores = [i for i in range(k) if i not in (task.latency_objective, *task.costs, *task.figures)]
         self._low_fidelity = bool((known.fidelity < 1.0).any())
         x = self._inputs(known.points, known.fidelity)
         pending = known.pending
@@ -55,8 +56,8 @@ class Goal:
                 )
             self._models[index] = model
         if pending:
-            mean, deviation = self._costs.predicted(pending)
-            believed[:, self._task.latency_objective] = np.exp(mean + 0.5 * deviation**2)
+            for index, (mean, deviation) in self._measurable(pending).items():
+                believed[:, index] = np.exp(mean + 0.5 * deviation**2)
             for index, cost in self._task.costs.items():
                 believed[:, index] = [cost(candidate.point) for candidate in pending]
         done = known.values[full & known.feasible]
@@ -75,11 +76,10 @@ class Goal:
         """Expected hypervolume improvement of each point."""
         k = len(self._limits)
         mean, deviation = np.zeros((len(points), k)), np.zeros((len(points), k))
-        log_mean, log_deviation = self._costs.predicted(points)
-        log_deviation = np.minimum(log_deviation, 1.0)
-        at = self._task.latency_objective
-        mean[:, at] = np.exp(np.minimum(log_mean + 0.5 * log_deviation**2, 60.0))
-        deviation[:, at] = mean[:, at] * np.sqrt(np.expm1(log_deviation**2))
+        for index, (log_mean, log_deviation) in self._measurable(points).items():
+            log_deviation = np.minimum(log_deviation, 1.0)
+            mean[:, index] = np.exp(np.minimum(log_mean + 0.5 * log_deviation**2, 60.0))
+            deviation[:, index] = mean[:, index] * np.sqrt(np.expm1(log_deviation**2))
         for index, cost in self._task.costs.items():
             mean[:, index] = [cost(candidate.point) for candidate in points]
         x = self._inputs(points, np.ones(len(points)))
@@ -93,6 +93,11 @@ class Goal:
             scaled = (mean - mean.min(axis=0)) / np.maximum(np.ptp(mean, axis=0), 1e-12)
             gain = (k - scaled.sum(axis=1)) * (self._costs.likely_within(points) + 1e-9)
         return gain
+
+    def _measurable(self, points: Sequence[Candidate]) -> dict[int, tuple[Array, Array]]:
+        """Mean and deviation of the logarithm of each objective that can be measured before training."""
+        figures = {at: self._costs.predicted_figure(name, points) for at, name in self._task.figures.items()}
+        return {self._task.latency_objective: self._costs.predicted(points), **figures}
 
     def _inputs(self, points: Sequence[Candidate], fidelity: Array) -> Array:
         features = self._costs.features(points)

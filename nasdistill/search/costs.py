@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,8 @@ _DISCOVERY_WALKS = 64
 class Costs:
     """Measured latencies (ms) and figures of points, and a Gaussian process over their logarithms for the rest.
 
-    `latency` and `figure_limits` are those of `LatencyFirstSampler`.
+    `latency`, `figure_limits` and `latency_name` are those of `LatencyFirstSampler`; `figures` names further figures to
+    keep and predict.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Costs:
         latency: Cost | None,
         figure_limits: Mapping[str, float],
         latency_name: str,
+        figures: Collection[str] = (),
     ) -> None:
         self._tree = tree
         self._rng = rng
@@ -44,7 +46,7 @@ class Costs:
         self.measured: dict[Hashable, float] = {}
         """Latency in milliseconds by point; `inf` for one that cannot be built."""
         self._points: dict[Hashable, Candidate] = {}
-        self._figures: dict[str, dict[Hashable, float]] = {}
+        self._figures: dict[str, dict[Hashable, float]] = {name: {} for name in (*figure_limits, *figures)}
         self._figure_models: dict[str, Regression] = {}
         self._latency_regression = Regression(rng)
         self._latency_cache: tuple[tuple[int, int], GaussianProcess] | None = None
@@ -52,14 +54,14 @@ class Costs:
         for _ in range(_DISCOVERY_WALKS):
             self.encoder.add(tree.walk({}, rng)[1])
 
-    def observe(self, candidate: Candidate, latency_ms: float | None, figures: Mapping[str, float]) -> None:
-        """Keep what was measured of a point elsewhere; figures without a limit are of no use."""
-        if latency_ms is not None:
-            self.note(candidate, latency_ms)
+    def observe(self, candidate: Candidate, figures: Mapping[str, float]) -> None:
+        """Keep what was measured of a point elsewhere; a figure that is neither limited nor an objective is of no use."""
         self._points[candidate.key] = candidate
         for name, value in figures.items():
-            if name in self.figure_limits and value > 0:
-                self._figures.setdefault(name, {})[candidate.key] = float(value)
+            if name == self._latency_name:
+                self.note(candidate, float(value))
+            elif name in self._figures and value > 0:
+                self._figures[name][candidate.key] = float(value)
 
     def note(self, candidate: Candidate, latency: float) -> None:
         """Keep a latency in milliseconds, > 0 or inf."""
@@ -120,6 +122,24 @@ class Costs:
         self._latency_cache = stamp, model
         return model
 
+    def predicted_figure(self, name: str, candidates: Sequence[Candidate]) -> tuple[Array, Array]:
+        """Mean and deviation of the natural logarithm of a figure other than the latency, as `predicted`."""
+        told = self._figures[name]
+        known = np.array([told.get(candidate.key, math.nan) for candidate in candidates])
+        mean, deviation = np.log(known), np.zeros(len(candidates))
+        unknown = np.flatnonzero(np.isnan(known))
+        if len(unknown) and not told:
+            mean[unknown], deviation[unknown] = 0.0, 1.0
+        elif len(unknown):
+            keys = list(told)
+            if len(keys) > _MOST_COST_POINTS:
+                keys = keys[: _MOST_COST_POINTS // 2] + keys[-_MOST_COST_POINTS // 2 :]
+            x = self.encode([self._points[key] for key in keys])
+            regression = self._figure_models.setdefault(name, Regression(self._rng))
+            model = regression.on(x, np.log([told[key] for key in keys]), self.encoder.dimension)
+            mean[unknown], deviation[unknown] = model.predict(self.encode([candidates[i] for i in unknown]))
+        return mean, deviation
+
     def likely_within(self, candidates: Sequence[Candidate]) -> Array:
         """The probability (n,) that each candidate keeps all `figure_limits`."""
         from scipy.special import ndtr
@@ -128,14 +148,10 @@ class Costs:
         for name, limit in self.figure_limits.items():
             if name == self._latency_name:
                 mean, deviation = self.predicted(candidates)
+            elif self._figures[name]:
+                mean, deviation = self.predicted_figure(name, candidates)
             else:
-                told = self._figures.get(name, {})
-                if not told:
-                    continue
-                x = self.encode([self._points[key] for key in told])
-                regression = self._figure_models.setdefault(name, Regression(self._rng))
-                model = regression.on(x, np.log(list(told.values())), self.encoder.dimension)
-                mean, deviation = model.predict(self.encode(candidates))
+                continue
             product *= ndtr((math.log(limit) + 1e-9 - mean) / np.maximum(deviation, 1e-9))
         return product
 

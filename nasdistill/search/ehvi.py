@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+_MOST_AT_ONCE = 2_000_000  # pairs of point and box
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
@@ -37,6 +38,11 @@ def boxes(front: Array, reference: Array) -> Boxes:
 
 def expected_improvement(mean: Array, deviation: Array, cells: Boxes) -> Array:
     """Expected hypervolume improvement (m,) of m points with independent normal outcomes (m, k); deviation may be 0."""
+    # With three objectives there are boxes by the ten thousand: points are taken as many at a time as memory likes.
+    most = max(1, _MOST_AT_ONCE // max(1, len(cells.low)))
+    if len(mean) > most:
+        parts = range(0, len(mean), most)
+        return np.concatenate([expected_improvement(mean[i : i + most], deviation[i : i + most], cells) for i in parts])
     product = np.ones((len(mean), len(cells.low)))
     for side in range(mean.shape[1]):
         # E[(high - max(low, Y))+] = E[(high - Y)+] - E[(low - Y)+]; many boxes share their edges

@@ -55,10 +55,12 @@ class LatencyFirstSampler(BaseSampler):
         lookups: how many points may be measured for one suggestion; None measures the whole pool, for a `latency` that
             is a formula. Once the space holds only points known to be `inf`, SpaceExhaustedError is raised.
         costs: further objectives known beforehand: by index a callable like `latency`, but quick (called on the pool).
+        figures: further objectives that are measured before training, as parameters or the latency on a second device are:
+            by index the name under which `observe` and finished trials tell them (> 0). Predicted like latency.
         limits: worst allowed value by objective index, in the study's own direction: beyond it there is nothing to win.
         figure_limits: largest allowed values (> 0) of figures told by `observe`, such as parameters, by name: predicted
-            like latency, and points count as far as they are likely to keep them. `latency_name` in it is the latency,
-            which a point that has been looked up keeps or doesn't.
+            like latency, and points count as far as they are likely to keep them. `latency_name` in it, as in `observe`,
+            is the latency, which a point that has been looked up keeps or doesn't.
         reference: worst corner of the hypervolume, a value an objective in the study's own directions. By default a
             little beyond the worst seen.
         startup: trials that spread over the space before the models take over.
@@ -77,6 +79,7 @@ class LatencyFirstSampler(BaseSampler):
         canonical: Callable[[Mapping[str, Any]], Hashable] | None = None,
         lookups: int | None = 8,
         costs: Mapping[int, Cost] | None = None,
+        figures: Mapping[int, str] | None = None,
         limits: Mapping[int, float] | None = None,
         figure_limits: Mapping[str, float] | None = None,
         latency_name: str = "latency_ms",
@@ -94,9 +97,11 @@ class LatencyFirstSampler(BaseSampler):
         self._lock = threading.RLock()
         self._rng = np.random.default_rng(seed)
         self._reader = StudyReader(self._tree, canonical or key_of)
-        self._costs = Costs(self._tree, self._rng, latency, figure_limits or {}, latency_name)
+        self._latency_name = latency_name
+        told = dict(figures or {})
+        self._costs = Costs(self._tree, self._rng, latency, figure_limits or {}, latency_name, told.values())
         corner = None if reference is None else [float(value) for value in reference]
-        self._task = Task(latency_objective, dict(costs or {}), dict(limits or {}), corner, self._rng)
+        self._task = Task(latency_objective, dict(costs or {}), told, dict(limits or {}), corner, self._rng)
         self._score_models: dict[int, Regression] = {}
         every = self._tree.every(_ENUMERATED)
         self._every = None if every is None else [self._reader.candidate(point) for point in every]
@@ -106,11 +111,12 @@ class LatencyFirstSampler(BaseSampler):
         """How many times `latency` has been called so far."""
         return self._costs.lookups
 
-    def observe(self, params: Mapping[str, Any], latency_ms: float | None = None, **figures: float) -> None:
-        """Tell what was measured of a point elsewhere: its latency, and figures that `figure_limits` may name."""
+    def observe(self, params: Mapping[str, Any], latency_ms: float | None = None, /, **figures: float) -> None:
+        """Tell what was measured of a point elsewhere: its latency, and figures that `figures` or `figure_limits` name."""
+        if latency_ms is not None:
+            figures[self._latency_name] = latency_ms
         with self._lock:
-            told = None if latency_ms is None else float(latency_ms)
-            self._costs.observe(self._reader.candidate(dict(params)), told, figures)
+            self._costs.observe(self._reader.candidate(dict(params)), figures)
 
     def reseed_rng(self) -> None:
         """Other random numbers, for a copy of this sampler in another process."""
@@ -153,6 +159,9 @@ class LatencyFirstSampler(BaseSampler):
             raise ValueError(f"latency_objective={at}, but the study has {len(known.signs)} objectives")
         for point, values in zip(known.points, known.values, strict=True):
             self._costs.note(point, float(values[at]))
+            if self._task.figures:
+                told = {name: float(values[index]) for index, name in self._task.figures.items()}
+                self._costs.observe(point, told)
         return known
 
     def _spread(self, known: Known, wanted: Mapping[str, Any]) -> Candidate:

@@ -8,7 +8,7 @@ disk before the decision, so that a resumed search decides by all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ray.tune.experiment import Trial
@@ -31,10 +31,10 @@ class ParetoAsha(FIFOScheduler):
     `scores` are those of earlier parts of the run.
     """
 
-    def __init__(self, objectives: Sequence[Objective], scores: Iterable[RungScore] = ()) -> None:
+    def __init__(self, objectives: Iterable[Objective], scores: Iterable[RungScore] = ()) -> None:
         super().__init__()
         self._objectives = tuple(objectives)
-        uncertain = [index for index, objective in enumerate(objectives) if objective.name in ACCURACY]
+        uncertain = [index for index, objective in enumerate(self._objectives) if objective.name in ACCURACY]
         self._rungs = Rungs(uncertain)
         for score in scores:
             self._note(score)
@@ -50,7 +50,7 @@ class ParetoAsha(FIFOScheduler):
         self._rungs.note(score.rung, score.trial, losses([score], self._objectives)[0].tolist())
 
 
-SCHEDULERS: dict[str, Callable[[Sequence[Objective], Iterable[RungScore]], TrialScheduler]] = {
+SCHEDULERS: dict[str, Callable[[Iterable[Objective], Iterable[RungScore]], TrialScheduler]] = {
     NONE: lambda objectives, scores: FIFOScheduler(),
     "pareto-asha": ParetoAsha,
 }

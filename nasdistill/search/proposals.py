@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import warnings
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -84,7 +84,7 @@ class Proposals:
         space: Space,
         sampler: BaseSampler,
         journal: StudyJournal,
-        objectives: Sequence[Objective],
+        objectives: Iterable[Objective],
         results: Sequence[TrialResult] = (),
         seed: int = 0,
         enqueued: Sequence[Mapping[str, Scalar]] = (),
@@ -102,7 +102,7 @@ class Proposals:
         self._rng = random.Random(f"{seed}/{len(results)}")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            self._mind = optuna.create_study(directions=directions_of(objectives), sampler=sampler)
+            self._mind = optuna.create_study(directions=directions_of(self._objectives), sampler=sampler)
         self.next_trial = 0
         unfinished = self._take_over(results)
         for result in results:
@@ -207,7 +207,7 @@ class Proposals:
     def _tell_constraints(self, trial: optuna.Trial, result: TrialResult) -> None:
         """By how much, relative to the limit, a measured student misses each constraint; at most 0 where it keeps it."""
         for limit in self._constraints:
-            value = getattr(result, limit.objective.name)
+            value = limit.objective.of(result)
             if value is not None:
                 trial.set_constraint(limit.objective.name, (value - limit.value) / limit.value)
 
@@ -219,9 +219,9 @@ class Proposals:
         """
         if result.state != "rejected" or not isinstance(self._sampler, _CONSTRAINED):
             return None
-        if any(getattr(result, limit.objective.name) is None for limit in self._constraints) or not self._constraints:
+        if any(limit.objective.of(result) is None for limit in self._constraints) or not self._constraints:
             return None
-        values = [getattr(result, objective.name) for objective in self._objectives]
+        values = [objective.of(result) for objective in self._objectives]
         return [0.0 if value is None else float(value) for value in values]
 
     def _observe(self, result: TrialResult) -> None:
@@ -229,9 +229,7 @@ class Proposals:
         found = point_of(self._space, result.params)
         if not isinstance(self._sampler, LatencyFirstSampler) or found is None:
             return
-        names = ("latency_p90_ms", "params_m", "gflops", "size_mb")
-        figures = {name: getattr(result, name) for name in names if getattr(result, name) is not None}
-        self._sampler.observe(found[0], result.latency_ms, **figures)
+        self._sampler.observe(found[0], **result.costs())
 
     def _warm_up(self, warmth: Warmth) -> None:
         """Tell the sampler a result of an earlier run; one of shorter training only as what it was."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -18,7 +18,7 @@ from nasdistill.search.known import FIDELITY, PARTIAL_VALUES
 from nasdistill.search.worker import INTERRUPTED
 
 
-def directions_of(objectives: Sequence[Objective]) -> list[StudyDirection]:
+def directions_of(objectives: Iterable[Objective]) -> list[StudyDirection]:
     return [StudyDirection.MINIMIZE if o.minimise else StudyDirection.MAXIMIZE for o in objectives]
 
 
@@ -26,18 +26,18 @@ def values_of(result: TrialResult, objectives: Sequence[Objective]) -> list[floa
     """What Optuna is told of a trial: its objectives, or None (a failure) unless it is complete and they are finite."""
     if result.state != "complete":
         return None
-    values = [getattr(result, objective.name) for objective in objectives]
+    values = [objective.of(result) for objective in objectives]
     if any(value is None or not math.isfinite(value) for value in values):
         return None
-    return [float(value) for value in values]
+    return [float(value) for value in values if value is not None]
 
 
 def partial_of(result: TrialResult, objectives: Sequence[Objective]) -> dict[str, Any]:
     """User attributes of a trial stopped at a rung, which a sampler that knows fidelities learns from; {} of others."""
-    values = [getattr(result, objective.name) for objective in objectives]
+    values = [objective.of(result) for objective in objectives]
     if result.state != "stopped" or not 0.0 < result.fidelity < 1.0 or None in values:
         return {}
-    return {FIDELITY: result.fidelity, PARTIAL_VALUES: [float(value) for value in values]}
+    return {FIDELITY: result.fidelity, PARTIAL_VALUES: [float(value) for value in values if value is not None]}
 
 
 def ended(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nasdistill.pareto.front import front
+from nasdistill.pareto.objectives import DEFAULT, Objectives
 from nasdistill.records import TrialResult
 from nasdistill.search.budget import Budget
 
@@ -36,7 +37,15 @@ class RepeatReserve:
     repeat. A budget of trials has none: repeats are no trials.
     """
 
-    def __init__(self, budget: Budget, repeats: int, workers: int = 1, asked: bool = False) -> None:
+    def __init__(
+        self,
+        budget: Budget,
+        repeats: int,
+        workers: int = 1,
+        asked: bool = False,
+        objectives: Objectives = DEFAULT,
+    ) -> None:
+        self._objectives = objectives
         self._budget = budget
         self._repeats = repeats
         self._workers = workers
@@ -54,7 +63,7 @@ class RepeatReserve:
         return self._known[1]
 
     def _amount(self, complete: Sequence[TrialResult]) -> float:
-        missing = [(m, max(0, self._repeats - len(m.repeats_map50_95))) for m in front(complete)]
+        missing = [(m, max(0, self._repeats - len(m.repeats_map50_95))) for m in front(complete, self._objectives)]
         owed = [(self._cost(member), times) for member, times in missing if times]
         if not owed:
             return 0.0

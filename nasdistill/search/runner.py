@@ -13,8 +13,9 @@ from ray.tune.error import TuneError
 from ray.tune.schedulers import TrialScheduler
 
 from nasdistill.errors import InterruptedSearchError, NasdistillError
+from nasdistill.pareto.hypervolume import Reference
 from nasdistill.pareto.limits import Limit
-from nasdistill.pareto.objectives import LATENCY_MS, MAP50_95, Objective
+from nasdistill.pareto.objectives import DEFAULT, Objectives
 from nasdistill.records import RungScore, Scalar, TrialResult
 from nasdistill.search.budget import Budget, BudgetClock
 from nasdistill.search.callback import LedgerCallback, StopWhenAsked
@@ -37,7 +38,6 @@ from nasdistill.search.trainable import TrialActor
 from nasdistill.search.worker import BUDGET_USED_UP, INTERRUPTED, WorkerFactory
 
 STOP_FILE_NAME = ".stop"
-DEFAULT_OBJECTIVES = (MAP50_95, LATENCY_MS)
 
 
 def run_search(
@@ -51,9 +51,9 @@ def run_search(
     rung_scores: Sequence[RungScore] = (),
     workers: int = 1,
     seed: int = 0,
-    objectives: Sequence[Objective] = DEFAULT_OBJECTIVES,
+    objectives: Objectives = DEFAULT,
     constraints: Sequence[Limit] = (),
-    reference_ms: float | None = None,
+    reference: Reference | None = None,
     enqueued: Sequence[Mapping[str, Scalar]] = (),
     warm: Sequence[Warmth] = (),
     resources_per_trial: Mapping[str, float] | None = None,
@@ -73,7 +73,7 @@ def run_search(
     a plain `Budget` starts now, with the trials and epochs of a resumed run charged to it. When `run` holds trials, the
     search goes on after them, beginning with the points that were interrupted. A Ray that this process has started is
     used; otherwise one is started (or `ray_address` joined) and shut down again. For `admit` and `estimate` see
-    `StudySearcher`; for `enqueued` and `warm` see `Proposals`, for `constraints` and `reference_ms` `samplers.Task`: the
+    `StudySearcher`; for `enqueued` and `warm` see `Proposals`, for `constraints` and `reference` `samplers.Task`: the
     sampler keeps to the constraints as far as it can tell, and the worker rejects what it measures beyond them.
     `scheduler` decides who goes on at the rungs that a worker stops at, by `rung_scores` of earlier parts too. Without
     `warm_workers` every trial gets a process of its own, seconds slower each. The Optuna study goes to `journal`, by
@@ -88,7 +88,7 @@ def run_search(
     results = run.results()
     clock = budget if isinstance(budget, BudgetClock) else BudgetClock.resumed(budget, results)
     patience = patience or Patience()
-    chosen_sampler = make_sampler(sampler, Task(space, objectives, constraints, reference_ms, seed), len(results))
+    chosen_sampler = make_sampler(sampler, Task(space, objectives, constraints, reference, seed), len(results))
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     stop = StopControl(run.path / STOP_FILE_NAME, clock, patience)
     stop.clear()

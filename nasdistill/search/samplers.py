@@ -12,8 +12,9 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, RandomSampler, TPESampler
 
 from nasdistill.errors import InputError
+from nasdistill.pareto.hypervolume import Reference
 from nasdistill.pareto.limits import Limit
-from nasdistill.pareto.objectives import LATENCY_MS, MAP50_95, Objective
+from nasdistill.pareto.objectives import DEFAULT, Objectives
 from nasdistill.search.distributions import Space, distribution_of, identity
 from nasdistill.search.halton import HaltonSampler
 from nasdistill.search.latency_first import LatencyFirstSampler
@@ -25,12 +26,12 @@ _POPULATION = 16
 
 @dataclass(frozen=True)
 class Task:
-    """What a sampler is made for. `reference_ms` is the latency beyond which a student is worth nothing."""
+    """What a sampler is made for. `reference` is the accuracy and the costs beyond which a student is worth nothing."""
 
     space: Space
-    objectives: Sequence[Objective] = (MAP50_95, LATENCY_MS)
+    objectives: Objectives = DEFAULT
     constraints: Sequence[Limit] = ()
-    reference_ms: float | None = None
+    reference: Reference | None = None
     seed: int | None = None
 
 
@@ -43,26 +44,28 @@ def _tpe(task: Task) -> BaseSampler:
 
 
 def _latency_first(task: Task) -> BaseSampler:
-    """No latency function: a student is measured by the worker that gets it, and predicted until then."""
-    names = [objective.name for objective in task.objectives]
-    if LATENCY_MS.name not in names:
-        raise InputError(f"sampler 'latency-first' needs latency_ms among the objectives, got: {', '.join(names)}")
+    """No latency function: a student is measured by the worker that gets it, and predicted until then.
+
+    The first cost takes the latency's place, whichever it is; a second one is a figure that workers measure as well.
+    """
+    first, *others = task.objectives.costs
 
     def following(chosen: Mapping[str, Any]) -> dict[str, Any]:
         return {name: distribution_of(parameter) for name, parameter in task.space.parameters(chosen).items()}
 
-    reference = None
-    if task.reference_ms is not None and len(names) == 2:
-        reference = [task.reference_ms if name == LATENCY_MS.name else 0.0 for name in names]
+    corner = None
+    if task.reference is not None:
+        corner = [task.reference.accuracy, *(task.reference.costs[cost.name] for cost in task.objectives.costs)]
     return LatencyFirstSampler(
         following,
         None,
-        names.index(LATENCY_MS.name),
+        1,
         task.seed,
         canonical=lambda point: identity(task.space, point),
-        reference=reference,
+        figures={index: cost.name for index, cost in enumerate(others, 2)},
+        reference=corner,
         figure_limits={limit.objective.name: limit.value for limit in task.constraints},
-        latency_name=LATENCY_MS.name,
+        latency_name=first.name,
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from nasdistill.errors import InputError
+from nasdistill.pareto.objectives import DEFAULT, Objectives
 from nasdistill.prepare.inputs import Inputs
 from nasdistill.records import Scalar, TrialResult
 from nasdistill.search.proposals import Warmth
@@ -52,11 +53,12 @@ def read_configurations(path: Path, space: SearchSpace) -> list[dict[str, Scalar
     return [_point(entry, space, f"--enqueue {path}, {where}") for where, entry in entries]
 
 
-def read_warm_start(path: Path, inputs: Inputs) -> list[TrialResult]:
-    """The complete trials of an earlier run.
+def read_warm_start(path: Path, inputs: Inputs, objectives: Objectives = DEFAULT) -> list[TrialResult]:
+    """The complete trials of an earlier run, which may have had other objectives and more or fewer further devices.
 
     Raises:
-        InputError: no run, one without a complete trial, or one of another space, device, data set or teacher.
+        InputError: no run, one without a complete trial, or whose trials have not the figures that are `objectives` here, or
+            one of another space, device, data set or teacher.
     """
     run = RunFolder.open(path)
     recorded = run.read_run()
@@ -73,9 +75,16 @@ def read_warm_start(path: Path, inputs: Inputs) -> list[TrialResult]:
     teacher = recorded.get("teacher")
     if not isinstance(teacher, Mapping) or teacher.get("sha256") != inputs.teacher.sha256:
         raise InputError(f"--warm-start {path}: that run had another teacher; its results say nothing about this one")
+    here_too = {device.name: device.model_dump() for device in inputs.devices[1:]}
+    for device in recorded.get("further_devices", ()):
+        if here_too.get(device["name"], device) != device:
+            raise InputError(f"--warm-start {path}: that run had another device of the name {device['name']}")
     complete = [result for result in run.results() if result.state == "complete"]
     if not complete:
         raise InputError(f"--warm-start {path}: that run has no complete trial")
+    for objective in objectives:
+        if all(objective.of(result) is None for result in complete):
+            raise InputError(f"--warm-start {path}: its trials have no {objective.name}, an objective of this one")
     return complete
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from nasdistill.config import TrainingSettings
 from nasdistill.errors import NothingSucceededError
-from nasdistill.pareto.hypervolume import teacher_reference
+from nasdistill.pareto.hypervolume import Reference, teacher_reference
 from nasdistill.prepare import families, length, pools, reference
 from nasdistill.prepare.inputs import Inputs
 from nasdistill.prepare.needs import cache_bytes, choose_cache
@@ -15,6 +15,7 @@ from nasdistill.progress import Progress, RunTasks
 from nasdistill.search.budget import BudgetClock
 from nasdistill.search.rungs import rung_epochs
 from nasdistill.search.runner import STOP_FILE_NAME
+from nasdistill.session.goals import Goals
 from nasdistill.store.run_folder import RunFolder
 from nasdistill.workbench import Assets
 
@@ -26,12 +27,16 @@ FINISH_RESERVE_S = 15.0  # left of a time budget for the last measurements and t
 
 @dataclass(frozen=True)
 class Prepared:
-    """What the trials need, and what they are expected to cost: seconds of a training step by lineage, at `timed_size`."""
+    """What the trials need, and what they are expected to cost: seconds of a training step by lineage, at `timed_size`.
+
+    `reference` is the box that the run's hypervolume is a share of.
+    """
 
     assets: Assets
     teacher: Mapping[str, Any]
     step_seconds: Mapping[str, float]
     timed_size: int
+    reference: Reference
 
     def trial_seconds(self, params: Mapping[str, Any]) -> float:
         """Expected seconds of a trial with these flat parameters."""
@@ -42,6 +47,7 @@ class Prepared:
 def prepare(
     run: RunFolder,
     inputs: Inputs,
+    goals: Goals,
     training: TrainingSettings,
     clock: BudgetClock,
     workers: int,
@@ -82,9 +88,11 @@ def prepare(
 
     figures = known.get("teacher", {})
     if "map50" not in figures:
-        task = reference.teacher_task(teacher, order, own, inputs.device, run.path)
+        task = reference.teacher_task(teacher, order, own, inputs.devices, run.path)
         figures = progress.tasks("scoring the teacher", [task], run_tasks)[0].as_json()
     progress.teacher(figures)
+    # One box for the whole run: the recorded figures, and so this, stay as they are when it is resumed.
+    corner = teacher_reference(figures, goals.objectives)
 
     warm_seconds = before.get("warm_core_seconds") or _warm_seconds(clock, workers, len(inputs.lineages))
     warm = families.plan_warming(
@@ -124,10 +132,12 @@ def prepare(
         images_per_epoch=len(largest.train),
         device=inputs.device,
         training=training,
+        further_devices=inputs.devices[1:],
+        needed=goals.needed,
     )
     run.update_run(
         teacher=dict(figures),
-        reference={"latency_ms": teacher_reference(figures["latency_ms"]).latency_ms},
+        reference=dict(corner.costs),
         training=training.model_dump(),
         preparation={
             "views": len(largest.train) * max(1, largest.count // len(largest.train)),
@@ -142,7 +152,7 @@ def prepare(
             "seconds": round(clock.used if timed else 0.0, 1),
         },
     )
-    prepared = Prepared(assets, figures, step_seconds, largest.image_size)
+    prepared = Prepared(assets, figures, step_seconds, largest.image_size, corner)
     too_late = timed and clock.left < min(step_seconds.values()) * steps_per_epoch * training.epochs
     if too_late and not any(result.state == "complete" for result in run.results()):
         raise NothingSucceededError(

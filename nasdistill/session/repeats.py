@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from nasdistill.pareto.front import front
+from nasdistill.pareto.objectives import Objective, Objectives
 from nasdistill.pareto.select import knee
 from nasdistill.progress import Progress
 from nasdistill.search.budget import BudgetClock
@@ -17,6 +18,7 @@ def repeat_front(
     make_worker: WorkerFactory,
     clock: BudgetClock,
     *,
+    objectives: Objectives,
     repeats: int,
     seed: int,
     workers: int,
@@ -26,17 +28,17 @@ def repeat_front(
 ) -> None:
     """Give each member of the front up to `repeats` further scores, as far as the budget goes; those on disk count.
 
-    The front is that of the latencies measured so far; the last measurement may still move a member off it.
+    The front is that of the costs measured so far; the last measurement may still move a member off it.
 
     Raises:
         InterruptedSearchError: Ctrl-C; everything finished is kept.
     """
     results = run.results()
-    members = front(results)
+    members = front(results, objectives)
     done: dict[int, set[int]] = {}
     for score in run.repeats():
         done.setdefault(score.trial, set()).add(score.seed)
-    plan = plan_repeats(members, done, seed, repeats, knee(members).trial if members else None)
+    plan = plan_repeats(members, done, seed, repeats, knee(members, objectives).trial if members else None)
     if not plan:
         return
     ended = 0
@@ -44,7 +46,7 @@ def repeat_front(
     def on_repeat(outcome: RepeatEnded) -> None:
         nonlocal ended
         ended += 1
-        progress.log(_line(outcome))
+        progress.log(_line(outcome, objectives.accuracy))
         progress.phase(f"repeating the front: {ended} of {len(plan)}")
 
     progress.phase(f"repeating the front: 0 of {len(plan)}")
@@ -62,8 +64,9 @@ def repeat_front(
     progress.log(f"front repeated with other seeds: {len(scores)} of {len(plan)} trainings fitted and succeeded")
 
 
-def _line(ended: RepeatEnded) -> str:
+def _line(ended: RepeatEnded, accuracy: Objective) -> str:
     member, seed = ended.repeat.member, ended.repeat.seed
     if ended.score is None:
         return f"trial {member.trial} again with seed {seed}: no score ({ended.reason})"
-    return f"trial {member.trial} again with seed {seed}: mAP50-95 {ended.score.map50_95:.3f}, at first {member.map50_95:.3f}"
+    score, first = getattr(ended.score, accuracy.name), accuracy.of(member)
+    return f"trial {member.trial} again with seed {seed}: {accuracy.label} {score:.3f}, at first {first:.3f}"

@@ -7,11 +7,11 @@ from typing import Any, get_args
 
 from nasdistill.config import TrainingSettings, load_recipe
 from nasdistill.errors import InputError
-from nasdistill.pareto.limits import parse_constraints
 from nasdistill.records import CacheKind
 from nasdistill.search.budget import Budget
 from nasdistill.search.pareto_asha import DEFAULT_SCHEDULER, check_scheduler
 from nasdistill.search.samplers import DEFAULT_SAMPLER, check_sampler
+from nasdistill.session.goals import goals_of
 from nasdistill.space.search_space import SearchSpace
 from nasdistill.store.run_folder import RunFolder, default_run_path
 
@@ -22,6 +22,7 @@ KEPT = (
     "teacher_yaml",
     "space",
     "device",
+    "objectives",
     "recipe",
     "epochs",
     "precision",
@@ -42,7 +43,10 @@ class SearchRequest:
     teacher_yaml: str | None = None
     trust_teacher: bool = False
     space: str | None = None
-    device: str | None = None
+    device: list[str] | None = None
+    """Where students are timed, the main device first."""
+    objectives: list[str] | None = None
+    """Names of an accuracy and one or two costs."""
     sampler: str = DEFAULT_SAMPLER
     scheduler: str | None = None
     workers: int | None = None
@@ -70,7 +74,6 @@ def check(request: SearchRequest) -> tuple[RunFolder, dict[str, Any]]:
     """
     check_sampler(request.sampler)
     check_scheduler(request.scheduler or DEFAULT_SCHEDULER)
-    parse_constraints(request.constraint or ())
     if request.precision not in (None, "auto", "float32", "bfloat16"):
         raise InputError(f"unknown precision '{request.precision}'; allowed: auto, float32, bfloat16")
     if request.cache is not None and request.cache not in get_args(CacheKind):
@@ -88,10 +91,13 @@ def check(request: SearchRequest) -> tuple[RunFolder, dict[str, Any]]:
         RunFolder.open(request.warm_start)
     if request.resume:
         run = RunFolder.open(request.out or _latest_run())
-        return run, _agreeing(request, run)
+        kept = _agreeing(request, run)
+        goals_of(kept)
+        return run, kept
+    settings = {name: getattr(request, name) for name in KEPT}
+    goals_of(settings)
     if request.out is not None and request.out.exists() and (not request.out.is_dir() or any(request.out.iterdir())):
         RunFolder.create(request.out)  # says which kind of taken it is
-    settings = {name: getattr(request, name) for name in KEPT}
     return RunFolder(request.out or default_run_path()), settings
 
 
@@ -114,6 +120,8 @@ def _agreeing(request: SearchRequest, run: RunFolder) -> dict[str, Any]:
     kept = run.read_run().get("settings")
     if not isinstance(kept, dict):
         raise InputError(f"{run.run_file}: has no settings to resume with")
+    if isinstance(kept.get("device"), str):  # from when a run had one device
+        kept["device"] = [kept["device"]]
     for name in KEPT:
         asked = getattr(request, name)
         if asked is not None and asked != kept.get(name):

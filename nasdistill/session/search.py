@@ -8,9 +8,8 @@ from typing import Any
 
 from nasdistill.errors import InputError, InterruptedSearchError, NothingSucceededError
 from nasdistill.pareto.front import front
-from nasdistill.pareto.hypervolume import teacher_reference
 from nasdistill.pareto.intervals import certainty
-from nasdistill.pareto.limits import Limit, parse_constraints
+from nasdistill.pareto.of_run import devices_of_run, objectives_of_run, on_device
 from nasdistill.prepare.inputs import Inputs, cache_folder, load_inputs
 from nasdistill.prepare.needs import check_cache
 from nasdistill.progress import Progress
@@ -23,7 +22,8 @@ from nasdistill.search.events import SearchEvent, TrialFinished
 from nasdistill.search.journal import StudyJournal
 from nasdistill.search.pareto_asha import DEFAULT_SCHEDULER, NONE
 from nasdistill.search.reserve import WORKER_START_S, RepeatReserve, repeats_for
-from nasdistill.search.runner import DEFAULT_OBJECTIVES, run_search
+from nasdistill.search.runner import run_search
+from nasdistill.session.goals import Goals, goals_of
 from nasdistill.session.known import WARM_START_NAME, kept_warm_start, read_configurations, read_warm_start
 from nasdistill.session.preparation import Prepared, prepare
 from nasdistill.session.repeats import repeat_front
@@ -67,7 +67,8 @@ def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], pro
         clock.count_repeat(score)
     asked = request.repeats if request.repeats is not None else recorded.get("repeats")
     watch = _Stopwatch(used)
-    progress.begin(clock, earlier)
+    goals = goals_of(settings)
+    progress.begin(clock, earlier, goals.objectives)
     cache = cache_folder()
     if request.ray_address is not None:
         # The processes of a cluster have other current folders.
@@ -78,16 +79,16 @@ def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], pro
         teacher_yaml=_path(settings["teacher_yaml"]),
         trust_teacher=request.trust_teacher,
         space=settings["space"],
-        device=settings["device"] or "local",
+        devices=goals.devices,
         cache=cache,
         on_progress=progress.phase,
     )
     if recorded.get("data_hash", inputs.data_hash) != inputs.data_hash:
         raise InputError(f"{run.path}: its data changed since it was started; start a new run")
     enqueued = read_configurations(request.enqueue, inputs.space) if request.enqueue is not None else []
-    warm_start = read_warm_start(request.warm_start, inputs) if request.warm_start is not None else []
+    warm_start = read_warm_start(request.warm_start, inputs, goals.objectives) if request.warm_start is not None else []
     _tell_problems(inputs, progress)
-    for note in inputs.notes:
+    for note in (*inputs.notes, *goals.notes):
         progress.log(note)
     training = training_of(settings, recorded, inputs.space)
     check_cache(inputs.space, training.cache)
@@ -97,8 +98,8 @@ def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], pro
         if warm_start:
             write_trials_csv(run.path / WARM_START_NAME, warm_start, ())
         run.update_run(settings=settings, enqueued=enqueued, started=_now(), teacher=_teacher_facts(inputs))
-    run.update_run(**_description(request, inputs, run, training.seed, scheduler), repeats=asked)
-    journal = open_journal(run, url, DEFAULT_OBJECTIVES, progress.log)
+    run.update_run(**_description(request, inputs, goals, run, training.seed, scheduler), repeats=asked)
+    journal = open_journal(run, url, goals.objectives, progress.log)
     progress.log(f"results go to {run.path}")
     try:
         with workplace(request, run.path, cache, inputs.dataset.yaml_path) as place:
@@ -106,6 +107,7 @@ def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], pro
             prepared = prepare(
                 run,
                 inputs,
+                goals,
                 training,
                 clock,
                 place.workers,
@@ -115,14 +117,14 @@ def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], pro
                 functools.partial(run_tasks, gpus=place.gpus, shared=place.shared),
                 progress,
             )
-            constraints = parse_constraints(settings.get("constraint") or ())
             start_s = _run_trials(
-                request, run, journal, inputs, prepared, constraints, scheduler, clock, place, asked, watch, progress
+                request, run, journal, inputs, prepared, goals, scheduler, clock, place, asked, watch, progress
             )
             repeat_front(
                 run,
                 MakeTrialWorker(prepared.assets, inputs.space),  # a repeat is never rejected
                 clock,
+                objectives=goals.objectives,
                 repeats=repeats_for(clock.budget, asked),
                 seed=prepared.assets.training.seed,
                 workers=place.workers,
@@ -136,7 +138,7 @@ def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], pro
     finally:
         run.update_run(seconds=watch.seconds, ended=_now())
     progress.phase("timing the students again, nothing else running")
-    remeasure(run, inputs.device, progress.share)
+    remeasure(run, goals.devices, progress.share)
     run.update_run(seconds=watch.seconds, ended=_now())
     results = _write(run)
     if not any(result.state == "complete" for result in results):
@@ -153,7 +155,7 @@ def _run_trials(
     journal: StudyJournal,
     inputs: Inputs,
     prepared: Prepared,
-    constraints: tuple[Limit, ...],
+    goals: Goals,
     scheduler: str,
     clock: BudgetClock,
     place: Workplace,
@@ -172,11 +174,10 @@ def _run_trials(
         progress.event(event)
 
     training = prepared.assets.training
-    reference = teacher_reference(prepared.teacher["latency_ms"])
-    progress.searching(reference, training.epochs)
+    progress.searching(prepared.reference, training.epochs)
     run_search(
         inputs.space,
-        MakeTrialWorker(prepared.assets, inputs.space, constraints),
+        MakeTrialWorker(prepared.assets, inputs.space, goals.constraints),
         run,
         clock,
         sampler=request.sampler,
@@ -187,28 +188,43 @@ def _run_trials(
         resources_per_trial=place.per_trial,
         on_event=on_event,
         estimate=prepared.trial_seconds,
-        constraints=constraints,
-        reference_ms=reference.latency_ms,
+        objectives=goals.objectives,
+        constraints=goals.constraints,
+        reference=prepared.reference,
         enqueued=run.read_run().get("enqueued", ()),
         warm=kept_warm_start(run, training.epochs),
         journal=journal,
         reserve=RepeatReserve(
-            clock.budget, repeats_for(clock.budget, repeats_asked), place.workers, asked=repeats_asked is not None
+            clock.budget,
+            repeats_for(clock.budget, repeats_asked),
+            place.workers,
+            asked=repeats_asked is not None,
+            objectives=goals.objectives,
         ),
     )
     return max([WORKER_START_S, *start_s])
 
 
 def _write(run: RunFolder) -> list[TrialResult]:
-    """Tables and report, from what is on disk."""
-    results = run.results()
-    members = front(results)
-    run.write_tables(results, {result.trial for result in members}, certainty(results, members))
+    """Tables and report, from what is on disk; of several devices each has its own front's table as well."""
+    results, recorded = run.results(), run.read_run()
+    objectives = objectives_of_run(recorded)
+    members = front(results, objectives)
+    sure = certainty(results, members, objectives.accuracy.name)
+    run.write_tables(results, {result.trial for result in members}, sure, objectives.costs[0].name)
+    devices = devices_of_run(recorded)
+    for device in devices if len(devices) > 1 else ():
+        there = on_device(recorded, device)
+        members = front(results, there)
+        sure = certainty(results, members, there.accuracy.name)
+        run.write_device_front(device, results, {result.trial for result in members}, sure, there.costs[0].name)
     write_report(run, run.report_file)
     return results
 
 
-def _description(request: SearchRequest, inputs: Inputs, run: RunFolder, seed: int, scheduler: str) -> dict[str, Any]:
+def _description(
+    request: SearchRequest, inputs: Inputs, goals: Goals, run: RunFolder, seed: int, scheduler: str
+) -> dict[str, Any]:
     """What `run.json` says about the inputs and the machine."""
     facts = environment()
     return {
@@ -219,13 +235,14 @@ def _description(request: SearchRequest, inputs: Inputs, run: RunFolder, seed: i
         "images": {split: len(content) for split, content in inputs.dataset.splits.items()},
         "problems": len(inputs.dataset.problems),
         "device": inputs.device.model_dump(),
+        "further_devices": [device.model_dump() for device in goals.devices[1:]],
         "space": inputs.space.name,
         "space_text": inputs.space.text,
         "budget": str(request.budget),
         "sampler": request.sampler,
         "scheduler": scheduler,
         "seed": seed,
-        "objective": {"accuracy": "map50_95", "cost": "latency_ms"},
+        "objectives": goals.objectives.names,
         "versions": facts.pop("packages", {}),
         "machine": facts,
     }

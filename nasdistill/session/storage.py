@@ -1,7 +1,7 @@
 """Where a run's Optuna study is kept (`--storage`): chosen, checked, recorded without its password, opened."""
 
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from nasdistill.errors import InputError
@@ -30,7 +30,7 @@ def check_storage(asked: str | None, recorded: Mapping[str, Any]) -> str | None:
 
 
 def open_journal(
-    run: RunFolder, url: str | None, objectives: Sequence[Objective], warn: Callable[[str], None]
+    run: RunFolder, url: str | None, objectives: Iterable[Objective], warn: Callable[[str], None]
 ) -> StudyJournal:
     """The run's study, at `url` or in its folder; run.json then says where it is, for other Optuna programs.
 

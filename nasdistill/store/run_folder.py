@@ -195,13 +195,23 @@ class RunFolder:
         return [results[trial] for trial in sorted(results)]
 
     def write_tables(
-        self, results: Iterable[TrialResult], front_ids: Collection[int], certainty: Certainty | None = None
+        self,
+        results: Iterable[TrialResult],
+        front_ids: Collection[int],
+        certainty: Certainty | None = None,
+        cost: str = "latency_ms",
     ) -> None:
-        """Write `trials.csv` and `pareto.csv`; `front_ids` are the trial numbers on the front, `certainty` (of mAP50-95) is
-        what repeats say about them."""
+        """Write `trials.csv` and `pareto.csv`; `front_ids` are the trial numbers on the front, which `cost` orders, and
+        `certainty` is what repeats say about them."""
         results = list(results)
         write_trials_csv(self.trials_file, results, front_ids, certainty)
-        write_pareto_csv(self.pareto_file, results, front_ids, certainty)
+        write_pareto_csv(self.pareto_file, results, front_ids, certainty, cost)
+
+    def write_device_front(
+        self, device: str, results: Iterable[TrialResult], front_ids: Collection[int], certainty: Certainty, cost: str
+    ) -> None:
+        """Write `pareto@<device>.csv`, the front on one of several devices: accuracy against `cost`, its latency."""
+        write_pareto_csv(self.path / f"pareto@{device}.csv", results, front_ids, certainty, cost)
 
     def _write_run(self, content: dict[str, Any]) -> None:
         write_text(self.run_file, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

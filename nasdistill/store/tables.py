@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from nasdistill.errors import InputError
 from nasdistill.pareto.intervals import Certainty
-from nasdistill.records import Scalar, TrialResult
+from nasdistill.records import DEVICE_FIGURES, Scalar, TrialResult
 from nasdistill.store.atomic import write_text
 
 COLUMNS = (
@@ -35,10 +35,14 @@ COLUMNS = (
     "reason",
 )
 # Written always, and missing in the tables of older runs. The first ones follow from the others and are not read back.
-CERTAINTY_COLUMNS = ("seeds", "map50_95_mean", "map50_95_low", "map50_95_high", "tied_with")
+# They stand for the accuracy that the run searches for: `seeds,map50_95_mean,…`.
+CERTAINTY_COLUMNS = ("seeds", "{}_mean", "{}_low", "{}_high", "tied_with")
 REPEAT_COLUMNS = ("repeats_map50", "repeats_map50_95")
+# Written where a trial has them: energy, and every figure of a further device under its own name (`latency_ms@phone`).
+ENERGY = "energy_mj"
 _PARAM = "param."
 _SEPARATOR = ";"
+_FURTHER = re.compile(rf"({'|'.join(DEVICE_FIGURES)})@")
 _NUMBER = re.compile(r"-?\d+|-?(\d+\.\d*|\.\d+|\d+)([eE][+-]?\d+)?")
 
 
@@ -50,11 +54,20 @@ def write_trials_csv(
 
 
 def write_pareto_csv(
-    path: Path, results: Iterable[TrialResult], front_ids: Collection[int], certainty: Certainty | None = None
+    path: Path,
+    results: Iterable[TrialResult],
+    front_ids: Collection[int],
+    certainty: Certainty | None = None,
+    cost: str = "latency_ms",
 ) -> None:
-    """Write the trials on the front, the fastest first; the columns are those of `trials.csv`."""
+    """Write the trials on a front, the least of `cost` first; the columns are those of `trials.csv`."""
+
+    def cheapness(result: TrialResult) -> tuple[float, int]:
+        value = result.figure(cost)
+        return (math.inf if value is None else value, result.trial)
+
     front = [result for result in results if result.trial in front_ids]
-    write_text(path, format_trials(sorted(front, key=_by_latency), front_ids, certainty))
+    write_text(path, format_trials(sorted(front, key=cheapness), front_ids, certainty))
 
 
 def read_trials_csv(path: Path) -> list[TrialResult]:
@@ -87,19 +100,24 @@ def parse_trials(text: str, source: str) -> list[TrialResult]:
 def format_trials(
     results: Sequence[TrialResult], front_ids: Collection[int], certainty: Certainty | None = None
 ) -> str:
-    """The table's text, a row a trial in the order given; `front_ids` are the trials on the front, `certainty` (of
-    mAP50-95) is what their repeats say."""
+    """The table's text, a row a trial in the order given; `front_ids` are the trials on the front, `certainty` is what
+    their repeats say."""
+    certainty = certainty or Certainty()
+    further = [ENERGY] * any(result.energy_mj is not None for result in results)
+    further += sorted({name for result in results for name in result.further})
     names = sorted({name for result in results for name in result.params})
     lines = _Lines()
     writer = csv.writer(lines)
-    writer.writerow([*COLUMNS, *CERTAINTY_COLUMNS, *REPEAT_COLUMNS, *(_PARAM + name for name in names)])
+    sure_columns = [name.format(certainty.accuracy) for name in CERTAINTY_COLUMNS]
+    writer.writerow([*COLUMNS, *further, *sure_columns, *REPEAT_COLUMNS, *(_PARAM + name for name in names)])
     for result in results:
         known = [_cell(getattr(result, name)) for name in COLUMNS if name not in ("on_front", "reason")]
         on_front = _cell(result.trial in front_ids)
         params = [_param_cell(result.params[name]) if name in result.params else "" for name in names]
         scores = [_SEPARATOR.join(map(repr, getattr(result, name))) for name in REPEAT_COLUMNS]
-        sure = _certainty_cells(result.trial, certainty or Certainty())
-        writer.writerow([*known, on_front, result.reason, *sure, *scores, *params])
+        more = [_cell(result.figure(name)) for name in further]
+        sure = _certainty_cells(result.trial, certainty)
+        writer.writerow([*known, on_front, result.reason, *more, *sure, *scores, *params])
     return "".join(line + "\n" for line in lines.rows)
 
 
@@ -121,10 +139,6 @@ def _certainty_cells(trial: int, certainty: Certainty) -> list[str]:
         else [_cell(interval.seeds), *(_cell(round(v, 6)) for v in (interval.mean, interval.low, interval.high))]
     )
     return [*figures, certainty.tied_with(trial, _SEPARATOR)]
-
-
-def _by_latency(result: TrialResult) -> tuple[float, int]:
-    return (math.inf if result.latency_ms is None else result.latency_ms, result.trial)
 
 
 def _cell(value: Scalar | None) -> str:
@@ -167,6 +181,9 @@ def _result(row: dict[str, str | None], where: str) -> TrialResult:
     try:
         for name in REPEAT_COLUMNS:
             fields[name] = tuple(float(score) for score in cells.get(name, "").split(_SEPARATOR) if score)
+        if cells.get(ENERGY):
+            fields[ENERGY] = cells[ENERGY]
+        fields["further"] = {name: cell for name, cell in cells.items() if _FURTHER.match(name) and cell != ""}
         fields["params"] = {
             name.removeprefix(_PARAM): param_value(cell)
             for name, cell in cells.items()

@@ -2,6 +2,7 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 
 from nasdistill.pareto.front import front
+from nasdistill.pareto.objectives import DEFAULT
 from nasdistill.records import TrialResult
 
 
@@ -68,8 +69,8 @@ def test_accuracy_and_cost_can_be_chosen():
     a = trial(0, 0.5, 1.0, map50=0.6, params_m=3.0)
     b = trial(1, 0.4, 2.0, map50=0.7, params_m=1.0)
     assert front([a, b]) == [a]
-    assert front([a, b], accuracy="map50") == [a, b]
-    assert front([a, b], cost="params_m") == [b, a]
+    assert front([a, b], DEFAULT.with_accuracy("map50")) == [a, b]
+    assert front([a, b], DEFAULT.against("params_m")) == [b, a]
 
 
 def test_the_arguments_are_left_alone():
@@ -77,3 +78,30 @@ def test_the_arguments_are_left_alone():
     before = list(results)
     front(results)
     assert results == before
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 4), st.integers(1, 4)), max_size=12))
+def test_a_front_of_three_objectives_equals_brute_force(grid):
+    results = [
+        trial(n, a / 4, float(ms)).model_copy(update={"params_m": float(m)}) for n, (a, ms, m) in enumerate(grid)
+    ]
+    points = [(-a, ms, m) for a, ms, m in grid]
+    wanted = {
+        n
+        for n, own in enumerate(points)
+        if not any(all(x <= y for x, y in zip(other, own, strict=True)) and other != own for other in points)
+        and points.index(own) == n
+    }
+    members = front(results, DEFAULT.against("latency_ms", "params_m"))
+    assert {member.trial for member in members} == wanted
+    assert [m.latency_ms for m in members] == sorted(m.latency_ms for m in members)
+
+
+def test_the_front_of_a_device_knows_nothing_of_the_others():
+    def on(number: int, accuracy: float, here: float, there: float) -> TrialResult:
+        return trial(number, accuracy, here).model_copy(update={"further": {"latency_ms@b": there}})
+
+    results = [on(0, 0.3, 1.0, 9.0), on(1, 0.5, 2.0, 4.0), on(2, 0.6, 3.0, 8.0), on(3, 0.55, 9.0, 2.0)]
+    assert [m.trial for m in front(results)] == [0, 1, 2]
+    assert [m.trial for m in front(results, DEFAULT.against("latency_ms@b"))] == [3, 2]
+    assert [m.trial for m in front(results, DEFAULT.against("latency_ms", "latency_ms@b"))] == [0, 1, 2, 3]

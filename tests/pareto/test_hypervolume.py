@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nasdistill.pareto.hypervolume import Reference, default_reference, hypervolume, hypervolume_history
+from nasdistill.errors import InputError
+from nasdistill.pareto.hypervolume import (
+    Reference,
+    default_reference,
+    hypervolume,
+    hypervolume_history,
+    teacher_reference,
+)
+from nasdistill.pareto.objectives import DEFAULT
 from nasdistill.records import TrialResult
 
 
@@ -63,8 +71,8 @@ def test_reading_of_the_number():
 def test_default_reference():
     results = [trial(0, 0.5, 2.0), trial(1, 0.9, 40.0, state="failed", reason="r")]
     assert default_reference(results) == Reference(latency_ms=1.1 * 2.0)
-    assert default_reference(results, teacher_latency_ms=10.0) == Reference(latency_ms=11.0)
-    assert default_reference(results, teacher_latency_ms=float("nan")) == Reference(latency_ms=1.1 * 2.0)
+    assert default_reference(results, {"latency_ms": 10.0}) == Reference(latency_ms=11.0)
+    assert default_reference(results, {"latency_ms": float("nan")}) == Reference(latency_ms=1.1 * 2.0)
     assert default_reference([]) is None
 
 
@@ -78,3 +86,30 @@ def test_without_eligible_trials_it_is_zero():
 def test_a_reference_without_a_box_is_refused(wrong):
     with pytest.raises(ValueError, match="reference"):
         Reference(**wrong)
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 5), st.integers(1, 5)), max_size=8))
+def test_three_objectives_equal_counted_cells(grid):
+    results = [trial(n, a / 4, latency, params_m=params) for n, (a, latency, params) in enumerate(grid)]
+    three = DEFAULT.against("latency_ms", "params_m")
+    covered = sum(
+        any(a >= row + 1 and latency <= x and params <= y for a, latency, params in grid)
+        for row in range(4)
+        for x in range(4)
+        for y in range(4)
+    )
+    share = hypervolume(results, Reference(latency_ms=4, params_m=4), three)
+    assert share == pytest.approx(covered / 64, abs=1e-12)
+    with pytest.raises(ValueError, match="no params_m"):
+        hypervolume([trial(0, 0.5, 1.0, params_m=1.0)], Reference(latency_ms=4), three)
+
+
+def test_the_teachers_costs_are_the_box():
+    three = DEFAULT.against("latency_ms@phone", "params_m")
+    teacher = {"latency_ms@phone": 20.0, "params_m": 10.0, "latency_ms": 3.0}
+    assert teacher_reference(teacher, three) == Reference(**{"latency_ms@phone": 22.0, "params_m": 11.0})
+    with pytest.raises(InputError, match="no params_m of the teacher"):
+        teacher_reference({"latency_ms@phone": 20.0}, three)
+    seen = [trial(0, 0.5, 2.0, params_m=5.0)]
+    both = default_reference(seen, {"latency_ms": 10.0}, DEFAULT.against("latency_ms", "params_m"))
+    assert both == Reference(latency_ms=11.0, params_m=5.5)

@@ -11,6 +11,7 @@ from scipy import stats
 from nasdistill.errors import InputError
 from nasdistill.pareto.front import front
 from nasdistill.pareto.intervals import Certainty, Spread, certainty, pooled_spread, scores_of
+from nasdistill.pareto.objectives import DEFAULT
 from nasdistill.records import TrialResult
 
 
@@ -29,7 +30,7 @@ def trial(number: int, latency_ms: float, score: float, *repeats: float, shift: 
 
 
 def certainty_of(*results: TrialResult, accuracy: str = "map50_95") -> Certainty:
-    return certainty(results, front(results, accuracy), accuracy)
+    return certainty(results, front(results, DEFAULT.with_accuracy(accuracy)), accuracy)
 
 
 def test_two_groups_agree_with_scipys_t_test() -> None:

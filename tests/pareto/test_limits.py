@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from nasdistill.cli import _each_constraint_named
 from nasdistill.errors import InputError
+from nasdistill.options import each_constraint_named
 from nasdistill.pareto.limits import parse_constraints
 
 
@@ -46,6 +46,16 @@ def test_anything_else_is_one_clear_line(text: str, word: str) -> None:
 
 def test_several_limits_may_follow_the_option() -> None:
     given = ["search", "--constraint", "a<=1", "b<=2", "--seed", "3", "--constraint", "c<=4", "--json"]
-    assert _each_constraint_named(given) == [
+    assert each_constraint_named(given) == [
         *["search", "--constraint", "a<=1", "--constraint", "b<=2", "--seed", "3", "--constraint", "c<=4", "--json"]
     ]
+
+
+def test_limits_on_further_devices():
+    (limit,) = parse_constraints(["Latency-ms@my-phone.2<=20"], ["here", "my-phone.2"])
+    assert str(limit) == "latency_ms@my-phone.2<=20"
+    assert str(parse_constraints(["latency_ms@here<=20"], ["here"])[0]) == "latency_ms<=20"
+    with pytest.raises(InputError, match="no device 'phone' in this run, expected one of: here"):
+        parse_constraints(["latency_ms@phone<=20"], ["here"])
+    with pytest.raises(InputError, match="latency_ms has a limit already"):
+        parse_constraints(["latency_ms<=5 latency_ms@here<=6"], ["here"])

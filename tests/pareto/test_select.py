@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from nasdistill.errors import InputError, NothingSucceededError
 from nasdistill.pareto.front import front
+from nasdistill.pareto.objectives import DEFAULT
 from nasdistill.pareto.select import choose, find_trial, knee, parse_rule, select
 from nasdistill.records import TrialResult
 
@@ -49,7 +50,7 @@ def test_rules(rule, expected):
 
 
 def test_the_accuracy_decides_the_front():
-    assert select(RESULTS, "most-accurate", accuracy="map50").trial == 4
+    assert select(RESULTS, "most-accurate", DEFAULT.with_accuracy("map50")).trial == 4
 
 
 @pytest.mark.parametrize(
@@ -147,3 +148,20 @@ def test_select_gives_a_front_member_that_satisfies_the_rule(rows, rule):
         assert chosen.map50_95 == max(m.map50_95 for m in within)
     else:
         assert chosen.latency_ms == min(m.latency_ms for m in within)
+
+
+def test_the_rules_with_three_objectives():
+    three = DEFAULT.against("params_m", "latency_ms")
+
+    def one(number: int, accuracy: float, latency_ms: float, params_m: float) -> TrialResult:
+        figures = {"map50": accuracy, "map50_95": accuracy, "latency_ms": latency_ms, "params_m": params_m}
+        return TrialResult(trial=number, state="complete", family="f", fidelity=1.0, **figures)
+
+    results = [one(0, 0.1, 9.0, 1.0), one(1, 0.55, 3.0, 3.0), one(2, 0.6, 9.0, 9.0), one(3, 0.2, 1.0, 9.0)]
+    assert [m.trial for m in front(results, three)] == [0, 1, 3, 2]
+    assert select(results, "fastest", three).trial == 3, "the latency among the objectives, not the first cost"
+    assert select(results, "most-accurate", three).trial == 2
+    assert select(results, "knee", three).trial == 1
+    assert select(results, "fastest", DEFAULT.against("params_m")).trial == 0, "without a latency the first cost"
+    with pytest.raises(InputError, match="no trial of this run has latency_ms@phone"):
+        select(results, "latency_ms@phone<=3", three)

@@ -5,7 +5,8 @@ import pytest
 from sample_run import sample_results
 
 from nasdistill.records import TrialResult
-from nasdistill.report.figures import front_figure, hover_text, hypervolume_figure, latency_axis, parameter_figure
+from nasdistill.report.figures import cost_axis, front_figure, hypervolume_figure, parameter_figure
+from nasdistill.report.hover import hover_text
 from nasdistill.report.palette import DARK, LIGHT
 from nasdistill.report.series import accuracy_span, front_series, hypervolume_series, parameter_series
 from nasdistill.report.teacher import Teacher
@@ -84,12 +85,12 @@ def test_small_and_empty_runs_are_drawn():
 
 
 def test_latency_axis_in_both_scales():
-    log, linear = latency_axis(SERIES, "log"), latency_axis(SERIES, "linear")
-    low, high = SERIES.latency_range_ms
+    log, linear = cost_axis(SERIES, "log"), cost_axis(SERIES, "linear")
+    low, high = SERIES.cost_range
     assert log["range"] == [math.log10(low), math.log10(high)] and linear["range"] == [0, high]
     assert [float(t) for t in log["ticktext"]] == log["tickvals"]
-    assert latency_axis(SERIES)["type"] == "log"
-    assert latency_axis(front_series(RESULTS[:1]))["type"] == "linear"
+    assert cost_axis(SERIES)["type"] == "log"
+    assert cost_axis(front_series(RESULTS[:1]))["type"] == "linear"
 
 
 @pytest.mark.parametrize("parameter", parameter_series(RESULTS), ids=lambda p: p.name)

@@ -68,12 +68,13 @@ def test_the_page_says_what_a_reader_needs(page):
 
 def test_the_data_in_the_page_is_that_of_the_figures(page):
     data = json.loads(Structure(page).scripts[0])
-    assert set(data["front"]) == {"map50", "map50_95"}
-    names = [trace["name"] for trace in data["front"]["map50"]["data"]]
+    assert set(data["views"][0]["front"]) == {"map50", "map50_95"}
+    (view,) = data["views"]
+    names = [trace["name"] for trace in view["front"]["map50"]["data"]]
     assert {"front", "knee", "dominated", "teacher", "failed"} <= set(names)
-    trials = {t for trace in data["front"]["map50_95"]["data"] for t in trace.get("customdata") or ()}
+    trials = {t for trace in view["front"]["map50_95"]["data"] for t in trace.get("customdata") or ()}
     assert trials <= {int(number) for number in data["hover"]} == set(range(40))
-    assert "text" not in next(t for t in data["front"]["map50"]["data"] if t["name"] == "front")
+    assert "text" not in next(t for t in view["front"]["map50"]["data"] if t["name"] == "front")
 
 
 def test_nothing_from_outside_becomes_markup(page):
@@ -145,7 +146,7 @@ def test_the_bundle_is_of_the_version_that_plotly_speaks(page):
 )
 def test_incomplete_runs_still_have_a_report(run, results):
     found = Structure(report_html(run, results, "results/x"))
-    assert json.loads(found.scripts[0])["front"]
+    assert json.loads(found.scripts[0])["views"]
     assert "None" not in " ".join(found.text) and "nan" not in " ".join(found.text).split()
 
 

@@ -7,6 +7,7 @@ from sample_run import sample_results
 
 from nasdistill.pareto.front import front
 from nasdistill.pareto.hypervolume import Reference, hypervolume
+from nasdistill.pareto.objectives import DEFAULT
 from nasdistill.records import TrialResult
 from nasdistill.report.series import (
     accuracy_span,
@@ -53,7 +54,7 @@ def test_step_is_the_best_accuracy_within_each_latency():
 
 def test_latency_range_holds_everything_that_is_drawn():
     series = front_series(RESULTS, teacher=TEACHER)
-    low, high = series.latency_range_ms
+    low, high = series.cost_range
     assert all(low < r.latency_ms < high for r in RESULTS if r.latency_ms is not None)
     assert low < 38.9 < high
 
@@ -61,7 +62,7 @@ def test_latency_range_holds_everything_that_is_drawn():
 def test_map50_has_its_own_front():
     results = [trial(0, 0.5, 1.0, map50=0.5), trial(1, 0.4, 2.0, map50=0.9)]
     assert [r.trial for r in front_series(results).front] == [0]
-    assert [r.trial for r in front_series(results, "map50").front] == [0, 1]
+    assert [r.trial for r in front_series(results, DEFAULT.with_accuracy("map50")).front] == [0, 1]
 
 
 def test_a_run_without_any_score():

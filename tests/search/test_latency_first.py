@@ -269,3 +269,25 @@ def test_a_study_without_that_objective_is_refused() -> None:
     study = study_of(LatencyFirstSampler(FLAT, flat_latency, latency_objective=2, seed=0))
     with pytest.raises(ValueError, match="latency_objective=2, but the study has 2"):
         study.optimize(objective, n_trials=1)
+
+
+def test_a_second_cost_that_is_only_told_steers_like_a_known_one() -> None:
+    """Score and latency of both kinds are alike; that "relu" needs fewer parameters is told of points nobody trained."""
+
+    def space(chosen: Mapping[str, Any]) -> dict[str, BaseDistribution]:
+        return {name: distribution for name, distribution in FLAT.items() if name not in chosen}
+
+    def proposed(small: str) -> list[str]:
+        sampler = LatencyFirstSampler(FLAT, None, seed=0, startup=2, figures={2: "params_m"}, latency_name="size_mb")
+        study = study_of(sampler, ["maximize", "minimize", "minimize"])
+        for depth in range(1, 9):
+            params = {"width": 0.3, "depth": depth, "act": None}
+            values = [0.2 + 0.01 * depth, flat_latency(params), 4.0]
+            study.add_trial(create_trial(values=values, params=params, distributions=FLAT))
+            for act in ("relu", "silu"):
+                told = {"params_m": 1.0 if act == small else 9.0, "size_mb": flat_latency(params), "latency_ms": 7.0}
+                sampler.observe({**params, "act": act, "width": 0.31}, **told)
+        return [ask(study, space).params["act"] for _ in range(3)]
+
+    assert proposed("relu") == ["relu"] * 3
+    assert proposed("silu") == ["silu"] * 3

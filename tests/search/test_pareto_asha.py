@@ -8,16 +8,17 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
+from ray.tune.schedulers import TrialScheduler
 from search_workers import CaseSpace, FileRun, scored
 
 from nasdistill.errors import InputError
 from nasdistill.pareto.front import front
-from nasdistill.pareto.objectives import LATENCY_MS, MAP50_95
+from nasdistill.pareto.objectives import DEFAULT, LATENCY_MS, MAP50_95, Objectives
 from nasdistill.records import RungScore, TrialResult
 from nasdistill.search.budget import BudgetClock, parse_budget
 from nasdistill.search.cluster import environment, start_ray
 from nasdistill.search.known import FIDELITY, PARTIAL_VALUES
-from nasdistill.search.pareto_asha import ParetoAsha
+from nasdistill.search.pareto_asha import SCORE, ParetoAsha
 from nasdistill.search.reconcile import partial_of
 from nasdistill.search.runner import run_search
 from nasdistill.search.worker import TrialJob
@@ -145,3 +146,18 @@ def test_scores_of_several_objectives_are_compared(tmp_path: Path) -> None:
 def test_an_unknown_scheduler_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="unknown scheduler 'asha'; allowed: none, pareto-asha"):
         search(tmp_path, "good", scheduler="asha")
+
+
+def test_a_trial_goes_on_for_the_sake_of_any_objective() -> None:
+    """ "bad" is beaten in accuracy and latency, but nothing is as fast on the phone."""
+    scores = [
+        rung_score(trial, case).model_copy(update={"further": {"latency_ms@phone": 1.0 if case == "bad" else 5.0}})
+        for trial, case in enumerate(("good", "fast", "slow", "bad"))
+    ]
+
+    def decision(objectives: Objectives) -> str:
+        scheduler = ParetoAsha(objectives, scores[:-1])
+        return scheduler.on_trial_result(None, None, {SCORE: scores[-1].model_dump_json()})  # type: ignore[arg-type]
+
+    assert decision(DEFAULT) == TrialScheduler.STOP
+    assert decision(DEFAULT.against("latency_ms", "latency_ms@phone")) == TrialScheduler.CONTINUE

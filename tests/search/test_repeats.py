@@ -12,6 +12,7 @@ from search_workers import CaseSpace, CaseWorker, CurveWorker, SmallSpace, score
 
 from nasdistill.errors import TrialError
 from nasdistill.pareto.front import front
+from nasdistill.pareto.objectives import DEFAULT
 from nasdistill.records import RepeatScore, TrialResult
 from nasdistill.search.budget import BudgetClock, parse_budget
 from nasdistill.search.cluster import environment, start_ray
@@ -85,6 +86,15 @@ class TestReserve:
         assert RepeatReserve(budget, 1, workers=9, asked=True).kept(few) == pytest.approx(WORKER_START_S + MARGIN * 10)
         dominated = member(3, map50_95=0.0001, seconds=500.0)
         assert RepeatReserve(budget, 2, workers=2, asked=True).kept([*few, dominated]) == pytest.approx(needed)
+
+    def test_the_front_is_that_of_the_runs_objectives(self) -> None:
+        small = member(3, map50_95=0.0001, seconds=50.0, params_m=0.5)
+        few = [member(1, params_m=1.0), small]
+        two = RepeatReserve(parse_budget("10m"), 2, workers=2, asked=True).kept(few)
+        three = RepeatReserve(
+            parse_budget("10m"), 2, workers=2, asked=True, objectives=DEFAULT.against("latency_ms", "params_m")
+        ).kept(few)
+        assert three > two > 0.0
 
     def test_nothing_when_not_one_repeat_would_fit_or_all_are_done(self) -> None:
         long = [member(number, seconds=100.0) for number in range(20)]

@@ -8,8 +8,11 @@ from hypothesis import strategies as st
 from search_workers import SmallSpace
 
 from nasdistill.errors import InputError
+from nasdistill.pareto.hypervolume import Reference
+from nasdistill.pareto.objectives import DEFAULT
 from nasdistill.search.distributions import distribution_of, key_of, point_of, suggest_params, unseen_point
 from nasdistill.search.grid import value_at
+from nasdistill.search.reconcile import directions_of
 from nasdistill.search.samplers import SAMPLERS, Task, make_sampler
 from nasdistill.space.parameters import Choice, Parameter, Range
 
@@ -125,3 +128,19 @@ def test_points_of_another_space_are_told() -> None:
     assert found is not None and found[0] == {"family": "a", "a.width": 0.5, "lr": 2}
     for bad in ({"family": "c"}, {"family": "a", "lr": 2}, {**good, "a.width": 0.6}, {**good, "lr": "fast"}):
         assert point_of(SmallSpace(), bad) is None
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_sampler_takes_an_accuracy_and_two_costs(name: str) -> None:
+    objectives = DEFAULT.against("params_m", "latency_ms@phone")
+    corner = Reference(**{"params_m": 4.0, "latency_ms@phone": 9.0})
+    space, points = SmallSpace(endless=True), set()
+    sampler = make_sampler(name, Task(space, objectives, reference=corner, seed=1))
+    study = optuna.create_study(directions=directions_of(objectives), sampler=sampler)
+    for _ in range(10):
+        trial = study.ask()
+        params = suggest_params(trial, space)
+        points.add(str(params))
+        size = float(params.get("a.width", 0)) + float(params.get("b.depth", 0)) / 4
+        study.tell(trial, [0.5 + size / 3, 1.0 + size, 5.0 - size])
+    assert len(points) == 10

@@ -11,6 +11,7 @@ import pytest
 
 from nasdistill.devices.profile import DeviceProfile
 from nasdistill.errors import InputError
+from nasdistill.pareto.objectives import DEFAULT
 from nasdistill.records import TrialResult
 from nasdistill.session.known import WARM_START_NAME, kept_warm_start, read_configurations, read_warm_start
 from nasdistill.space.parse import parse_space
@@ -80,7 +81,7 @@ def test_what_is_no_configuration_is_refused(tmp_path: Path, name: str, text: st
 def inputs(**changes: Any) -> Any:
     device = DeviceProfile(name="here", runtime="onnxruntime")
     fields = {"space": SPACE, "device": device, "data_hash": "d", "teacher": SimpleNamespace(sha256="t"), **changes}
-    return SimpleNamespace(**fields)
+    return SimpleNamespace(**{"devices": (fields["device"],), **fields})
 
 
 def earlier(folder: Path, results: list[TrialResult]) -> Path:
@@ -132,3 +133,21 @@ def test_a_run_without_a_complete_trial_is_refused(tmp_path: Path) -> None:
 def _written(path: Path, text: str) -> Path:
     path.write_text(text)
     return path
+
+
+def test_an_earlier_run_with_other_objectives_serves_where_the_figures_are_there(tmp_path: Path) -> None:
+    path = earlier(tmp_path / "old", [result(0, ONE).model_copy(update={"params_m": 1.0}), result(1, TWO)])
+    RunFolder.open(path).update_run(objectives=["map50", "latency_ms"])
+    three = DEFAULT.against("latency_ms", "params_m")
+    assert len(read_warm_start(path, inputs(), three)) == 2
+    with pytest.raises(InputError, match="its trials have no latency_ms@phone"):
+        read_warm_start(path, inputs(), DEFAULT.against("latency_ms@phone"))
+
+
+def test_an_earlier_run_on_another_device_of_the_same_name_is_refused(tmp_path: Path) -> None:
+    here, phone = DeviceProfile(name="here", runtime="onnxruntime"), DeviceProfile(name="phone", runtime="onnxruntime")
+    path = earlier(tmp_path / "old", [result(0, ONE)])
+    RunFolder.open(path).update_run(further_devices=[phone.model_dump()])
+    assert read_warm_start(path, inputs()) and read_warm_start(path, inputs(devices=(here, phone)))
+    with pytest.raises(InputError, match="another device of the name phone"):
+        read_warm_start(path, inputs(devices=(here, phone.model_copy(update={"threads": 2}))))

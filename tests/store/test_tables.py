@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nasdistill.errors import InputError
-from nasdistill.pareto.intervals import certainty
+from nasdistill.pareto.intervals import Certainty, certainty
 from nasdistill.records import TrialResult
 from nasdistill.store.tables import format_trials, parse_trials, read_trials_csv, write_pareto_csv, write_trials_csv
 
@@ -138,3 +138,30 @@ def test_an_unreadable_table_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="cannot be read"):
         read_trials_csv(tmp_path / "binary.csv")
+
+
+def test_energy_and_further_devices_have_columns_where_a_trial_has_them() -> None:
+    plain, both = (
+        result(0, 2.0),
+        result(1, 1.0).model_copy(
+            update={"energy_mj": 12.5, "further": {"latency_ms@a-b": 3.5, "latency_p90_ms@a-b": 4.0}}
+        ),
+    )
+    text = format_trials([plain, both], set())
+    header = text.splitlines()[0].split(",")
+    after = header.index("reason") + 1
+    assert header[after : after + 3] == ["energy_mj", "latency_ms@a-b", "latency_p90_ms@a-b"]
+    assert parse_trials(text, "trials.csv") == [plain, both]
+    assert "@" not in format_trials([plain], set()) and "energy" not in format_trials([plain], set())
+    with pytest.raises(InputError, match="line 3: further"):
+        parse_trials(text.replace("latency_ms@a-b", "latency_ms@a b"), "trials.csv")
+
+
+def test_certainty_columns_are_named_after_the_accuracy() -> None:
+    assert ",seeds,map50_mean,map50_low,map50_high,tied_with," in format_trials([], set(), Certainty("map50"))
+
+
+def test_a_front_is_in_the_order_of_its_cost(tmp_path: Path) -> None:
+    rows = [result(n, ms).model_copy(update={"further": {"latency_ms@b": 9 - ms}}) for n, ms in enumerate((1.0, 2.0))]
+    write_pareto_csv(tmp_path / "p.csv", rows, {0, 1}, None, "latency_ms@b")
+    assert [line.split(",")[0] for line in (tmp_path / "p.csv").read_text().splitlines()] == ["trial", "1", "0"]

@@ -1,10 +1,11 @@
-// Draws the figures in the page's data: theme by the reader's system, accuracy and latency scale by the buttons.
+// Draws the figures in the page's data: theme by the reader's system; front, accuracy and scale of the cost by the buttons.
 (() => {
   "use strict";
   const data = JSON.parse(document.getElementById("report-data").textContent);
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   const drawn = new Map();
-  const chosen = { accuracy: data.accuracy, scale: data.front[data.accuracy].layout.xaxis.type };
+  const choosers = "[data-view], [data-accuracy], [data-scale]";
+  const chosen = { view: "0", accuracy: data.accuracy, scale: data.views[0].front[data.accuracy].layout.xaxis.type };
 
   // Figures come in the light colours; each of those has one dark counterpart.
   const themed = (node) => {
@@ -41,16 +42,17 @@
   };
 
   const drawFront = () => {
-    const figure = data.front[chosen.accuracy];
-    const xaxis = { ...figure.layout.xaxis, ...data.axes[chosen.scale], anchor: figure.layout.xaxis.anchor };
+    const view = data.views[Number(chosen.view)];
+    const figure = view.front[chosen.accuracy];
+    const xaxis = { ...figure.layout.xaxis, ...view.axes[chosen.scale], anchor: figure.layout.xaxis.anchor };
     draw("plot-front", { ...figure, layout: { ...figure.layout, xaxis } });
-    for (const button of document.querySelectorAll("[data-accuracy], [data-scale]")) {
-      const { accuracy, scale } = button.dataset;
-      button.setAttribute("aria-pressed", String(accuracy ? accuracy === chosen.accuracy : scale === chosen.scale));
+    for (const button of document.querySelectorAll(choosers)) {
+      const pressed = Object.entries(button.dataset).every(([key, value]) => chosen[key] === value);
+      button.setAttribute("aria-pressed", String(pressed));
     }
   };
 
-  for (const button of document.querySelectorAll("[data-accuracy], [data-scale]")) {
+  for (const button of document.querySelectorAll(choosers)) {
     button.addEventListener("click", () => { Object.assign(chosen, button.dataset); drawFront(); });
   }
 

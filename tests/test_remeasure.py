@@ -1,0 +1,50 @@
+"""The last measurement: every artifact, every device, and nothing else changed."""
+
+from pathlib import Path
+
+import pytest
+from test_export import tiny_onnx
+
+from nasdistill.devices.profile import DeviceProfile
+from nasdistill.records import TrialResult
+from nasdistill.remeasure import ROUNDS, remeasure
+from nasdistill.store.run_folder import RunFolder
+
+MAIN, OTHER = (
+    DeviceProfile(name=name, runtime="onnxruntime", warmup_s=0.0, min_samples=4, max_seconds=0.01)
+    for name in ("main", "other")
+)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    """Three trials timed at an hour a batch; one lost its artifact, one failed."""
+    run = RunFolder.create(tmp_path / "run")
+    figures = {"map50": 0.5, "map50_95": 0.3, "latency_ms": 3.6e6, "latency_p90_ms": 3.6e6, "params_m": 1.0}
+    further = {"latency_ms@other": 3.6e6, "energy_mj@other": 5.0}
+    for number in range(2):
+        run.write_trial(
+            TrialResult(trial=number, state="complete", family="f", fidelity=1.0, further=further, **figures)
+        )
+    run.write_trial(TrialResult(trial=2, state="failed", family="f", reason="r"))
+    tiny_onnx(run.trial_folder(0) / "student.onnx", 2.0)
+    return run
+
+
+def test_all_devices_are_timed_again(run: RunFolder) -> None:
+    before, shares = run.trials(), []
+    assert remeasure(run, (MAIN, OTHER), shares.append) == 1
+    after = run.trials()
+    assert after[1:] == before[1:]
+    timed = after[0]
+    for name in ("latency_ms", "latency_p90_ms", "latency_ms@other", "latency_p90_ms@other"):
+        assert 0 < timed.figure(name) < 3.6e6
+    assert timed.figure("energy_mj@other") == 5.0, "what is not reported stays as it was"
+    assert (timed.params_m, timed.map50_95) == (1.0, 0.3)
+    assert len(shares) == ROUNDS * 2 and shares[-1] == 1.0
+
+
+def test_one_device_leaves_the_others_alone(run: RunFolder) -> None:
+    remeasure(run, (MAIN,), lambda share: None)
+    assert run.trials()[0].further == {"latency_ms@other": 3.6e6, "energy_mj@other": 5.0}
+    assert run.trials()[0].latency_ms < 3.6e6
