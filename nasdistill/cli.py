@@ -45,7 +45,7 @@ def _root(
 
 @app.command()
 def search(
-    budget: options.Budget,
+    budget: options.Budget = None,
     data: options.Data = None,
     teacher: options.Teacher = None,
     teacher_yaml: options.TeacherYaml = None,
@@ -53,7 +53,7 @@ def search(
     space: options.Space = None,
     device: options.Device = None,
     objectives: options.Objectives = None,
-    sampler: options.Sampler = "latency-first",
+    sampler: options.Sampler = None,
     scheduler: options.Scheduler = None,
     constraint: options.Constraint = None,
     enqueue: options.Enqueue = None,
@@ -83,7 +83,7 @@ def search(
         from nasdistill.session.request import SearchRequest, check
         from nasdistill.session.search import search as run_search
     request = SearchRequest(
-        budget=parse_budget(budget),
+        budget=None if budget is None else parse_budget(budget),
         data=data,
         teacher=teacher,
         teacher_yaml=teacher_yaml,

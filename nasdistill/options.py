@@ -5,7 +5,12 @@ from typing import Annotated
 
 import typer
 
-Budget = Annotated[str, typer.Option(help="Time (90s, 30m, 2h), trials (40trials) or training work (200epochs).")]
+Budget = Annotated[
+    str | None,
+    typer.Option(
+        help="Time (90s, 30m, 2h), trials (40trials) or training work (200epochs). Needed, but with --resume."
+    ),
+]
 Data = Annotated[
     str | None, typer.Option(help="An Ultralytics-style data.yaml. Without data and teacher: the embedded demo.")
 ]
@@ -34,7 +39,10 @@ Objectives = Annotated[
     ),
 ]
 Sampler = Annotated[
-    str, typer.Option(help="How points are proposed: latency-first, random, tpe, nsga2, nsga3, gp, qmc.")
+    str | None,
+    typer.Option(
+        help="How points are proposed: latency-first, random, tpe, nsga2, nsga3, gp, qmc [default: latency-first]."
+    ),
 ]
 Scheduler = Annotated[
     str | None,
@@ -74,7 +82,7 @@ Cache = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option(help="The run folder [default: results/<date and time>].")]
 Resume = Annotated[
-    bool, typer.Option("--resume", help="Go on with the run in --out (or the latest one); --budget is its total.")
+    bool, typer.Option("--resume", help="Go on with the run in --out (or the latest one); --budget is its new total.")
 ]
 Storage = Annotated[
     str | None,

@@ -279,6 +279,13 @@ class TestWrongSearches:
         RunFolder.create(tmp_path / "empty")
         refused(nasdistill("search", "--budget", "1trials", "--resume", "--out", "empty"), "empty")
 
+    def test_a_resumed_run_has_its_budget_and_a_new_one_needs_one(self, nasdistill: Nasdistill, tmp_path: Path) -> None:
+        run = RunFolder.create(tmp_path / "run")
+        run.update_run(settings={"seed": 3})
+        refused(nasdistill("search", "--resume", "--out", "run"), "--budget is missing")
+        run.update_run(budget="soon")
+        refused(nasdistill("search", "--resume", "--out", "run"), "soon", "40trials")
+
     def test_resuming_with_other_settings(self, nasdistill: Nasdistill, tmp_path: Path) -> None:
         run = RunFolder.create(tmp_path / "run")
         run.update_run(settings={"seed": 3, "space": None})

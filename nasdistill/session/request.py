@@ -8,7 +8,7 @@ from typing import Any, get_args
 from nasdistill.config import TrainingSettings, load_recipe
 from nasdistill.errors import InputError
 from nasdistill.records import CacheKind
-from nasdistill.search.budget import Budget
+from nasdistill.search.budget import Budget, parse_budget
 from nasdistill.search.pareto_asha import DEFAULT_SCHEDULER, check_scheduler
 from nasdistill.search.samplers import DEFAULT_SAMPLER, check_sampler
 from nasdistill.session.goals import goals_of
@@ -37,7 +37,8 @@ KEPT = (
 class SearchRequest:
     """A search as asked for. None means: the default, or what the resumed run was started with."""
 
-    budget: Budget
+    budget: Budget | None = None
+    """The total, earlier parts of a resumed run included."""
     data: str | None = None
     teacher: str | None = None
     teacher_yaml: str | None = None
@@ -47,7 +48,7 @@ class SearchRequest:
     """Where students are timed, the main device first."""
     objectives: list[str] | None = None
     """Names of an accuracy and one or two costs."""
-    sampler: str = DEFAULT_SAMPLER
+    sampler: str | None = None
     scheduler: str | None = None
     workers: int | None = None
     seed: int | None = None
@@ -72,7 +73,9 @@ def check(request: SearchRequest) -> tuple[RunFolder, dict[str, Any]]:
     Raises:
         InputError: an unknown name, a folder that is taken, or settings that differ from the resumed run's.
     """
-    check_sampler(request.sampler)
+    check_sampler(request.sampler or DEFAULT_SAMPLER)
+    if request.budget is None and not request.resume:
+        raise InputError("--budget is missing: time (90s, 30m, 2h), trials (40trials) or training work (200epochs)")
     check_scheduler(request.scheduler or DEFAULT_SCHEDULER)
     if request.precision not in (None, "auto", "float32", "bfloat16"):
         raise InputError(f"unknown precision '{request.precision}'; allowed: auto, float32, bfloat16")
@@ -93,12 +96,22 @@ def check(request: SearchRequest) -> tuple[RunFolder, dict[str, Any]]:
         run = RunFolder.open(request.out or _latest_run())
         kept = _agreeing(request, run)
         goals_of(kept)
+        budget_of(request, run.read_run())
         return run, kept
     settings = {name: getattr(request, name) for name in KEPT}
     goals_of(settings)
     if request.out is not None and request.out.exists() and (not request.out.is_dir() or any(request.out.iterdir())):
         RunFolder.create(request.out)  # says which kind of taken it is
     return RunFolder(request.out or default_run_path()), settings
+
+
+def budget_of(request: SearchRequest, run: Mapping[str, Any]) -> Budget:
+    """What was asked for, else what the resumed run was started with. Raises InputError when neither says anything."""
+    if request.budget is not None:
+        return request.budget
+    if "budget" not in run:
+        raise InputError("--budget is missing: the run had not begun, and has none of its own")
+    return parse_budget(str(run["budget"]))
 
 
 def training_of(settings: Mapping[str, Any], run: Mapping[str, Any], space: SearchSpace) -> TrainingSettings:

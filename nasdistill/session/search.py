@@ -2,6 +2,7 @@
 
 import functools
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,18 +17,19 @@ from nasdistill.progress import Progress
 from nasdistill.records import TrialResult
 from nasdistill.remeasure import remeasure
 from nasdistill.report.html import write_report
-from nasdistill.search.budget import BudgetClock
+from nasdistill.search.budget import Budget, BudgetClock
 from nasdistill.search.cluster import run_tasks
 from nasdistill.search.events import SearchEvent, TrialFinished
 from nasdistill.search.journal import StudyJournal
 from nasdistill.search.pareto_asha import DEFAULT_SCHEDULER, NONE
 from nasdistill.search.reserve import WORKER_START_S, RepeatReserve, repeats_for
 from nasdistill.search.runner import run_search
+from nasdistill.search.samplers import DEFAULT_SAMPLER
 from nasdistill.session.goals import Goals, goals_of
 from nasdistill.session.known import WARM_START_NAME, kept_warm_start, read_configurations, read_warm_start
 from nasdistill.session.preparation import Prepared, prepare
 from nasdistill.session.repeats import repeat_front
-from nasdistill.session.request import SearchRequest, training_of
+from nasdistill.session.request import SearchRequest, budget_of, training_of
 from nasdistill.session.resources import Workplace, workplace
 from nasdistill.session.storage import check_storage, open_journal
 from nasdistill.store.provenance import environment
@@ -59,10 +61,11 @@ def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], pro
         NothingSucceededError: no trial was completed.
     """
     recorded = run.read_run() if request.resume else {}
+    request = replace(request, sampler=request.sampler or recorded.get("sampler", DEFAULT_SAMPLER))
     used = float(recorded.get("seconds", 0.0))
     url = check_storage(request.storage, recorded)
     earlier = run.results() if request.resume else []
-    clock = BudgetClock.resumed(request.budget, earlier, used)
+    clock = BudgetClock.resumed(budget_of(request, recorded), earlier, used)
     for score in run.repeats() if request.resume else ():
         clock.count_repeat(score)
     asked = request.repeats if request.repeats is not None else recorded.get("repeats")
@@ -98,7 +101,7 @@ def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], pro
         if warm_start:
             write_trials_csv(run.path / WARM_START_NAME, warm_start, ())
         run.update_run(settings=settings, enqueued=enqueued, started=_now(), teacher=_teacher_facts(inputs))
-    run.update_run(**_description(request, inputs, goals, run, training.seed, scheduler), repeats=asked)
+    run.update_run(**_description(request, clock.budget, inputs, goals, run, training.seed, scheduler), repeats=asked)
     journal = open_journal(run, url, goals.objectives, progress.log)
     progress.log(f"results go to {run.path}")
     try:
@@ -180,7 +183,7 @@ def _run_trials(
         MakeTrialWorker(prepared.assets, inputs.space, goals.constraints),
         run,
         clock,
-        sampler=request.sampler,
+        sampler=request.sampler or DEFAULT_SAMPLER,
         scheduler=scheduler,
         rung_scores=all_rung_scores(run.path),
         workers=place.workers,
@@ -223,7 +226,13 @@ def _write(run: RunFolder) -> list[TrialResult]:
 
 
 def _description(
-    request: SearchRequest, inputs: Inputs, goals: Goals, run: RunFolder, seed: int, scheduler: str
+    request: SearchRequest,
+    budget: Budget,
+    inputs: Inputs,
+    goals: Goals,
+    run: RunFolder,
+    seed: int,
+    scheduler: str,
 ) -> dict[str, Any]:
     """What `run.json` says about the inputs and the machine."""
     facts = environment()
@@ -238,7 +247,7 @@ def _description(
         "further_devices": [device.model_dump() for device in goals.devices[1:]],
         "space": inputs.space.name,
         "space_text": inputs.space.text,
-        "budget": str(request.budget),
+        "budget": str(budget),
         "sampler": request.sampler,
         "scheduler": scheduler,
         "seed": seed,
