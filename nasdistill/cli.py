@@ -44,7 +44,11 @@ def _root(
 def search(
     budget: Annotated[str, typer.Option(help="Time (90s, 30m, 2h), trials (40trials) or training work (200epochs).")],
     data: Annotated[
-        str | None, typer.Option(help="An Ultralytics-style data.yaml. Without data and teacher: the embedded demo.")
+        str | None,
+        typer.Option(
+            help="An Ultralytics-style data.yaml. Without data and teacher: the embedded demo. none: images synthesised "
+            "from the teacher (experimental)."
+        ),
     ] = None,
     teacher: Annotated[
         str | None, typer.Option(help="An Ultralytics detection checkpoint (.pt), or bare tensors (.safetensors, .pt).")
@@ -343,12 +347,17 @@ def _print_front(run: Any, as_json: bool) -> None:
     from nasdistill.pareto.intervals import certainty
     from nasdistill.report.console import front_json, front_table
     from nasdistill.report.teacher import teacher_of
+    from nasdistill.store.provenance import data_free_note
 
     results = run.results()
     members, teacher = front(results), teacher_of(run.read_run())
     sure = certainty(results, members)
     if as_json:
-        print(json.dumps({"run": str(run.path), **front_json(results, members, teacher, certainty=sure)}))
+        found = data_free_note(run.read_run())
+        note = {"note": found} if found else {}
+        print(json.dumps({"run": str(run.path), **note, **front_json(results, members, teacher, certainty=sure)}))
         return
     console = Console()
     console.print(front_table(results, members, teacher, width=console.width, certainty=sure))
+    if note := data_free_note(run.read_run()):
+        console.print(note)
