@@ -19,14 +19,14 @@ from nasdistill.students.student import LOSS_GAINS, dense_output
 from nasdistill.teacher.teacher import Teacher
 
 Weight = Annotated[float, Field(ge=0.0, le=1000.0)]
-COARSE = 8  # cells of the noise that an image starts from, in pixels
+COARSE = 16  # cells of the noise that an image starts from, in pixels
 LUMINANCE, COLOUR = 0.3, 0.1  # deviations of that noise: brightness, and each channel's own
 
 
 class InversionSettings(Record):
     """How images are made. The measurements behind the values are in docs/decisions.md."""
 
-    steps: Annotated[int, Field(ge=1, le=10_000)] = 120
+    steps: Annotated[int, Field(ge=1, le=10_000)] = 80
     learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 0.02
     """Of Adam on the pixels (0..1), at first; it falls to 0 along a cosine."""
     statistics: Weight = 10.0

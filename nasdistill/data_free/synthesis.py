@@ -131,18 +131,26 @@ def _make_batch(
     seed = int(rng.integers(2**62))
     images = inversion(layouts, count, what.size, seed, lambda step: on_progress(step / steps))
     labels = pseudo_labels(teacher, images, what.device, what.autocast)
-    target = _batch_folder(folder, split, batch)
-    building = target.with_name(f".{target.name}.building")
+    write_batch(_batch_folder(folder, split, batch), images, labels, first=batch * count)
+
+
+def write_batch(folder: Path, images_bchw: Tensor, labels: Sequence[np.ndarray], first: int = 0) -> None:
+    """Write images (b, 3, s, s) uint8 and their labels, as from `pseudo_labels`, to `folder`, which appears once complete.
+
+    They are numbered from `first` on.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    building = folder.with_name(f".{folder.name}.building")
     shutil.rmtree(building, ignore_errors=True)
     for kind in ("images", "labels"):
         (building / kind).mkdir(parents=True)
     try:
-        for index, (image, rows) in enumerate(zip(images, labels, strict=True)):
-            name = f"{batch * count + index:06d}"
-            _write_png(building / "images" / f"{name}.png", image)
+        for index, (image, rows) in enumerate(zip(images_bchw, labels, strict=True), first):
+            _write_png(building / "images" / f"{index:06d}.png", image)
             lines = [f"{int(row[0])} " + " ".join(f"{value:.6f}" for value in row[1:]) for row in rows]
-            (building / "labels" / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        os.replace(building, target)
+            text = "".join(f"{line}\n" for line in lines)
+            (building / "labels" / f"{index:06d}.txt").write_text(text, encoding="utf-8")
+        os.replace(building, folder)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise
