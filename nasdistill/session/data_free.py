@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nasdistill.data_free.inversion import InversionSettings
 from nasdistill.prepare.data_free import Synthetic, synthetic_data
 from nasdistill.progress import Progress
 from nasdistill.search.budget import BudgetClock
@@ -18,6 +19,7 @@ class SynthesisOnRequest:
     """Makes the data of a search once its other inputs are checked; afterwards it knows what was made.
 
     A resumed run gets as many images as it had, whatever the budget is now. Synthesis is charged to a time budget.
+    `inversion` says how images are made; None: as usual.
     """
 
     def __init__(
@@ -28,10 +30,12 @@ class SynthesisOnRequest:
         threads: int,
         cache: Path,
         progress: Progress,
+        inversion: InversionSettings | None = None,
     ) -> None:
         self._seed, self._precision = settings["seed"] or 0, settings["precision"] or "auto"
         self._before = recorded.get("data_free")
         self._clock, self._threads, self._cache, self._progress = clock, threads, cache, progress
+        self._inversion = inversion
         self._made: Synthetic | None = None
 
     def __call__(self, teacher: Teacher, size: int) -> Path:
@@ -39,7 +43,16 @@ class SynthesisOnRequest:
         batches = None if self._before is None else (self._before["train_batches"], self._before["val_batches"])
         budget_s = self._clock.budget.amount if self._clock.budget.kind == "time" else None
         self._made = synthetic_data(
-            teacher, size, self._seed, self._precision, self._cache, budget_s, self._threads, batches, self._show
+            teacher,
+            size,
+            self._seed,
+            self._precision,
+            self._cache,
+            budget_s,
+            self._threads,
+            batches,
+            self._show,
+            self._inversion,
         )
         self._progress.log(f"synthesising images: {self._made.seconds:.1f} s")
         self._progress.log(self.note())

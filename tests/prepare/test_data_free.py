@@ -1,11 +1,14 @@
 """`--data none`: how many images, where they are told of, and a search's inputs made of a teacher alone."""
 
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from small import NAMES, opinionated, small_teacher
 
+from nasdistill import cli
+from nasdistill.data_free.inversion import InversionSettings
 from nasdistill.errors import InputError
 from nasdistill.export import model_card
 from nasdistill.prepare import data_free
@@ -18,9 +21,10 @@ from nasdistill.report.live import LiveDisplay
 from nasdistill.search.budget import BudgetClock, parse_budget
 from nasdistill.session.data_free import SynthesisOnRequest
 from nasdistill.store.provenance import data_free_note
+from nasdistill.store.run_folder import RunFolder
 from nasdistill.students.families import build_student
 
-SPACE = "name: tiny\nimage_size: 64\nfamilies:\n  yolov5: {depth: 0.33, width: [0.0625, 0.125]}\nprune: {ratio: 0.0}\n"
+SPACE = "name: tiny\nimage_size: 32\nfamilies:\n  yolov5: {depth: 0.33, width: [0.0625, 0.125]}\nprune: {ratio: 0.0}\n"
 
 
 def test_a_third_of_the_budget_whatever_the_timings_waver() -> None:
@@ -47,16 +51,17 @@ def teacher_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("teacher") / "teacher.pt"
     model = opinionated(build_student("yolov5", {"depth": 0.33, "width": 0.125}, NAMES, 7).model, 7, contrast=0.1)
     model.names = dict(enumerate(NAMES))
-    torch.save({"model": model, "train_args": {"imgsz": 64}}, path)
+    torch.save({"model": model, "train_args": {"imgsz": 32}}, path)
     return path
 
 
 def test_a_searchs_inputs_from_a_teacher_alone(tmp_path: Path, teacher_file: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(SPACE)
     settings = {"seed": None, "precision": "float32"}
-    before = {"data_free": {"train_batches": 1, "val_batches": 1, "batch_size": 16}}  # of the run that is resumed
+    before = {"data_free": {"train_batches": 1, "val_batches": 1, "batch_size": 4}}  # of the run that is resumed
     clock = BudgetClock(parse_budget("1trials"))
-    synthesis = SynthesisOnRequest(settings, before, clock, 1, tmp_path / "cache", Progress(LiveDisplay()))
+    quick = InversionSettings(steps=2, batch_size=4)
+    synthesis = SynthesisOnRequest(settings, before, clock, 1, tmp_path / "cache", Progress(LiveDisplay()), quick)
     inputs = load_inputs(
         None,
         teacher_file,
@@ -68,7 +73,7 @@ def test_a_searchs_inputs_from_a_teacher_alone(tmp_path: Path, teacher_file: Pat
         synthesise=synthesis,
     )
     assert not inputs.demo and inputs.dataset.names == NAMES and inputs.class_order == tuple(range(6))
-    assert {split: len(content) for split, content in inputs.dataset.splits.items()} == {"train": 16, "val": 16}
+    assert {split: len(content) for split, content in inputs.dataset.splits.items()} == {"train": 4, "val": 4}
     described = synthesis.description()
     assert described["data"].startswith("none") and "no real image was seen" in described["note"]
 
@@ -96,3 +101,32 @@ def test_report_and_card_say_that_no_real_image_was_seen(tmp_path: Path) -> None
     assert note[1:] in model_card(facts, trial, {})
     assert data_free_note({}) is None
     assert "no real image" not in report_html({}, [trial], "run") + model_card({}, trial, {})
+
+
+@pytest.mark.slow
+def test_a_whole_search_without_an_image(
+    tmp_path: Path, teacher_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Through the command line: images, trials, front, report and card."""
+    (tmp_path / "tiny.yaml").write_text(SPACE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NASDISTILL_CACHE", str(tmp_path / "cache"))
+
+    def run(*arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["nasdistill", *map(str, arguments)])
+        cli.main()
+        return capsys.readouterr().out
+
+    given = ("--data", "none", "--teacher", teacher_file, "--space", "tiny.yaml", "--epochs", 2)
+    shown = run("search", *given, "--budget", "120s", "--out", "run")
+    assert "no real image was seen" in " ".join(shown.split())
+    folder = RunFolder.open(tmp_path / "run")
+    facts = folder.read_run()
+    assert facts["data"].startswith("none") and facts["data_free"]["seconds"] < 60
+    assert any(result.state == "complete" for result in folder.results())
+    assert "no real image was seen" in folder.report_file.read_text(encoding="utf-8")
+    run("export", "run")
+    assert "o real image was seen" in next((tmp_path / "run" / "export").glob("*.md")).read_text(encoding="utf-8")
+    assert folder.read_run()["images"] == {
+        split: facts["data_free"][f"{split}_batches"] * facts["data_free"]["batch_size"] for split in ("train", "val")
+    }
