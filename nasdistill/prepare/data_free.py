@@ -67,7 +67,6 @@ def synthetic_data(
     """
     began = time.monotonic()
     threads_before = torch.get_num_threads()
-    torch.set_num_threads(threads)
     compute = choose_compute(precision)
     settings = settings or InversionSettings(batch_size=batch_size(size))
     compute.place(teacher.model)
@@ -81,9 +80,9 @@ def synthetic_data(
     )
     check_names(what.names, teacher.name)
     deadline = None
+    on_progress("timing the synthesis of images", None)
+    batch_s = batch_seconds(what, threads)
     if batches is None and budget_s is not None:
-        on_progress("timing the synthesis of images", None)
-        batch_s = batch_seconds(what)
         batches = divided(affordable_batches(budget_s, batch_s))
         left = sum(batches) - what.batches_there(cache, batches)
         if left * batch_s > SHARE * budget_s:
@@ -108,16 +107,25 @@ def batch_size(size: int) -> int:
     return max(4, min(16, round(16 * (FULL_BATCH_SIZE / size) ** 2)))
 
 
-def batch_seconds(what: Synthesis) -> float:
-    """Seconds that a batch takes, from a few steps of one."""
+def batch_seconds(what: Synthesis, threads: int) -> float:
+    """Seconds that a batch takes, from a few steps of one; leaves torch with one thread or with `threads`, as is faster.
+
+    Threads wait for one another in every layer: small images, or other work on the machine, make many of them slower than
+    one.
+    """
     few = what.settings.model_copy(update={"steps": TIMED_STEPS})
     inversion = Inversion(what.teacher, few, what.device, what.autocast)
     layouts = draw_layouts(few.batch_size, what.teacher.classes, np.random.default_rng(0))
-    moments: list[float] = []
-    inversion(layouts, few.batch_size, what.size, 0, lambda step: moments.append(time.perf_counter()))
-    moments.append(time.perf_counter())
-    later = moments[-1] - moments[1]  # the first step allocates
-    return later / (TIMED_STEPS - 1) * what.settings.steps
+    seconds = {}
+    for tried in sorted({1, threads}):
+        torch.set_num_threads(tried)
+        moments: list[float] = []
+        inversion(layouts, few.batch_size, what.size, 0, lambda step: moments.append(time.perf_counter()))  # noqa: B023
+        moments.append(time.perf_counter())
+        seconds[tried] = (moments[-1] - moments[1]) / (TIMED_STEPS - 1)  # the first step allocates
+    best = min(seconds, key=lambda tried: seconds[tried])
+    torch.set_num_threads(best)
+    return seconds[best] * what.settings.steps
 
 
 def affordable_batches(budget_s: float, batch_s: float) -> int:

@@ -24,7 +24,7 @@ from nasdistill.store.provenance import data_free_note
 from nasdistill.store.run_folder import RunFolder
 from nasdistill.students.families import build_student
 
-SPACE = "name: tiny\nimage_size: 32\nfamilies:\n  yolov5: {depth: 0.33, width: [0.0625, 0.125]}\nprune: {ratio: 0.0}\n"
+SPACE = "name: tiny\nimage_size: 64\nfamilies:\n  yolov5: {depth: 0.33, width: [0.0625, 0.125]}\nprune: {ratio: 0.0}\n"
 
 
 def test_a_third_of_the_budget_whatever_the_timings_waver() -> None:
@@ -51,7 +51,7 @@ def teacher_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("teacher") / "teacher.pt"
     model = opinionated(build_student("yolov5", {"depth": 0.33, "width": 0.125}, NAMES, 7).model, 7, contrast=0.1)
     model.names = dict(enumerate(NAMES))
-    torch.save({"model": model, "train_args": {"imgsz": 32}}, path)
+    torch.save({"model": model, "train_args": {"imgsz": 64}}, path)
     return path
 
 
@@ -118,11 +118,11 @@ def test_a_whole_search_without_an_image(
         return capsys.readouterr().out
 
     given = ("--data", "none", "--teacher", teacher_file, "--space", "tiny.yaml", "--epochs", 2)
-    shown = run("search", *given, "--budget", "120s", "--out", "run")
+    shown = run("search", *given, "--budget", "240s", "--out", "run")
     assert "no real image was seen" in " ".join(shown.split())
     folder = RunFolder.open(tmp_path / "run")
     facts = folder.read_run()
-    assert facts["data"].startswith("none") and facts["data_free"]["seconds"] < 60
+    assert facts["data"].startswith("none") and facts["data_free"]["seconds"] < 100
     assert any(result.state == "complete" for result in folder.results())
     assert "no real image was seen" in folder.report_file.read_text(encoding="utf-8")
     run("export", "run")
