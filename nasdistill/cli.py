@@ -293,13 +293,19 @@ def _print_front(run: Any, as_json: bool, device: str | None = None) -> None:
     from nasdistill.pareto.of_run import objectives_of_run, on_device
     from nasdistill.report.console import front_json, front_table
     from nasdistill.report.teacher import teacher_of
+    from nasdistill.store.provenance import data_free_note
 
     results, recorded = run.results(), run.read_run()
+    note = data_free_note(recorded)
     objectives = objectives_of_run(recorded) if device is None else on_device(recorded, device)
     members, teacher = front(results, objectives), teacher_of(recorded)
     shown = {"objectives": objectives, "certainty": certainty(results, members, objectives.accuracy.name)}
     if as_json:
-        print(json.dumps({"run": str(run.path), "device": device, **front_json(results, members, teacher, **shown)}))
+        warning = {"note": note} if note else {}
+        found = front_json(results, members, teacher, **shown)
+        print(json.dumps({"run": str(run.path), "device": device, **warning, **found}))
         return
     console = Console()
     console.print(front_table(results, members, teacher, width=console.width, **shown))
+    if note:
+        console.print(note)

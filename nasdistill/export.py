@@ -12,7 +12,7 @@ from nasdistill.pareto.objectives import COST, cost_objective
 from nasdistill.records import TrialResult
 from nasdistill.space.families import FAMILIES, needs_no_nms
 from nasdistill.store.atomic import replacing, write_text
-from nasdistill.store.provenance import file_sha256
+from nasdistill.store.provenance import data_free_note, file_sha256
 from nasdistill.store.run_folder import RunFolder
 
 
@@ -101,10 +101,12 @@ def model_card(run: dict[str, Any], trial: TrialResult, files: dict[str, Path]) 
     size = trial.params.get("image_size")
     rows = "\n".join(f"| {key} | {value} |" for key, value in sorted(trial.params.items()))
     hashes = "\n".join(f"- `{path.name}` sha256 {file_sha256(path)}" for path in files.values())
+    note = data_free_note(run)
+    warning = f"\n**{note[0].upper()}{note[1:]}**\n" if note else ""
     return f"""# {trial.family} student, trial {trial.trial} of run {run.get("name", "")}
 
 Distilled from the teacher {teacher.get("name", "unknown")} by nasdistill {run.get("nasdistill_version", "")}.
-
+{warning}
 | | |
 | --- | --- |
 | mAP50 (val) | {trial.map50:.4f}{share} |

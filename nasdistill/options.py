@@ -12,7 +12,11 @@ Budget = Annotated[
     ),
 ]
 Data = Annotated[
-    str | None, typer.Option(help="An Ultralytics-style data.yaml. Without data and teacher: the embedded demo.")
+    str | None,
+    typer.Option(
+        help="An Ultralytics-style data.yaml. Without data and teacher: the embedded demo. none: images synthesised "
+        "from the teacher (experimental)."
+    ),
 ]
 Teacher = Annotated[
     str | None, typer.Option(help="An Ultralytics detection checkpoint (.pt), or bare tensors (.safetensors, .pt).")

@@ -190,6 +190,9 @@ class TestWrongSearches:
     def test_one_of_data_and_teacher(self, nasdistill: Nasdistill, given: str, missing: str) -> None:
         refused(nasdistill("search", "--budget", "1trials", given, "x"), f"{missing} is missing")
 
+    def test_no_data_needs_a_teacher(self, nasdistill: Nasdistill) -> None:
+        refused(nasdistill("search", "--budget", "1trials", "--data", "none"), "--data none", "--teacher is missing")
+
     def test_an_unknown_key_in_a_space(self, nasdistill: Nasdistill, tmp_path: Path) -> None:
         (tmp_path / "mine.yaml").write_text(
             "name: mine\nimage_size: 96\nfamilies:\n  yolov5: {depth: 0.33, widht: 0.25}\n"

@@ -21,11 +21,12 @@ from nasdistill.space.loader import load_space
 from nasdistill.space.parameters import Parameter, Range
 from nasdistill.space.search_space import SearchSpace
 from nasdistill.students.families import STRUCTURAL, Lineage, build_student, group_by_lineage
-from nasdistill.teacher.teacher import Teacher, load_teacher, match_classes
+from nasdistill.teacher.teacher import Teacher, class_names, load_teacher, match_classes
 
 DEMO_TEACHER = Path(__file__).resolve().parents[1] / "teacher" / "demo_teacher.safetensors"
 DEMO_SPACE, DEFAULT_SPACE = "demo", "edge-default"
 MOST_SIZES = 16  # of a family's structure that are built when a space is checked
+MakeData = Callable[[Teacher, int], Path]
 RANGE_POINTS = 4  # architectures tried along a continuous range when a supernet's members are chosen
 
 
@@ -69,28 +70,36 @@ def load_inputs(
     devices: Sequence[DeviceProfile],
     cache: Path,
     on_progress: Callable[[str], None] = lambda text: None,
+    synthesise: MakeData | None = None,
 ) -> Inputs:
     """Read and check everything that a person named; without data and teacher, the embedded demo.
+
+    With `synthesise` there is no data either: it makes a data.yaml from the teacher and an image size, last of all, once
+    everything else is known to be right.
 
     Raises:
         InputError: anything is missing or wrong, in one line.
     """
-    if (data is None) != (teacher is None):
+    if synthesise is not None and teacher is None:
+        raise InputError("--data none: --teacher is missing; images are synthesised from a teacher that you name")
+    if synthesise is None and (data is None) != (teacher is None):
         missing = "--teacher" if teacher is None else "--data"
         raise InputError(f"{missing} is missing: name both --data and --teacher, or neither for the embedded demo")
-    demo = data is None
+    demo = data is None and synthesise is None
     search_space = load_space(space or (DEMO_SPACE if demo else DEFAULT_SPACE))
-    if data is None:
+    if demo:
         on_progress("drawing the demo boards")
         data, teacher = make_demo(cache / "demo"), DEMO_TEACHER
     assert teacher is not None
     on_progress("reading the teacher")
     loaded_teacher = load_teacher(teacher, teacher_yaml, trust_teacher)
-    on_progress("checking images and labels")
-    dataset = load_dataset(data)
-    if "train" not in dataset.splits:
-        raise InputError(f"{data}: no 'train' split to distil on")
-    order = match_classes(loaded_teacher, dataset.names, str(data))
+    dataset = None
+    if data is not None:
+        dataset = _dataset(data, on_progress)
+        order = match_classes(loaded_teacher, dataset.names, str(data))
+        names = dataset.names
+    else:
+        names, order = class_names(loaded_teacher), list(range(loaded_teacher.classes))
     sizes = image_sizes(search_space)
     for device in devices:
         if device.image_size is not None and set(sizes) != {device.image_size}:
@@ -98,12 +107,15 @@ def load_inputs(
                 f"device {device.name} takes images of {device.image_size} px, "
                 f"but image_size in {search_space.source} is {', '.join(map(str, sizes))}"
             )
-    found = tuple(lineages(search_space, dataset.names))
-    check_losses(search_space, loaded_teacher, found, dataset.names)
+    found = tuple(lineages(search_space, names))
+    check_losses(search_space, loaded_teacher, found, names)
     on_progress("checking the families")
-    check_prunable(search_space, found, dataset.names)
+    check_prunable(search_space, found, names)
     notes: list[str] = []
-    pretrained = pretrained_files(search_space, found, dataset.names, cache, notes.append)
+    pretrained = pretrained_files(search_space, found, names, cache, notes.append)
+    if dataset is None:
+        assert synthesise is not None
+        dataset = _dataset(synthesise(loaded_teacher, own_size(loaded_teacher, sizes)), on_progress)
     return Inputs(
         dataset=dataset,
         data_hash=dataset_hash(dataset),
@@ -117,6 +129,20 @@ def load_inputs(
         pretrained=pretrained,
         notes=tuple(notes),
     )
+
+
+def _dataset(data: Path, on_progress: Callable[[str], None]) -> Dataset:
+    on_progress("checking images and labels")
+    dataset = load_dataset(data)
+    if "train" not in dataset.splits:
+        raise InputError(f"{data}: no 'train' split to distil on")
+    return dataset
+
+
+def own_size(teacher: Teacher, sizes: Sequence[int]) -> int:
+    """The input size that the teacher looks at: its own, or the students' largest where its file does not say."""
+    size = teacher.image_size or max(sizes)
+    return max(32, round(size / 32) * 32)
 
 
 def image_sizes(space: SearchSpace) -> tuple[int, ...]:

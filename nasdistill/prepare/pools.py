@@ -18,7 +18,7 @@ from nasdistill.config import TrainingSettings
 from nasdistill.data.dataset import Split
 from nasdistill.data.views import ViewPolicy, build_views, is_complete, letterboxed_split, open_views, view_key
 from nasdistill.distill.compute import choose_compute
-from nasdistill.prepare.inputs import Inputs
+from nasdistill.prepare.inputs import Inputs, own_size
 from nasdistill.teacher import targets
 from nasdistill.teacher.forms import TargetForm
 from nasdistill.teacher.targets import PLAIN
@@ -56,8 +56,7 @@ class PoolPlan:
 
 def teacher_size(inputs: Inputs) -> int:
     """The input size that the teacher looks at: its own, or the students' largest where its file does not say."""
-    size = inputs.teacher.image_size or max(inputs.image_sizes)
-    return max(32, round(size / 32) * 32)
+    return own_size(inputs.teacher, inputs.image_sizes)
 
 
 def plan_pools(

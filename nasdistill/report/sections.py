@@ -16,6 +16,7 @@ from nasdistill.report.format import duration, factor, milliseconds, number, par
 from nasdistill.report.series import FrontSeries, HypervolumeSeries, ParameterSeries, fixed_parameters
 from nasdistill.report.teacher import Teacher
 from nasdistill.report.views import View
+from nasdistill.store.provenance import data_free_note
 
 UNSCORED_ROWS = 200
 _EXPLAINED = {
@@ -42,12 +43,14 @@ def heading(
         ("took", duration(run.get("seconds")) if run.get("seconds") is not None else None),
         ("started", str(run["started"])[:16].replace("T", " ") if run.get("started") else None),
     ]
+    note = data_free_note(run)
+    warning = f'<p class="note"><strong>{escape(note)}</strong></p>' if note else ""
     shown = "".join(f"<li><span>{label}</span> {escape(str(value))}</li>" for label, value in facts if value)
     return f"""<header>
 <p class="kicker">nasdistill search report</p>
 <h1>{escape(name)}</h1>
 <ul class="facts">{shown}</ul>
-<p class="lead">{_summary(series, results)}</p>
+<p class="lead">{_summary(series, results)}</p>{warning}
 {_tiles(series, results, volume)}
 </header>"""
 

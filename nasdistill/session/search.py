@@ -25,6 +25,7 @@ from nasdistill.search.pareto_asha import DEFAULT_SCHEDULER, NONE
 from nasdistill.search.reserve import WORKER_START_S, RepeatReserve, repeats_for
 from nasdistill.search.runner import run_search
 from nasdistill.search.samplers import DEFAULT_SAMPLER
+from nasdistill.session.data_free import NO_DATA, SynthesisOnRequest
 from nasdistill.session.goals import Goals, goals_of
 from nasdistill.session.known import WARM_START_NAME, kept_warm_start, read_configurations, read_warm_start
 from nasdistill.session.preparation import Prepared, prepare
@@ -32,7 +33,7 @@ from nasdistill.session.repeats import repeat_front
 from nasdistill.session.request import SearchRequest, budget_of, training_of
 from nasdistill.session.resources import Workplace, workplace
 from nasdistill.session.storage import check_storage, open_journal
-from nasdistill.store.provenance import environment
+from nasdistill.store.provenance import environment, usable_cores
 from nasdistill.store.run_folder import RunFolder
 from nasdistill.store.rung_scores import all_rung_scores
 from nasdistill.store.tables import write_trials_csv
@@ -76,8 +77,11 @@ def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], pro
     if request.ray_address is not None:
         # The processes of a cluster have other current folders.
         cache, run = cache.absolute(), RunFolder(run.path.absolute())
+    synthesis = None
+    if settings["data"] == NO_DATA:
+        synthesis = SynthesisOnRequest(settings, recorded, clock, request.workers or usable_cores(), cache, progress)
     inputs = load_inputs(
-        data=_path(settings["data"]),
+        data=None if synthesis else _path(settings["data"]),
         teacher=_path(settings["teacher"]),
         teacher_yaml=_path(settings["teacher_yaml"]),
         trust_teacher=request.trust_teacher,
@@ -85,6 +89,7 @@ def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], pro
         devices=goals.devices,
         cache=cache,
         on_progress=progress.phase,
+        synthesise=synthesis,
     )
     if recorded.get("data_hash", inputs.data_hash) != inputs.data_hash:
         raise InputError(f"{run.path}: its data changed since it was started; start a new run")
@@ -102,6 +107,8 @@ def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], pro
             write_trials_csv(run.path / WARM_START_NAME, warm_start, ())
         run.update_run(settings=settings, enqueued=enqueued, started=_now(), teacher=_teacher_facts(inputs))
     run.update_run(**_description(request, clock.budget, inputs, goals, run, training.seed, scheduler), repeats=asked)
+    if synthesis is not None:
+        run.update_run(**synthesis.description())
     journal = open_journal(run, url, goals.objectives, progress.log)
     progress.log(f"results go to {run.path}")
     try:
@@ -150,6 +157,8 @@ def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], pro
             f"no trial was completed in {run.path}" + (f"; the first reason: {reasons[0]}" if reasons else "")
         )
     progress.done(results)
+    if synthesis is not None:
+        progress.log(synthesis.note())
 
 
 def _run_trials(

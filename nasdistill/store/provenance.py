@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,19 @@ PACKAGES = (
 )
 # Instruction sets that change how fast, or in which precision, a student trains and runs.
 _CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimddp", "i8mm", "bf16", "sve")
+
+
+def data_free_note(run: Mapping[str, Any]) -> str | None:
+    """What must be said beside every score of a run on synthesised images; None for a run on real ones."""
+    facts = run.get("data_free")
+    if not isinstance(facts, Mapping):
+        return None
+    size = facts.get("batch_size", 0)
+    return (
+        f"experimental: no real image was seen. {facts.get('train_batches', 0) * size} images to train on and "
+        f"{facts.get('val_batches', 0) * size} to score on were synthesised from the teacher, labels are its own "
+        "detections: mAP here is agreement with the teacher on such images, not accuracy on real ones."
+    )
 
 
 def environment() -> dict[str, Any]:

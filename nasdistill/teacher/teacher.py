@@ -125,6 +125,11 @@ def load_teacher(path: Path, model_yaml: Path | None = None, trust: bool = False
     return teacher
 
 
+def class_names(teacher: Teacher) -> tuple[str, ...]:
+    """The teacher's class names, or numbered ones where its file has none (bare tensors)."""
+    return teacher.names or tuple(f"class_{index}" for index in range(teacher.classes))
+
+
 def match_classes(teacher: Teacher, data_names: Sequence[str], data: str) -> list[int]:
     """For each class of the data, the teacher's index of it, matched by name (case and outer blanks ignored).
 

@@ -23,6 +23,7 @@ NAMES = (
     "inheritance_search",
     "proxy_rank",
     "cache_agreement",
+    "data_free",
     "distill_gain",
     "peer_ultralytics",
 )

@@ -40,7 +40,7 @@ def inputs(demo_yaml: Path) -> Inputs:
         teacher=small_teacher(),
         class_order=tuple(range(len(NAMES))),
         space=space,
-        device=DeviceProfile(name="quick", runtime="onnxruntime"),
+        devices=(DeviceProfile(name="quick", runtime="onnxruntime"),),
         image_sizes=(64, 96),
         lineages=tuple(lineages(space, dataset.names)),
         demo=False,
