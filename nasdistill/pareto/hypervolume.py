@@ -79,8 +79,21 @@ def hypervolume(
 
     `reference` None means `default_reference(results)`. Raises ValueError for one that lacks a cost.
     """
-    history = hypervolume_history(eligible(results), reference, objectives)
-    return history[-1] if history else 0.0
+    counted = eligible(results)
+    reference = reference or default_reference(counted, objectives=objectives)
+    if reference is None or not counted:
+        return 0.0
+    return share_of_box(losses(counted, objectives), *_corner(reference, objectives))
+
+
+def share_of_box(points: np.ndarray, corner: np.ndarray, box: float) -> float:
+    """The share (0..1) of a box of volume `box` that `points` (n, k), to be minimised, dominate; `corner` (k,) is its worst.
+
+    Points outside the box add nothing.
+    """
+    import moocore
+
+    return float(moocore.hypervolume(points, ref=corner)) / box if len(points) else 0.0
 
 
 def hypervolume_history(
@@ -91,18 +104,11 @@ def hypervolume_history(
     Trials that are not eligible repeat the value before them. One reference holds for the whole history: the one given,
     or the default of all results. Only a point that joins the running front costs a computation (moocore.hypervolume).
     """
-    import moocore
-
     if reference is None:
         reference = default_reference(results, objectives=objectives)
     if reference is None:
         return [0.0] * len(results)
-    missing = [cost.name for cost in objectives.costs if cost.name not in reference.costs]
-    if missing:
-        raise ValueError(f"reference {dict(reference.costs)} has no {missing[0]}")
-    worst = [reference.costs[cost.name] for cost in objectives.costs]
-    corner = np.array([-reference.accuracy, *worst])
-    box = (1.0 - reference.accuracy) * math.prod(worst)
+    corner, box = _corner(reference, objectives)
     front = np.empty((0, len(corner)))
     share = 0.0
     shares: list[float] = []
@@ -110,6 +116,15 @@ def hypervolume_history(
         for point in losses(eligible([result]), objectives):
             if (point < corner).all() and not (front <= point).all(axis=1).any():
                 front = np.vstack([front[~(point <= front).all(axis=1)], point])
-                share = float(moocore.hypervolume(front, ref=corner)) / box
+                share = share_of_box(front, corner, box)
         shares.append(share)
     return shares
+
+
+def _corner(reference: Reference, objectives: Objectives) -> tuple[np.ndarray, float]:
+    """The worst corner as a point to minimise, (k,), and the volume of the box. Raises ValueError for a missing cost."""
+    missing = [cost.name for cost in objectives.costs if cost.name not in reference.costs]
+    if missing:
+        raise ValueError(f"reference {dict(reference.costs)} has no {missing[0]}")
+    worst = [reference.costs[cost.name] for cost in objectives.costs]
+    return np.array([-reference.accuracy, *worst]), (1.0 - reference.accuracy) * math.prod(worst)
