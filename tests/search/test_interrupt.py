@@ -110,6 +110,7 @@ def test_ctrl_c_keeps_everything_leaves_nothing_behind_and_resume_goes_on(tmp_pa
     check_resumed(tmp_path, before, [result.params for result in stopped])
 
 
+@pytest.mark.slow
 def test_ctrl_c_does_not_wait_for_workers_that_do_not_listen(tmp_path: Path) -> None:
     search = Search(tmp_path, "10m", "2", "StubbornWorker")
     search.wait_for("started")
@@ -122,6 +123,7 @@ def test_ctrl_c_does_not_wait_for_workers_that_do_not_listen(tmp_path: Path) -> 
     assert {(result.state, result.reason) for result in FileRun(tmp_path).results()} == {("stopped", "interrupted")}
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_it_at_once(tmp_path: Path) -> None:
     search = Search(tmp_path, "10m", "1", "StubbornWorker")
     search.wait_for("started")

@@ -112,6 +112,7 @@ def test_reports_of_tasks_arrive_through_a_shared_folder(cluster: Cluster, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_node_that_dies_costs_a_second_attempt_and_no_trial(cluster: Cluster, tmp_path: Path) -> None:
     doomed = cluster.add_node(num_cpus=1, resources={"doomed": 1}, **TINY)
     name = doomed.node_id

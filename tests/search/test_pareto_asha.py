@@ -110,6 +110,7 @@ def test_without_a_scheduler_all_go_on(tmp_path: Path) -> None:
     assert {result.state for result in found.values()} == {"complete"}
 
 
+@pytest.mark.slow
 def test_a_score_that_is_no_number_and_a_worker_that_dies(tmp_path: Path) -> None:
     found = search(tmp_path, "nan", "die")
     assert found["nan"].state == "failed" and "map50_95" in found["nan"].reason

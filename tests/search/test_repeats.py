@@ -223,6 +223,7 @@ class TestOnRay:
         assert [ended.repeat.member.trial for ended in told] == [0, 2, 0] and clock.left == 1
         assert repeat(run, "1s", half_second) == [], "a new worker alone takes longer"
 
+    @pytest.mark.slow
     def test_what_is_late_is_lost(self, tmp_path: Path) -> None:
         run = RunFolder.create(tmp_path / "run")
         run.write_trial(member(0, seconds=0.1, params={"family": "a", "a.width": 0.25, "lr": 1}))

@@ -128,6 +128,7 @@ def test_a_time_budget_starts_no_trial_that_cannot_finish(tmp_path: Path) -> Non
     assert set(optuna_states(tmp_path)) == {"COMPLETE"}
 
 
+@pytest.mark.slow
 def test_at_the_end_of_the_budget_the_patient_stop_and_the_stubborn_are_killed(tmp_path: Path) -> None:
     clock = BudgetClock(parse_budget("12s"))
     results = run_search(
