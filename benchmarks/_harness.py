@@ -98,7 +98,7 @@ def run_benchmark(
         "detail": _rounded(dict(outcome.detail)),
         "seconds": round(time.monotonic() - started, 1),
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python", "-m", f"benchmarks.{name}", *arguments]),
+        "command": " ".join(["python", "-m", f"benchmarks.{name}", *map(_portable, arguments)]),
         "load_before": _rounded(load_before),
         "environment": environment(),
     }
@@ -112,6 +112,11 @@ def run_benchmark(
     if partial is not None and not options.quick:
         partial.unlink(missing_ok=True)
     return outcome
+
+
+def _portable(argument: str) -> str:
+    """An absolute path as it is seen from the project's folder: where that lies on this machine is nobody's business."""
+    return os.path.relpath(argument, RESULTS.parents[1]) if os.path.isabs(argument) else argument
 
 
 def _print(report: Mapping[str, Any], table: Sequence[Row]) -> None:

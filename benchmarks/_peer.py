@@ -26,6 +26,7 @@ from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 from ultralytics.utils import ROOT
 
 from nasdistill.data.dataset import Dataset
+from nasdistill.data.labels import label_text
 from nasdistill.records import Scalar
 from nasdistill.students.yolo import DESCRIPTIONS, MOST_CHANNELS
 
@@ -82,12 +83,29 @@ def link_dataset(dataset: Dataset, folder: Path) -> Path:
             link = folder / "images" / split / f"{name}{image.suffix}"
             if not link.exists():
                 link.symlink_to(image.resolve())
-            lines = [f"{int(row[0])} " + " ".join(f"{value:.6f}" for value in row[1:]) for row in boxes]
-            (folder / "labels" / split / f"{name}.txt").write_text("\n".join(lines))
+            (folder / "labels" / split / f"{name}.txt").write_text(label_text(boxes))
     path = folder / "data.yaml"
     splits = {"train": "images/train", "val": "images/val"}
     path.write_text(yaml.safe_dump({"path": str(folder), **splits, "names": dict(enumerate(dataset.names))}))
     return path
+
+
+def training_options(size: int, seconds: float, seed: int, work: Path) -> dict[str, Any]:
+    """Ultralytics' own defaults for so many seconds by the clock, less what does not train: validation, plots, workers."""
+    return {
+        "imgsz": size,
+        "batch": BATCH_SIZE,
+        "time": seconds / 3600,
+        "device": "cpu",
+        "workers": 0,
+        "seed": seed,
+        "val": False,
+        "plots": False,
+        "amp": False,  # what its default comes to on a CPU, without the check that looks for a model on the network
+        "project": str(work),
+        "exist_ok": True,
+        "verbose": False,
+    }
 
 
 def train_with_ultralytics(
@@ -135,19 +153,8 @@ def train_with_ultralytics(
     model.train(
         data=str(data),
         distill_model=str(teacher_file),
-        imgsz=size,
-        batch=BATCH_SIZE,
-        time=seconds / 3600,
-        device="cpu",
-        workers=0,
-        seed=seed,
-        val=False,
-        plots=False,
-        amp=False,  # what its default comes to on a CPU, without the check that looks for a model on the network
-        project=str(work),
         name=f"peer-{seed}",
-        exist_ok=True,
-        verbose=False,
+        **training_options(size, seconds, seed, work),
     )
     run.last = Path(model.trainer.last)
     _check_run(run, size)

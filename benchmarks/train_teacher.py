@@ -25,7 +25,7 @@ import torch
 from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel
 
-from benchmarks._peer import BATCH_SIZE, link_dataset
+from benchmarks._peer import link_dataset, training_options
 from nasdistill.data.dataset import load_dataset
 from nasdistill.errors import InputError
 from nasdistill.store.atomic import replacing
@@ -70,22 +70,7 @@ def finetune(
     trained = YOLO(start)
     trained.add_callback("on_train_start", begin)
     trained.add_callback("on_train_batch_end", count)
-    trained.train(
-        data=str(data),
-        imgsz=size,
-        batch=BATCH_SIZE,
-        time=seconds / 3600,
-        device="cpu",
-        workers=0,
-        seed=seed,
-        val=False,
-        plots=False,
-        amp=False,
-        project=str(work),
-        name="run",
-        exist_ok=True,
-        verbose=False,
-    )
+    trained.train(data=str(data), name="run", **training_options(size, seconds, seed, work))
     last: DetectionModel = YOLO(str(trained.trainer.last)).model.float().eval()
     return last, steps
 

@@ -68,3 +68,8 @@ def parse_label(line: str, classes: int) -> tuple[float, float, float, float, fl
     if x1 == x - w / 2 and x2 == x + w / 2 and y1 == y - h / 2 and y2 == y + h / 2:
         return label, x, y, w, h  # not recomputed: labels come back exactly as written
     return label, (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1
+
+
+def label_text(rows_n5: np.ndarray) -> str:
+    """The content of a label file: a line `class x y width height` for each row (n, 5), as `read_labels` returns them."""
+    return "".join(f"{int(row[0])} " + " ".join(f"{value:.6f}" for value in row[1:]) + "\n" for row in rows_n5)

@@ -15,7 +15,7 @@ from nasdistill.data_free.layouts import Layouts
 from nasdistill.data_free.priors import NormStatistics, grey_distance, total_variation
 from nasdistill.errors import InputError
 from nasdistill.records import Record
-from nasdistill.students.student import LOSS_GAINS, dense_output
+from nasdistill.students.student import LOSS_GAINS, dense_output, in_float32
 from nasdistill.teacher.teacher import Teacher
 
 Weight = Annotated[float, Field(ge=0.0, le=1000.0)]
@@ -64,7 +64,7 @@ class Inversion:
                 f"--data none: the teacher {teacher.name} has no BatchNorm layers (a fused model?), and it is from their "
                 "statistics that images are synthesised; give the checkpoint as it was trained"
             )
-        self._criterion = v8DetectionLoss(_as_trained(self._model))
+        self._criterion = v8DetectionLoss(_ForLoss(self._model))
 
     def __call__(
         self, layouts: Layouts, count: int, size: int, seed: int, before_step: Callable[[int], None] = lambda step: None
@@ -123,8 +123,7 @@ class Inversion:
             "cls": layouts.classes_n[:, None].float(),
             "bboxes": layouts.boxes_n4,
         }
-        raw = {"boxes": output["boxes"].float(), "scores": output["scores"].float(), "feats": output["feats"]}
-        loss: Tensor = self._criterion.loss(raw, labels)[0].sum() / count
+        loss: Tensor = self._criterion.loss(in_float32(output), labels)[0].sum() / count
         return loss
 
 
@@ -145,12 +144,9 @@ def cosine(progress: float) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-def _as_trained(model: nn.Module) -> Any:
-    """What Ultralytics' loss reads of a model: its layers and its own gains, which a checkpoint may lack."""
-    return _ForLoss(model)
-
-
 class _ForLoss(nn.Module):
+    """What Ultralytics' loss reads of a model: its layers and its own gains, which a checkpoint may lack."""
+
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model.model

@@ -22,7 +22,7 @@ import yaml
 from filelock import FileLock
 from torch import Tensor
 
-from nasdistill.data.labels import read_labels
+from nasdistill.data.labels import label_text, read_labels
 from nasdistill.data_free.inversion import Inversion, InversionSettings
 from nasdistill.data_free.layouts import draw_layouts
 from nasdistill.errors import InputError
@@ -147,9 +147,7 @@ def write_batch(folder: Path, images_bchw: Tensor, labels: Sequence[np.ndarray],
     try:
         for index, (image, rows) in enumerate(zip(images_bchw, labels, strict=True), first):
             _write_png(building / "images" / f"{index:06d}.png", image)
-            lines = [f"{int(row[0])} " + " ".join(f"{value:.6f}" for value in row[1:]) for row in rows]
-            text = "".join(f"{line}\n" for line in lines)
-            (building / "labels" / f"{index:06d}.txt").write_text(text, encoding="utf-8")
+            (building / "labels" / f"{index:06d}.txt").write_text(label_text(rows), encoding="utf-8")
         os.replace(building, folder)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)

@@ -15,7 +15,7 @@ from nasdistill.distill.losses.box import FOREGROUND, box_regression, localisati
 from nasdistill.distill.losses.detections import DetectionLoss
 from nasdistill.distill.losses.response import class_kl, confidence
 from nasdistill.records import BoxLoss, FeatureLoss, Participation
-from nasdistill.students.student import Student, dense_output
+from nasdistill.students.student import Student, dense_output, in_float32
 from nasdistill.teacher.encoding import TargetBatch
 from nasdistill.teacher.teacher import distances
 
@@ -90,7 +90,7 @@ class DistillationLoss:
             total = teacher_share * sum(weighted, total)
         if weights.label:
             images = dense["scores"].shape[0]
-            parts["label"] = self._label_loss(_in_float32(output), labels)[0].sum() / images
+            parts["label"] = self._label_loss(in_float32(output), labels)[0].sum() / images
             total = total + weights.label * parts["label"]
         parts["total"] = total
         return parts
@@ -118,7 +118,7 @@ class DistillationLoss:
             parts["box"] = self._box(dense["boxes"], targets, weight_ba, weight_b, temperature)
         if weights.detections:
             assert targets.detections is not None, "the targets hold no detections"
-            parts["detections"] = self._detection_loss(_in_float32(output), targets.detections, weight_b)
+            parts["detections"] = self._detection_loss(in_float32(output), targets.detections, weight_b)
         return parts
 
     def _feature(
@@ -168,13 +168,6 @@ class DistillationLoss:
             ours_n4r = bins_nr.view(len(image), 4, self._reg_max)
             loss = loss + LD_GAIN * localisation_kl(ours_n4r, theirs_n4r, weight_n, temperature, image_weight_n)
         return loss
-
-
-def _in_float32(output: dict[str, Any]) -> dict[str, Any]:
-    """The raw outputs for Ultralytics' losses, which decode boxes: float32; of `feats` they read only the shape."""
-    if "one2many" in output:
-        return {name: _in_float32(head) for name, head in output.items()}
-    return {"boxes": output["boxes"].float(), "scores": output["scores"].float(), "feats": output["feats"]}
 
 
 def _fitted(maps_bchw: Tensor, like: Tensor) -> Tensor:

@@ -55,6 +55,13 @@ class Student:
         return list(self.model.model[: self.backbone_layers])
 
 
+def in_float32(output: dict[str, Any]) -> dict[str, Any]:
+    """The raw outputs for Ultralytics' losses, which decode boxes: float32; of `feats` they read only the shape."""
+    if "one2many" in output:
+        return {name: in_float32(head) for name, head in output.items()}
+    return {"boxes": output["boxes"].float(), "scores": output["scores"].float(), "feats": output["feats"]}
+
+
 def dense_output(output: Mapping[str, Any]) -> Mapping[str, Any]:
     """The `boxes`, `scores` and `feats` of a raw output: of an NMS-free head, those of its one-to-many branch.
 

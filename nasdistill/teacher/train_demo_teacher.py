@@ -35,6 +35,7 @@ from nasdistill.data.defects import CLASS_NAMES
 from nasdistill.data.demo import VERSION, make_demo
 from nasdistill.data.views import ViewPolicy, Views, build_views, letterboxed_split
 from nasdistill.store.atomic import replacing, write_text
+from nasdistill.students.student import in_float32
 
 SCALES = {"n": [0.33, 0.25, 1024], "t": [0.33, 0.375, 1024], "s": [0.33, 0.5, 1024]}
 # the boards vary by themselves, so the views need little more than flips, light and some scale
@@ -143,8 +144,7 @@ def train(model: nn.Module, views: Views, val: Views, arguments: argparse.Namesp
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=has_bfloat16):
             output = model(images)
         # decoding boxes needs float32's mantissa
-        floats = {"boxes": output["boxes"].float(), "scores": output["scores"].float(), "feats": output["feats"]}
-        loss = criterion(floats, labels)[0].sum()
+        loss = criterion(in_float32(output), labels)[0].sum()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 10.0)
