@@ -47,8 +47,6 @@ class TrialPlace:
     should_stop: Callable[[], bool] = lambda: False
     constraints: tuple[Limit, ...] = ()
     """On figures known before training: a student beyond one is rejected untrained."""
-    resumes: Path | None = None
-    """The folder of the same trial in an earlier part of the run: it goes on from the last rung it reached there."""
 
 
 def run_trial(config: TrialConfig, bench: Workbench, place: TrialPlace, report: Report) -> TrialResult:
@@ -99,7 +97,7 @@ def trial_in_rungs(config: TrialConfig, bench: Workbench, place: TrialPlace, rep
             **figures,
         )
 
-    files = RungFiles(place.folder, place.resumes, config, training)
+    files = RungFiles(place.folder, config, training)
     way = _Way(config, bench, place, files, figures, started, report)
     torch.manual_seed(training.seed)
     connectors = _connectors(student, config, bench)

@@ -23,7 +23,7 @@ class TrialWorker:
     def run(self, job: TrialJob, report: Callable[[str], None]) -> InRungs:
         """Run one job from rung to rung; raises what the trial raises."""
         config = self._space.config(_searched(job.params))
-        place = TrialPlace(job.trial, job.folder, dict(job.params), job.must_end, self._constraints, job.resumes)
+        place = TrialPlace(job.trial, job.folder, dict(job.params), job.must_end, self._constraints)
         repeating = contextlib.nullcontext() if job.seed is None else self._bench.repeating(job.seed)
         with repeating:
             return (yield from trial_in_rungs(config, self._bench, place, report))

@@ -21,7 +21,7 @@ from nasdistill.pareto.limits import parse_constraints
 from nasdistill.records import LatencyStats, RungScore, TrialConfig, TrialResult
 from nasdistill.search.worker import TrialJob
 from nasdistill.space.loader import load_space
-from nasdistill.store.rung_scores import read_rung_scores
+from nasdistill.store.rungs import read_rung_scores
 from nasdistill.students.families import build_student
 from nasdistill.trial import InRungs, TrialPlace, run_trial, trial_in_rungs
 from nasdistill.workbench import Assets, SizedPool, SupernetFile, Workbench
@@ -307,9 +307,9 @@ class TestRungs:
         training = assets.training.model_copy(update={"epochs": 4, "rungs": (1, 2), "recipe": recipe})
         return Workbench(replace(assets, training=training))
 
-    def trial(self, bench: Workbench, folder: Path, lines: list[str], resumes: Path | None = None) -> InRungs:
+    def trial(self, bench: Workbench, folder: Path, lines: list[str]) -> InRungs:
         folder.mkdir(exist_ok=True)
-        place = TrialPlace(4, folder, {"family": "yolov5"}, resumes=resumes)
+        place = TrialPlace(4, folder, {"family": "yolov5"})
         return trial_in_rungs(config(prune_ratio=0.3), bench, place, lines.append)
 
     @pytest.fixture(scope="class")
@@ -346,23 +346,24 @@ class TestRungs:
         left = (tmp_path / "first" / "rung.safetensors").read_bytes()  # what kill -9 leaves
         killed.close()
         assert not (tmp_path / "first" / "rung.safetensors").exists()
-        (tmp_path / "first" / "rung.safetensors").write_bytes(left)
-        more, again = drained(self.trial(rung_bench, tmp_path / "second", lines, resumes=tmp_path / "first"))
+        (tmp_path / "second").mkdir()
+        (tmp_path / "second" / "rung.safetensors").write_bytes(left)  # as the search hands it over
+        more, again = drained(self.trial(rung_bench, tmp_path / "second", lines))
         assert [s.rung for s in more] == [s.rung for s in scores[rungs:]]
         assert (again.map50, again.map50_95) == (result.map50, result.map50_95)
         assert any("goes on in stage" in line for line in lines)
         assert sum(line.startswith("stage 1:") for line in lines) == (rungs == 1)
-        assert not (tmp_path / "first" / "rung.safetensors").exists()
+        assert not (tmp_path / "second" / "rung.safetensors").exists()
 
     def test_what_another_trial_or_a_crash_left_is_not_used(self, rung_bench: Workbench, tmp_path: Path) -> None:
         (tmp_path / "rung.safetensors").write_bytes(b"half a file")
         lines: list[str] = []
         trial = self.trial(rung_bench, tmp_path, lines)
         next(trial)
-        other = trial_in_rungs(
-            config(prune_ratio=0.2), rung_bench, TrialPlace(5, tmp_path / "other", {}, resumes=tmp_path), lines.append
-        )
-        (tmp_path / "other").mkdir()
+        place = TrialPlace(5, tmp_path / "other", {})
+        place.folder.mkdir()
+        (place.folder / "rung.safetensors").write_bytes((tmp_path / "rung.safetensors").read_bytes())
+        other = trial_in_rungs(config(prune_ratio=0.2), rung_bench, place, lines.append)
         next(other)
         assert not any("goes on" in line for line in lines)
         trial.close()

@@ -15,6 +15,7 @@ from nasdistill.search.proposals import Draft, Proposals
 from nasdistill.search.room import Room
 from nasdistill.search.stop import StopControl
 from nasdistill.search.worker import SEARCH_STOPPED
+from nasdistill.store.rungs import hand_over_training
 
 
 class Run(Protocol):
@@ -51,11 +52,12 @@ class Ledger:
         self.finished: list[TrialResult] = []
         self.error: Exception | None = None
 
-    def start(self, draft: Draft) -> tuple[int, Path, Path | None]:
-        """A trial number and folder for a point about to run, and the folder of the trial that it goes on from."""
+    def start(self, draft: Draft) -> tuple[int, Path]:
+        """A trial number and folder for a point about to run; what to go on with is there already."""
         number = self._proposals.start(draft)
-        resumes = None if draft.resumes is None else self._run.trial_folder(draft.resumes)
-        return number, self._run.trial_folder(number), resumes
+        folder = self._run.trial_folder(number)
+        hand_over_training([self._run.trial_folder(earlier) for earlier in draft.resumes], folder)
+        return number, folder
 
     def began(self, number: int) -> None:
         """A worker has taken the trial; a second worker after a crash changes nothing."""

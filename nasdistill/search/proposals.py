@@ -53,8 +53,8 @@ class Draft:
     params: Params
     origin: Origin
     asked: optuna.Trial = field(repr=False, compare=False)
-    resumes: int | None = None
-    """The number of the trial in an earlier part of the run that was interrupted with these parameters."""
+    resumes: tuple[int, ...] = ()
+    """The numbers of the trials in earlier parts of the run that were interrupted with these parameters, in order."""
 
 
 @dataclass(frozen=True)
@@ -109,9 +109,9 @@ class Proposals:
             self._observe(result)
         for warmth in warm:
             self._warm_up(warmth)
-        self._queue: deque[tuple[Params, Origin, int | None]] = deque()
-        for params, number in unfinished:
-            self._enqueue([params], "interrupted", number)
+        self._queue: deque[tuple[Params, Origin, tuple[int, ...]]] = deque()
+        for params, numbers in self._by_identity(unfinished):
+            self._enqueue([params], "interrupted", numbers)
         self._enqueue(enqueued, "enqueued")
         # An earlier run has spread over the space already, anchors included.
         self._enqueue([] if warm else [dict(anchor) for anchor in space.anchors()], "anchor")
@@ -192,7 +192,7 @@ class Proposals:
             warnings.simplefilter("ignore", ExperimentalWarning)
             return self._mind.ask()
 
-    def _draft_of(self, params: Params, origin: Origin, resumes: int | None = None) -> Draft:
+    def _draft_of(self, params: Params, origin: Origin, resumes: tuple[int, ...] = ()) -> Draft:
         self._mind.enqueue_trial(params)
         trial = self._ask_mind()
         return self._noted(Draft(suggest_params(trial, self._space), origin, trial, resumes))
@@ -243,7 +243,7 @@ class Proposals:
         if full:
             self._seen.add(identity(self._space, found[0]))
 
-    def _enqueue(self, points: Sequence[Mapping[str, Scalar]], origin: Origin, resumes: int | None = None) -> None:
+    def _enqueue(self, points: Sequence[Mapping[str, Scalar]], origin: Origin, resumes: tuple[int, ...] = ()) -> None:
         """Queue those points that lie in the space (an anchor written by hand may not)."""
         for point in points:
             found = point_of(self._space, point)
@@ -275,6 +275,16 @@ class Proposals:
 
     def _reconcile(self, results: Sequence[TrialResult]) -> tuple[set[int], list[tuple[Params, int | None]]]:
         return reconcile(self._journal, results, self._space, self._objectives)
+
+    def _by_identity(self, unfinished: Sequence[tuple[Params, int | None]]) -> list[tuple[Params, tuple[int, ...]]]:
+        """Those that lie in the space, each once: a trial that was interrupted twice was begun under two numbers."""
+        found: dict[str, tuple[Params, tuple[int, ...]]] = {}
+        for params, number in unfinished:
+            point = point_of(self._space, params)
+            if point is not None:
+                _, before = found.get(key := identity(self._space, point[0]), (params, ()))
+                found[key] = params, (*before, *([] if number is None else [number]))
+        return [(params, tuple(sorted(numbers))) for params, numbers in found.values()]
 
     def _remember_results(self, results: Sequence[TrialResult]) -> None:
         """All that there is to learn from when the journal is out of reach."""

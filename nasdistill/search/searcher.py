@@ -114,14 +114,13 @@ class StudySearcher(Searcher):
             elif self._refused(draft):
                 refusals += 1
             else:
-                number, folder, resumes = self._ledger.start(draft)
+                number, folder = self._ledger.start(draft)
                 return TrialJob(
                     number,
                     draft.params,
                     folder.absolute(),  # a worker on another node has another current folder
                     self._stop.trial_deadline,
                     self._stop.stop_file.absolute(),
-                    resumes=None if resumes is None else resumes.absolute(),
                 )
         self._no_more = True
         return None

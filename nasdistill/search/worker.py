@@ -24,8 +24,7 @@ class TrialJob:
     `params` are the flat parameters of the search space. Everything the trial leaves behind goes to `folder`.
     `deadline` is in `time.time()` seconds, None without one. A worker looks at the deadline and for the existence of
     `stop_file` every second or so and raises `DeadlineReachedError`; one that doesn't is killed a little later.
-    `attempt` is 1 when the trial's first worker died and this is the second one. `resumes` is the folder of the same
-    trial in an earlier part of the run, which may hold something to go on with. `seed` is None for the run's own; a
+    `attempt` is 1 when the trial's first worker died and this is the second one. `seed` is None for the run's own; a
     repeat of a trial has another one, and no rungs.
     """
 
@@ -35,7 +34,6 @@ class TrialJob:
     deadline: float | None
     stop_file: Path
     attempt: int = 0
-    resumes: Path | None = None
     seed: int | None = None
 
     def must_end(self) -> bool:
@@ -48,8 +46,7 @@ class TrialJob:
     @classmethod
     def from_json(cls, text: str) -> TrialJob:
         fields = json.loads(text)
-        paths = {name: Path(fields[name]) for name in ("folder", "stop_file", "resumes") if fields[name] is not None}
-        return cls(**{**fields, **paths})
+        return cls(**{**fields, "folder": Path(fields["folder"]), "stop_file": Path(fields["stop_file"])})
 
 
 class Worker(Protocol):

@@ -35,7 +35,7 @@ from nasdistill.session.resources import Workplace, workplace
 from nasdistill.session.storage import check_storage, open_journal
 from nasdistill.store.provenance import environment, usable_cores
 from nasdistill.store.run_folder import RunFolder
-from nasdistill.store.rung_scores import all_rung_scores
+from nasdistill.store.rungs import all_rung_scores
 from nasdistill.store.tables import write_trials_csv
 from nasdistill.worker import MakeTrialWorker
 

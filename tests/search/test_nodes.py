@@ -17,7 +17,7 @@ import ray
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from ray.cluster_utils import Cluster
-from search_workers import FileRun, NodeWorker, SmallSpace
+from search_workers import FileRun, MeetingWorker, NodeWorker, SmallSpace
 
 from nasdistill.errors import InputError
 from nasdistill.search.budget import parse_budget
@@ -67,6 +67,10 @@ def short_worker() -> NodeWorker:
     return NodeWorker(0.3)
 
 
+def meeting_worker() -> MeetingWorker:
+    return MeetingWorker()
+
+
 def long_worker() -> NodeWorker:
     return NodeWorker(2.0)
 
@@ -85,9 +89,9 @@ def test_two_trials_share_a_gpu(cluster: Cluster, tmp_path: Path) -> None:
     share = {"cpu": 1, "gpu": 0.5}
     assert room_for(share) == 2
     results = run_search(
-        SmallSpace(), short_worker, FileRun(tmp_path), parse_budget("6trials"), workers=2, resources_per_trial=share
+        SmallSpace(), meeting_worker, FileRun(tmp_path), parse_budget("4trials"), workers=2, resources_per_trial=share
     )
-    assert {result.state for result in results} == {"complete"} and len(results) == 6
+    assert {result.state for result in results} == {"complete"} and len(results) == 4
     logs = [(tmp_path / "trials" / str(result.trial) / "log.txt").read_text() for result in results]
     assert {gpu for log in logs for gpu in re.findall(r"gpus \[(.*?)\]", log)} == {"0"}
     spans = sorted((float(begin), float(end)) for log in logs for begin, end in re.findall(r"from (\S+) to (\S+)", log))

@@ -22,7 +22,7 @@ from nasdistill.search.pareto_asha import SCORE, ParetoAsha
 from nasdistill.search.reconcile import partial_of
 from nasdistill.search.runner import run_search
 from nasdistill.search.worker import TrialJob
-from nasdistill.store.rung_scores import all_rung_scores, read_rung_scores, write_rung_scores
+from nasdistill.store.rungs import all_rung_scores, read_rung_scores, write_rung_scores
 
 # accuracy and latency of each case, those of little training being in the same order
 CASES = {"good": (0.8, 2.0), "fast": (0.5, 1.0), "slow": (0.9, 4.0), "bad": (0.2, 5.0), "worse": (0.1, 6.0)}
@@ -55,7 +55,7 @@ class RungWorker:
 
     def run(self, job: TrialJob, report: Callable[[str], None]) -> Generator[RungScore, None, TrialResult]:
         case, scores = str(job.params["case"]), read_rung_scores(job.folder)
-        print(f"{case}, attempt {job.attempt}, resumes {job.resumes}")
+        print(f"{case}, attempt {job.attempt}")
         try:
             for rung in range(len(scores), 2):
                 score = rung_score(job.trial, case, rung)
@@ -127,11 +127,12 @@ def test_a_resumed_search_decides_by_earlier_scores_and_goes_on_with_what_was_in
     run = FileRun(tmp_path)
     interrupted = TrialResult(trial=3, state="stopped", family="", reason="interrupted", params={"case": "die"})
     run.write_trial(interrupted)
+    (run.trial_folder(3) / "rung.safetensors").write_bytes(b"training so far")
     found = search(tmp_path, "good", "fast", "slow", "bad", "die")
     assert found["bad"].state == "stopped"  # the first to come in this part, and stopped at once
     again = next(r for r in run.results() if r.params["case"] == "die" and r.trial != 3)
-    log = (tmp_path / "trials" / str(again.trial) / "log.txt").read_text()
-    assert f"resumes {tmp_path / 'trials' / '3'}" in log
+    assert (run.trial_folder(again.trial) / "rung.safetensors").read_bytes() == b"training so far"
+    assert not (run.trial_folder(3) / "rung.safetensors").exists()
 
 
 def test_scores_of_several_objectives_are_compared(tmp_path: Path) -> None:

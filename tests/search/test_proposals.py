@@ -211,6 +211,19 @@ def test_a_trial_that_no_worker_had_begun_is_tried_first_next_time(tmp_path: Pat
     assert again is not None and (again.origin, again.params) == ("interrupted", draft.params)
 
 
+def test_what_was_interrupted_twice_goes_on_from_all_that_it_left(tmp_path: Path) -> None:
+    for before in range(2):
+        proposals = opened(tmp_path)
+        draft = proposals.ask()
+        assert draft is not None and draft.resumes == tuple(range(before))
+        assert proposals.start(draft) == before  # and the driver dies
+    last = opened(tmp_path)
+    again = last.ask()
+    assert again is not None and (again.params, again.resumes) == (draft.params, (0, 1))
+    following = last.ask()
+    assert following is not None and following.resumes == ()
+
+
 def test_a_torn_last_line_is_cut_off(tmp_path: Path) -> None:
     results = crashed_run(tmp_path)
     journal = tmp_path / "study.journal"
