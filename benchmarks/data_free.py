@@ -37,7 +37,8 @@ from nasdistill.data_free.synthesis import Synthesis, known_sizes, pseudo_labels
 from nasdistill.distill.compute import choose_compute
 from nasdistill.measure.accuracy import score
 from nasdistill.measure.detector import OnnxDetector
-from nasdistill.prepare.inputs import DEMO_TEACHER, cache_folder, own_size
+from nasdistill.prepare.inputs import DEMO_TEACHER, cache_folder
+from nasdistill.prepare.pools import teacher_size
 from nasdistill.prepare.reference import teacher_task
 from nasdistill.records import Scalar
 from nasdistill.store.atomic import write_text
@@ -100,7 +101,7 @@ def compare(
     found["arms"]["teacher"] = part("teacher", partial(teacher_scores, real, work))
     folder = synthesis_of(options, real).folder(cache)
     synthetic_yaml = folder / f"data-{made['train_batches']}-1.yaml"
-    noise_yaml = noise_data(real, made["images"], size, cache)
+    noise_yaml = noise_data(real, made["images"], cache)
     arms: dict[str, tuple[Path | None, Mix]] = {
         "real labels": (data, LABELS),
         "real distilled": (data, DISTILLED),
@@ -129,7 +130,7 @@ def synthesis_of(options: argparse.Namespace, real: Setting) -> Synthesis:
     steps = 4 if options.quick else options.inversion_steps or InversionSettings().steps
     return Synthesis(
         teacher=real.inputs.teacher,
-        size=own_size(real.inputs.teacher, real.inputs.image_sizes),
+        size=teacher_size(real.inputs),
         seed=0,
         settings=InversionSettings(steps=steps),
         device=compute.device,
@@ -157,16 +158,16 @@ def synthesis(options: argparse.Namespace, real: Setting, cache: Path) -> dict[s
 def teacher_scores(real: Setting, work: Path) -> dict[str, Any]:
     """The teacher on the real validation split, at its own size."""
     inputs = real.inputs
-    size = own_size(inputs.teacher, inputs.image_sizes)
+    size = teacher_size(inputs)
     pool = next(plan for plan in real.all_pools if plan.image_size == size)
     figures = teacher_task(inputs.teacher, inputs.class_order, pool, inputs.device, work)(lambda text: None)
     return {"map50": figures.map50, "map50_95": figures.map50_95}
 
 
-def noise_data(real: Setting, images: int, size: int, cache: Path) -> Path:
+def noise_data(real: Setting, images: int, cache: Path) -> Path:
     """A data set of as many images of the noise that synthesis starts from, with the teacher's detections in them."""
     inputs = real.inputs
-    size = own_size(inputs.teacher, inputs.image_sizes)
+    size = teacher_size(inputs)
     folder = cache / "noise" / f"{inputs.teacher.sha256[:12]}-{size}-{images}"
     compute = choose_compute(real.training.precision)
     compute.place(inputs.teacher.model)
@@ -193,8 +194,11 @@ def train(
     """Train the student on `data` and score it on the real validation images, and on the synthesised ones."""
     size = real.pools[0].image_size
     made_up = open_setting(synthetic, teacher, cache, training, [size], form=DISTILLED.form)
-    setting = real if data == real.inputs.dataset.yaml_path or data is None else made_up
-    if setting is made_up and data != synthetic:
+    if data is None or data == real.inputs.dataset.yaml_path:
+        setting = real
+    elif data == synthetic:
+        setting = made_up
+    else:
         setting = open_setting(data, teacher, cache, training, [size], form=DISTILLED.form)
     start = starting_weights(setting, arch, work)
     own = training.model_copy(update={"epochs": steps, "seed": 0, "recipe": RECIPES["short"]})

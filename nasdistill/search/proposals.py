@@ -109,9 +109,7 @@ class Proposals:
             self._observe(result)
         for warmth in warm:
             self._warm_up(warmth)
-        self._queue: deque[tuple[Params, Origin, tuple[int, ...]]] = deque()
-        for params, numbers in self._by_identity(unfinished):
-            self._enqueue([params], "interrupted", numbers)
+        self._queue: deque[tuple[Params, Origin, tuple[int, ...]]] = deque(self._interrupted(unfinished))
         self._enqueue(enqueued, "enqueued")
         # An earlier run has spread over the space already, anchors included.
         self._enqueue([] if warm else [dict(anchor) for anchor in space.anchors()], "anchor")
@@ -243,12 +241,12 @@ class Proposals:
         if full:
             self._seen.add(identity(self._space, found[0]))
 
-    def _enqueue(self, points: Sequence[Mapping[str, Scalar]], origin: Origin, resumes: tuple[int, ...] = ()) -> None:
+    def _enqueue(self, points: Sequence[Mapping[str, Scalar]], origin: Origin) -> None:
         """Queue those points that lie in the space (an anchor written by hand may not)."""
         for point in points:
             found = point_of(self._space, point)
             if found is not None:
-                self._queue.append((found[0], origin, resumes))
+                self._queue.append((found[0], origin, ()))
 
     def _take_over(self, results: Sequence[TrialResult]) -> list[tuple[Params, int | None]]:
         """Bring journal, memory and results to the same state.
@@ -276,15 +274,19 @@ class Proposals:
     def _reconcile(self, results: Sequence[TrialResult]) -> tuple[set[int], list[tuple[Params, int | None]]]:
         return reconcile(self._journal, results, self._space, self._objectives)
 
-    def _by_identity(self, unfinished: Sequence[tuple[Params, int | None]]) -> list[tuple[Params, tuple[int, ...]]]:
-        """Those that lie in the space, each once: a trial that was interrupted twice was begun under two numbers."""
-        found: dict[str, tuple[Params, tuple[int, ...]]] = {}
+    def _interrupted(
+        self, unfinished: Sequence[tuple[Params, int | None]]
+    ) -> list[tuple[Params, Origin, tuple[int, ...]]]:
+        """To be queued: those that lie in the space, each once. One interrupted twice was begun under two numbers."""
+        begun: dict[str, tuple[Params, list[int]]] = {}
         for params, number in unfinished:
-            point = point_of(self._space, params)
-            if point is not None:
-                _, before = found.get(key := identity(self._space, point[0]), (params, ()))
-                found[key] = params, (*before, *([] if number is None else [number]))
-        return [(params, tuple(sorted(numbers))) for params, numbers in found.values()]
+            found = point_of(self._space, params)
+            if found is None:
+                continue
+            _, numbers = begun.setdefault(identity(self._space, found[0]), (found[0], []))
+            if number is not None:
+                numbers.append(number)
+        return [(params, "interrupted", tuple(sorted(numbers))) for params, numbers in begun.values()]
 
     def _remember_results(self, results: Sequence[TrialResult]) -> None:
         """All that there is to learn from when the journal is out of reach."""

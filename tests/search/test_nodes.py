@@ -68,7 +68,7 @@ def short_worker() -> NodeWorker:
 
 
 def meeting_worker() -> MeetingWorker:
-    return MeetingWorker()
+    return MeetingWorker(0.3)
 
 
 def long_worker() -> NodeWorker:
