@@ -160,7 +160,7 @@ def teacher_scores(real: Setting, work: Path) -> dict[str, Any]:
     inputs = real.inputs
     size = teacher_size(inputs)
     pool = next(plan for plan in real.all_pools if plan.image_size == size)
-    figures = teacher_task(inputs.teacher, inputs.class_order, pool, inputs.device, work)(lambda text: None)
+    figures = teacher_task(inputs.teacher, inputs.class_order, pool, inputs.devices, work)(lambda text: None)
     return {"map50": figures.map50, "map50_95": figures.map50_95}
 
 
