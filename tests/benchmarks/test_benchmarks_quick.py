@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,13 @@ def test_unknown_options_are_refused(name: str) -> None:
     with pytest.raises(SystemExit) as end:
         importlib.import_module(f"benchmarks.{name}").main(["--quik"])
     assert end.value.code == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_quick_run_ends_with_a_figure(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NASDISTILL_CACHE", str(tmp_path))
+    assert math.isfinite(importlib.import_module(f"benchmarks.{name}").main(["--quick"]).value)
 
 
 def test_cached_step_takes_the_student() -> None:
