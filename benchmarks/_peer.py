@@ -7,13 +7,15 @@ models as checkpoints with names of our own, and a folder of links to the images
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 os.environ.setdefault("YOLO_OFFLINE", "true")  # before ultralytics is imported: it must not look for a network
 os.environ.setdefault("YOLO_VERBOSE", "false")
@@ -90,22 +92,33 @@ def link_dataset(dataset: Dataset, folder: Path) -> Path:
     return path
 
 
-def training_options(size: int, seconds: float, seed: int, work: Path) -> dict[str, Any]:
-    """Ultralytics' own defaults for so many seconds by the clock, less what does not train: validation, plots, workers."""
+def training_options(size: int, seconds: float, seed: int, work: Path, batch: int = BATCH_SIZE) -> dict[str, Any]:
+    """Ultralytics' own defaults for so many seconds by the clock, less what does not train: validation and plots.
+
+    On a CPU no data-loading workers either, so that its cores train; on a GPU it has its eight, and mixed precision.
+    """
+    gpu = torch.cuda.is_available()
     return {
         "imgsz": size,
-        "batch": BATCH_SIZE,
+        "batch": batch,
         "time": seconds / 3600,
-        "device": "cpu",
-        "workers": 0,
+        "device": 0 if gpu else "cpu",
+        "workers": 8 if gpu else 0,
         "seed": seed,
         "val": False,
         "plots": False,
-        "amp": False,  # what its default comes to on a CPU, without the check that looks for a model on the network
+        "amp": gpu,  # its default, which comes to this
         "project": str(work),
         "exist_ok": True,
         "verbose": False,
     }
+
+
+@contextlib.contextmanager
+def without_amp_check() -> Iterator[None]:
+    """Mixed precision as Ultralytics would have it, without its check, which takes a model from the network."""
+    with mock.patch("ultralytics.engine.trainer.check_amp", return_value=torch.cuda.is_available()):
+        yield
 
 
 def train_with_ultralytics(
@@ -120,8 +133,7 @@ def train_with_ultralytics(
     """Train `student` with Ultralytics' distillation for `seconds` by the clock, with its own defaults.
 
     Its defaults choose the optimiser, rates, warm-up, augmentation, averaging of weights, and the weight and form of the
-    distillation loss. Off are validation between epochs, plots and data-loading workers, so that its one core trains.
-    It trains in float32: on a CPU that is all it allows.
+    distillation loss. `training_options` says what is off. On a CPU it trains in float32, which is all it allows there.
 
     Raises:
         AssertionError: it started from other weights, another teacher or another batch or input size than it was given,
@@ -150,12 +162,13 @@ def train_with_ultralytics(
     model = YOLO(student_file)
     model.add_callback("on_train_start", begin)
     model.add_callback("on_train_batch_end", count)
-    model.train(
-        data=str(data),
-        distill_model=str(teacher_file),
-        name=f"peer-{seed}",
-        **training_options(size, seconds, seed, work),
-    )
+    with without_amp_check():
+        model.train(
+            data=str(data),
+            distill_model=str(teacher_file),
+            name=f"peer-{seed}",
+            **training_options(size, seconds, seed, work),
+        )
     run.last = Path(model.trainer.last)
     _check_run(run, size)
     return run
@@ -169,11 +182,11 @@ def check_models(wrapped: nn.Module, student: nn.Module, teacher: nn.Module, siz
     """
     started = wrapped.student_model.state_dict()
     for name, tensor in student.state_dict().items():
-        assert torch.equal(started[name], tensor.float()), f"the peer starts from other weights: {name}"
+        assert torch.equal(started[name].cpu(), tensor.float()), f"the peer starts from other weights: {name}"
     images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        theirs = wrapped.teacher_model(images)[0]
-        ours = teacher.eval()(images)[0]
+        theirs = deepcopy(wrapped.teacher_model).cpu()(images)[0]
+        ours = deepcopy(teacher).cpu().eval()(images)[0]
     assert torch.allclose(theirs, ours, rtol=SAME, atol=SAME), "the peer's teacher answers differently from ours"
     assert not any(parameter.requires_grad for parameter in wrapped.teacher_model.parameters())
 

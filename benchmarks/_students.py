@@ -58,7 +58,7 @@ def step_seconds(setting: Setting, config: TrialConfig) -> dict[str, float]:
     timer = distillation_timer(setting, config.family, config.arch, setting.training.precision, config.image_size)
     for turn in range(TIMED_TURNS + 1):
         timer.step(seed=turn, keep=turn > 0)
-    return {"step_s": round(median(timer.cpu_s), 4)}
+    return {"step_s": round(median(timer.spent_s), 4)}
 
 
 def epochs_within(core_seconds: float, steps_s: Sequence[float], steps_per_epoch: int) -> int:

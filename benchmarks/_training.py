@@ -49,7 +49,7 @@ class Setting:
     target_passes: int
     """Forward passes of the teacher that filling the targets took (0: they were there)."""
     target_core_s: float
-    """Core seconds that filling them took."""
+    """Core seconds that filling them took (of a GPU, see `spent`)."""
 
     @property
     def data_name(self) -> str:
@@ -89,6 +89,14 @@ class Setting:
         )
 
 
+def spent(compute: Compute) -> float:
+    """A clock of what work costs, in seconds: of this process's cores, or of a GPU, which is waited for."""
+    if compute.device.type == "cuda":
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()
+
+
 def add_input_arguments(parser: argparse.ArgumentParser) -> None:
     """`--data` and `--teacher`: both or neither."""
     parser.add_argument("--data", type=Path, help="a data.yaml (default: the embedded demo)")
@@ -121,9 +129,10 @@ def open_setting(
     for task in view_tasks(plans, inputs.dataset.names, training.seed):
         task(_ignore)
     tasks = target_tasks(trained, own, inputs.teacher, inputs.class_order, training, workers=1)
-    before = time.process_time()
+    compute = choose_compute(training.precision)
+    before = spent(compute)
     passes = sum(task(_ignore) for task in tasks)
-    seconds = time.process_time() - before
+    seconds = spent(compute) - before
     seal(trained, inputs.teacher)
     return Setting(inputs, tuple(trained), training, tuple(plans), passes, seconds)
 
@@ -139,7 +148,8 @@ class StepTimer:
     compute: Compute
     losses: LossChoice = field(default_factory=LossChoice)
     wall_s: list[float] = field(default_factory=list)
-    cpu_s: list[float] = field(default_factory=list)
+    spent_s: list[float] = field(default_factory=list)
+    """By the clock of `spent`."""
     steps: int = 0
     """All steps made, those that were not kept included."""
 
@@ -152,11 +162,11 @@ class StepTimer:
 
         `keep=False` is a warm-up.
         """
-        wall, cpu = [], []
+        wall, cost = [], []
 
         def before_each_step() -> bool:
+            cost.append(spent(self.compute))
             wall.append(time.perf_counter())
-            cpu.append(time.process_time())
             return False
 
         stage = Stage("timing", 2, LEARNING_RATE, self.weights, False, 0, 2, BATCH_SIZE, self.losses)
@@ -174,7 +184,7 @@ class StepTimer:
         self.steps += stage.steps
         if keep:
             self.wall_s.append(wall[2] - wall[1])
-            self.cpu_s.append(cpu[2] - cpu[1])
+            self.spent_s.append(cost[2] - cost[1])
 
 
 def make_timer(

@@ -66,7 +66,7 @@ def time_steps(setting: Setting, arch: dict[str, Scalar], rounds: int, mix: Mix)
             timers[name].step(seed=turn, keep=turn >= WARM_UP)
             passes[name] += teacher.forward_passes - before
     return {
-        name: Timed([1000 * s for s in timer.wall_s], [1000 * s for s in timer.cpu_s], passes[name] / timer.steps)
+        name: Timed([1000 * s for s in timer.wall_s], [1000 * s for s in timer.spent_s], passes[name] / timer.steps)
         for name, timer in timers.items()
     }
 

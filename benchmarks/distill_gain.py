@@ -5,9 +5,10 @@
     python -m benchmarks.distill_gain --quick      # on the embedded demo, seconds instead of minutes
 
 Every mix of losses is compared with labels alone over paired seeds: same starting weights (the teacher's own channels, cut),
-same batches to begin with. Time is equal in core seconds: each arm makes the steps that fit, by step times measured in turns
-beforehand (at the pace of the first measurement, whatever the machine did since); filling the cache is charged to the
-distilled arm, whole or divided by the 12 trials of a search that share it.
+same batches to begin with. Time is equal in core seconds (where there is a GPU: in seconds of it, by the clock): each arm
+makes the steps that fit, by step times measured in turns beforehand (at the pace of the first measurement, whatever the
+machine did since); filling the cache is charged to the distilled arm, whole or divided by the 12 trials of a search that
+share it.
 Each trial is kept in `benchmarks/results/distill_gain.partial.json` as it ends: the same command goes on where a killed run
 ended, until the result is out.
 """
@@ -17,7 +18,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from safetensors.torch import save_file
 from benchmarks._harness import RESULTS, Goal, Outcome, run_benchmark, spread
 from benchmarks._losses import LABELS, MIXES, Mix
 from benchmarks._parts import Parts
-from benchmarks._training import Setting, add_input_arguments, make_timer, open_setting, run_one_trial
+from benchmarks._training import Setting, add_input_arguments, make_timer, open_setting, run_one_trial, spent
 from nasdistill.config import RECIPES, TrainingSettings
 from nasdistill.distill.compute import choose_compute
 from nasdistill.distill.objective import LossWeights
@@ -83,7 +83,7 @@ def step_seconds(setting: Setting, arch: Mapping[str, Scalar], mix: Mix, rounds:
     for turn in range(rounds + 2):
         for timer in timers if turn % 2 else reversed(timers):
             timer.step(seed=turn, keep=turn >= 2)
-    first, second = (statistics.median(timer.cpu_s) for timer in timers)
+    first, second = (statistics.median(timer.spent_s) for timer in timers)
     return first, second
 
 
@@ -192,13 +192,13 @@ def cost_of(setting: Setting, arch: Mapping[str, Scalar], mix: Mix, quick: bool)
     plain_s, step_s = step_seconds(setting, arch, mix, 3 if quick else 15)
     cache_s = setting.target_core_s
     if not setting.target_passes:
-        feed = setting.online_feed(mix.form)
-        started, views = time.process_time(), 0
+        feed, compute = setting.online_feed(mix.form), choose_compute(setting.training.precision)
+        started, views = spent(compute), 0
         for indices in feed.indices(5, 16, seed=0):
             assert feed.targets is not None
             feed.targets.batch(indices)
             views += len(indices)
-        cache_s = (time.process_time() - started) / views * len(feed.views)
+        cache_s = (spent(compute) - started) / views * len(feed.views)
     return {"plain_step_s": plain_s, "step_s": step_s, "cache_core_s": cache_s}
 
 

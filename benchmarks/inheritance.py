@@ -115,7 +115,7 @@ def _epochs(setting: Setting, family: str, arch: dict[str, Scalar], lengths: Len
     for turn in range(6):
         timer.step(seed=turn, keep=turn > 1)
     steps_per_epoch = setting.assets({}, setting.training).steps_per_epoch
-    step_s = median(timer.cpu_s)
+    step_s = median(timer.spent_s)
     epochs = max(1, int((lengths.trial_s - TRIAL_OVERHEAD_S) / (step_s * steps_per_epoch)))
     return {"epochs": epochs, "step_s": round(step_s, 4), "steps": epochs * steps_per_epoch}
 

@@ -4,8 +4,9 @@
     python -m benchmarks.peer_ultralytics --quick      # on the embedded demo, seconds instead of minutes
 
 The peer trains with its own defaults (optimiser, rates, augmentation, its teacher in every step) for `--minutes` by the
-clock; validation, plots and data-loading workers are off, so that all of its one core trains. Ours gets the steps that fit
-into the same time, less the whole cost of filling its cache. Both students are exported and scored by the same scorer.
+clock; validation and plots are off, and on a CPU data-loading workers, so that all of its one core trains. Ours gets the
+steps that fit into the same time, less the whole cost of filling its cache. Both students are exported and scored by the
+same scorer.
 Each training is kept in `benchmarks/results/peer_ultralytics.partial.json` as it ends: the same command goes on where a
 killed run ended, until the result is out.
 """

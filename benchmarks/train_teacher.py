@@ -3,9 +3,10 @@
     python -m benchmarks.train_teacher --data ../shared/data/bccd/data.yaml --model yolo11n.yaml \
         --weights ../shared/weights/yolo11n_coco_state_dict.pt --image-size 320 --minutes 15 --to teacher.pt
 
-Trains with Ultralytics' own defaults for `--minutes` by the clock on `--threads` cores; validation, plots and data-loading
-workers are off, so that all of the time trains. The averaged weights are kept as an ordinary checkpoint, which
-`nasdistill search --teacher` reads. It is scored and timed as students are: exported at a fixed size, on the val split.
+Trains with Ultralytics' own defaults for `--minutes` by the clock, on a GPU, or on `--threads` cores without data-loading
+workers; validation and plots are off, so that all of the time trains. The averaged weights are kept as an ordinary
+checkpoint, which `nasdistill search --teacher` reads. It is scored and timed as students are: exported at a fixed size, on
+the val split.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import torch
 from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel
 
-from benchmarks._peer import link_dataset, training_options
+from benchmarks._peer import BATCH_SIZE, link_dataset, training_options, without_amp_check
 from nasdistill.data.dataset import load_dataset
 from nasdistill.errors import InputError
 from nasdistill.store.atomic import replacing
@@ -53,7 +54,7 @@ def starting_model(model: str, weights: Path | None, names: Sequence[str]) -> tu
 
 
 def finetune(
-    model: DetectionModel, data: Path, size: int, seconds: float, seed: int, threads: int, work: Path
+    model: DetectionModel, data: Path, size: int, seconds: float, seed: int, threads: int, batch: int, work: Path
 ) -> tuple[DetectionModel, int]:
     """Train `model` as Ultralytics does by default; the averaged weights, and the steps made."""
     start = work / "start.pt"
@@ -70,8 +71,9 @@ def finetune(
     trained = YOLO(start)
     trained.add_callback("on_train_start", begin)
     trained.add_callback("on_train_batch_end", count)
-    trained.train(data=str(data), name="run", **training_options(size, seconds, seed, work))
-    last: DetectionModel = YOLO(str(trained.trainer.last)).model.float().eval()
+    with without_amp_check():
+        trained.train(data=str(data), name="run", **training_options(size, seconds, seed, work, batch))
+    last: DetectionModel = YOLO(str(trained.trainer.last)).model.float().eval().cpu()
     return last, steps
 
 
@@ -84,6 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--image-size", type=int, default=256)
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--batch", type=int, default=BATCH_SIZE, help=f"images a step [default: {BATCH_SIZE}]")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--to", type=Path, required=True, help="where the checkpoint goes (.pt)")
     options = parser.parse_args(argv)
@@ -93,7 +96,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         model, fitted = starting_model(options.model, options.weights, dataset.names)
         data = link_dataset(dataset, work / "data")
         seconds = 60 * options.minutes
-        trained, steps = finetune(model, data, options.image_size, seconds, options.seed, options.threads, work)
+        trained, steps = finetune(
+            model, data, options.image_size, seconds, options.seed, options.threads, options.batch, work
+        )
     trained.names = dict(enumerate(dataset.names))
     with replacing(options.to) as temporary:
         torch.save({"model": trained, "train_args": {"imgsz": options.image_size}}, temporary)

@@ -46,7 +46,8 @@ def data_free_note(run: Mapping[str, Any]) -> str | None:
 def environment() -> dict[str, Any]:
     """Python, platform, processor, memory and the versions of the packages that shape a result; ready for JSON.
 
-    `cores` is what this process may use, `memory_gb` in 10^9 bytes; a package that is not installed is left out.
+    `cores` is what this process may use, `memory_gb` in 10^9 bytes, `gpus` are NVIDIA's; a package that is not installed
+    is left out.
     """
     return {
         "python": platform.python_version(),
@@ -56,6 +57,7 @@ def environment() -> dict[str, Any]:
         "cpu_flags": cpu_flags(),
         "cores": usable_cores(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "gpus": gpus(),
         "packages": package_versions(),
     }
 
@@ -87,6 +89,16 @@ def cpu_model() -> str:
         except (OSError, subprocess.TimeoutExpired):
             name = ""
     return name or platform.processor() or platform.machine()
+
+
+def gpus() -> list[str]:
+    """NVIDIA's GPUs as their driver names them, with its version; [] where there is none."""
+    command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [line.strip() for line in found.splitlines() if line.strip()]
 
 
 def cpu_flags() -> list[str]:

@@ -7,6 +7,8 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+import pytest
+
 from nasdistill.store.provenance import environment, file_sha256, usable_cores
 
 
@@ -17,6 +19,17 @@ def test_environment_is_plain_json_with_the_installed_versions() -> None:
     assert facts["cores"] == usable_cores() >= 1
     assert facts["cpu"]
     assert facts["memory_gb"] > 0.1
+
+
+def test_gpus_are_what_the_driver_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert environment()["gpus"] == []  # no driver
+    driver = tmp_path / "nvidia-smi"
+    driver.write_text("#!/bin/sh\necho 'NVIDIA H200, 580.1'\necho 'NVIDIA T4, 580.1'\n")
+    driver.chmod(0o755)
+    assert environment()["gpus"] == ["NVIDIA H200, 580.1", "NVIDIA T4, 580.1"]
+    driver.write_text("#!/bin/sh\nexit 9\n")
+    assert environment()["gpus"] == []
 
 
 def test_file_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
