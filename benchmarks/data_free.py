@@ -39,7 +39,7 @@ from nasdistill.measure.accuracy import score
 from nasdistill.measure.detector import OnnxDetector
 from nasdistill.prepare.inputs import DEMO_TEACHER, cache_folder
 from nasdistill.prepare.pools import teacher_size
-from nasdistill.prepare.reference import teacher_task
+from nasdistill.prepare.reference import measure_teacher
 from nasdistill.records import Scalar
 from nasdistill.store.atomic import write_text
 from nasdistill.students.families import lineage
@@ -160,7 +160,15 @@ def teacher_scores(real: Setting, work: Path) -> dict[str, Any]:
     inputs = real.inputs
     size = teacher_size(inputs)
     pool = next(plan for plan in real.all_pools if plan.image_size == size)
-    figures = teacher_task(inputs.teacher, inputs.class_order, pool, inputs.devices, work)(lambda text: None)
+    figures = measure_teacher(
+        inputs.teacher,
+        inputs.class_order,
+        pool,
+        inputs.devices,
+        work,
+        1,
+        lambda text, tasks: [task(lambda done: None) for task in tasks],
+    )
     return {"map50": figures.map50, "map50_95": figures.map50_95}
 
 

@@ -80,7 +80,12 @@ class StageTraining:
         self._criterion = DistillationLoss(student, connectors, stage.losses)
         models = (student.model, connectors)
         self._parameters = [p for model in models for p in model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(parameter_groups(models), lr=stage.learning_rate, foreach=True)
+        on_gpu = (
+            compute.device.type == "cuda"
+        )  # one kernel for all tensors; launching kernels is what limits a GPU here
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(models), lr=stage.learning_rate, foreach=not on_gpu, fused=on_gpu
+        )
         self.scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.autocast is torch.float16)
         self._anneal = annealer(student.model)
         self._indices = feed.indices(stage.steps, stage.batch_size, seed, stage.closing_steps)

@@ -143,17 +143,23 @@ def thinned(split: Split, most: int) -> Split:
     return Split(tuple(split.image_paths[i] for i in kept), tuple(split.boxes[i] for i in kept))
 
 
-def view_tasks(plans: Sequence[PoolPlan], names: Sequence[str], seed: int) -> list[Callable]:
-    """Work that is left to build the views and the validation images of all plans; none when the cache is complete."""
+def view_tasks(plans: Sequence[PoolPlan], names: Sequence[str], seed: int, workers: int = 1) -> list[Callable]:
+    """Work that is left to build the views and the validation images of all plans; none when the cache is complete.
+
+    Where there are more `workers` than sizes, a size is drawn by several threads.
+    """
     training, validation = (
         [plan for plan in plans if not is_complete(plan.folders.views)],
         [plan for plan in plans if not is_complete(plan.folders.validation)],
     )
-    tasks: list[Callable] = [functools.partial(_build_training_views, plan, tuple(names), seed) for plan in training]
+    threads = max(1, workers // max(1, len(training)))
+    tasks: list[Callable] = [
+        functools.partial(_build_training_views, plan, tuple(names), seed, threads) for plan in training
+    ]
     return tasks + [functools.partial(_build_validation_views, plan, tuple(names)) for plan in validation]
 
 
-def _build_training_views(plan: PoolPlan, names: tuple[str, ...], seed: int, report: Report) -> None:
+def _build_training_views(plan: PoolPlan, names: tuple[str, ...], seed: int, threads: int, report: Report) -> None:
     build_views(
         plan.train,
         names,
@@ -163,6 +169,7 @@ def _build_training_views(plan: PoolPlan, names: tuple[str, ...], seed: int, rep
         seed,
         plan.folders.views,
         on_progress=lambda done, total: report(f"{done / total:.3f}"),
+        workers=threads,
     )
 
 

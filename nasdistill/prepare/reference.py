@@ -1,11 +1,13 @@
 """The teacher's own figures, measured as a student's are: exported, scored at a fixed size, timed on the device."""
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from nasdistill.data.views import open_views
@@ -19,6 +21,9 @@ from nasdistill.prepare.pools import PoolPlan
 from nasdistill.teacher.teacher import Teacher
 
 Report = Callable[[str], None]
+BATCH = 8
+FEWEST_IMAGES = 8  # a worker's: opening a session takes as long as some
+BYTES_A_PARAMETER = 16  # float32 weights, as many again while ONNX Runtime optimises, and room for the maps
 
 
 @dataclass(frozen=True)
@@ -38,44 +43,77 @@ class TeacherFigures:
         return {**facts, **facts.pop("costs")}
 
 
-def teacher_task(
-    teacher: Teacher, class_order: Sequence[int], pool: PoolPlan, devices: Sequence[DeviceProfile], folder: Path
-) -> Callable:
-    """Work that exports, scores and times the teacher at the pool's size; `devices` begin with the main one."""
-    return functools.partial(_measure, teacher, tuple(class_order), pool, tuple(devices), folder)
-
-
-def _measure(
+def measure_teacher(
     teacher: Teacher,
-    class_order: tuple[int, ...],
+    class_order: Sequence[int],
     pool: PoolPlan,
-    devices: tuple[DeviceProfile, ...],
+    devices: Sequence[DeviceProfile],
     folder: Path,
-    report: Report,
+    workers: int,
+    run: Callable[[str, list[Callable]], list[Any]],
 ) -> TeacherFigures:
-    torch.set_num_threads(1)
+    """Export the teacher at the pool's size into `folder`, time it alone, then score it with all workers.
+
+    `devices` begin with the main one; `run` runs tasks under a heading and returns what they return. The exported file
+    is gone afterwards.
+    """
     artifact = folder / "teacher.onnx"
-    write_onnx(teacher.model, pool.image_size, artifact, devices[0].batch)
-    detector, views = OnnxDetector(artifact), open_views(pool.folders.validation)
-    to_data = {teacher_class: data_class for data_class, teacher_class in enumerate(class_order)}
-    found: list[Detections] = []
-    for start in range(0, len(views), 16):
-        for detections in detector.detect_views(views.images[start : start + 16]):
-            found.append(_in_data_classes(detections, to_data))
-        report(f"{min(1.0, (start + 16) / len(views)):.3f}")
+    try:
+        costs: Mapping[str, float] = run(
+            "timing the exported teacher",
+            [functools.partial(_export_and_time, teacher, pool.image_size, tuple(devices), artifact)],
+        )[0]
+        order = tuple(class_order)
+        shares = [
+            functools.partial(_detect, artifact, pool.folders.validation, order, part)
+            for part in _shares(len(pool.validation), workers, teacher.parameters_m)
+        ]
+        found: list[Detections] = sum(run("scoring the teacher", list(shares)), [])
+    finally:
+        artifact.unlink(missing_ok=True)
+    views = open_views(pool.folders.validation)
     accuracy = mean_average_precision(found, [views.boxes(index) for index in range(len(views))], pool.image_size)
-    profilers = [open_profiler(device) for device in devices]
-    further = {device.name: profiler for device, profiler in zip(devices[1:], profilers[1:], strict=True)}
-    costs = costs_of(teacher.model, artifact, pool.image_size, profilers[0], further)
-    artifact.unlink()
     return TeacherFigures(
         name=teacher.name,
         sha256=teacher.sha256,
         image_size=pool.image_size,
         map50=accuracy.map50,
         map50_95=accuracy.map50_95,
-        costs=costs.figures,
+        costs=costs,
     )
+
+
+def _shares(images: int, workers: int, parameters_m: float) -> list[range]:
+    """Consecutive parts of the images, at most one a worker, and no more than the memory holds teachers."""
+    room = int(psutil.virtual_memory().available / (BYTES_A_PARAMETER * 1e6 * parameters_m))
+    count = max(1, min(workers, room, images // FEWEST_IMAGES))
+    edges = [images * part // count for part in range(count + 1)]
+    return [range(start, stop) for start, stop in itertools.pairwise(edges)]
+
+
+def _export_and_time(
+    teacher: Teacher, size: int, devices: tuple[DeviceProfile, ...], artifact: Path, report: Report
+) -> dict[str, float]:
+    torch.set_num_threads(1)
+    write_onnx(teacher.model, size, artifact, devices[0].batch)
+    report("0.5")
+    profilers = [open_profiler(device) for device in devices]
+    further = {device.name: profiler for device, profiler in zip(devices[1:], profilers[1:], strict=True)}
+    return dict(costs_of(teacher.model, artifact, size, profilers[0], further).figures)
+
+
+def _detect(
+    artifact: Path, validation: Path, class_order: tuple[int, ...], part: range, report: Report
+) -> list[Detections]:
+    torch.set_num_threads(1)
+    detector, views = OnnxDetector(artifact), open_views(validation)
+    to_data = {teacher_class: data_class for data_class, teacher_class in enumerate(class_order)}
+    found: list[Detections] = []
+    for start in part[::BATCH]:
+        stop = min(start + BATCH, part.stop)
+        found += [_in_data_classes(each, to_data) for each in detector.detect_views(views.images[start:stop])]
+        report(f"{len(found) / len(part):.3f}")
+    return found
 
 
 def _in_data_classes(detections: Detections, to_data: dict[int, int]) -> Detections:

@@ -81,15 +81,22 @@ def prepare(
     trained = [plan for plan in plans if plan.image_size in inputs.image_sizes]
     largest = trained[-1]
 
-    progress.tasks("augmented views", pools.view_tasks(plans, names, training.seed), run_tasks)
+    progress.tasks("augmented views", pools.view_tasks(plans, names, training.seed, workers), run_tasks)
     fill = pools.target_tasks(trained, own, teacher, order, training, workers)
     passes = progress.tasks("teacher targets", fill, run_tasks)
     pools.seal(trained, teacher)
 
     figures = known.get("teacher", {})
     if "map50" not in figures:
-        task = reference.teacher_task(teacher, order, own, inputs.devices, run.path)
-        figures = progress.tasks("scoring the teacher", [task], run_tasks)[0].as_json()
+        figures = reference.measure_teacher(
+            teacher,
+            order,
+            own,
+            inputs.devices,
+            run.path,
+            workers,
+            lambda text, tasks: progress.tasks(text, tasks, run_tasks),
+        ).as_json()
     progress.teacher(figures)
     # One box for the whole run: the recorded figures, and so this, stay as they are when it is resumed.
     corner = teacher_reference(figures, goals.objectives)

@@ -6,12 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small import CPU, NAMES, small_teacher
+from small import CPU, small_teacher
 
 from nasdistill.config import TrainingSettings
-from nasdistill.data.dataset import dataset_hash, load_dataset
-from nasdistill.devices.profile import DeviceProfile
-from nasdistill.prepare.inputs import Inputs, lineages
+from nasdistill.prepare.inputs import Inputs
 from nasdistill.prepare.needs import needs_of
 from nasdistill.prepare.pools import (
     POLICIES,
@@ -29,22 +27,6 @@ from nasdistill.teacher.forms import TargetForm
 
 TRAINING = TrainingSettings(views_per_image=1, max_views=12, precision="float32")
 SPACE = "name: a\nfamilies: {yolov5: {depth: 0.33, width: 0.0625}}\nimage_size: [64, 96]\n"
-
-
-@pytest.fixture(scope="module")
-def inputs(demo_yaml: Path) -> Inputs:
-    dataset, space = load_dataset(demo_yaml), parse_space(SPACE, "a.yaml")
-    return Inputs(
-        dataset=dataset,
-        data_hash=dataset_hash(dataset),
-        teacher=small_teacher(),
-        class_order=tuple(range(len(NAMES))),
-        space=space,
-        devices=(DeviceProfile(name="quick", runtime="onnxruntime"),),
-        image_sizes=(64, 96),
-        lineages=tuple(lineages(space, dataset.names)),
-        demo=False,
-    )
 
 
 def fill(inputs: Inputs, plans: list[PoolPlan], workers: int = 1) -> int:
