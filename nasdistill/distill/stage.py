@@ -117,9 +117,9 @@ class StageTraining:
             if self.step >= int(self.stage.steps * 0.9):
                 self._recent.append({name: part.item() for name, part in parts.items()})
             self.step += 1
-        broken = [name for name, tensor in self.student.model.state_dict().items() if not torch.isfinite(tensor).all()]
+        broken = first_not_finite(self.student.model)
         if broken:  # the last update, or statistics that training mode does not read
-            raise TrialError(f"{self.stage.name} left values that are not finite in {broken[0]}")
+            raise TrialError(f"{self.stage.name} left values that are not finite in {broken}")
         self._seconds += time.perf_counter() - started
         return StageRun(self._losses(), self._seconds)
 
@@ -167,6 +167,17 @@ def set_trainable(student: Student, freeze_backbone: bool) -> None:
         for layer in student.backbone():
             layer.requires_grad_(False)
             layer.eval()
+
+
+def first_not_finite(model: nn.Module) -> str | None:
+    """The name of a parameter or buffer that holds a NaN or an infinity, None when there is none.
+
+    One norm of them all tells: a GPU is waited for once, not once a tensor.
+    """
+    tensors = {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    if torch.isfinite(nn.utils.get_total_norm(tensors.values(), norm_type=math.inf)):
+        return None
+    return next(name for name, tensor in tensors.items() if not torch.isfinite(tensor).all())
 
 
 def parameter_groups(modules: Iterable[nn.Module]) -> list[dict[str, object]]:

@@ -1,0 +1,41 @@
+"""The teacher's own figures."""
+
+from pathlib import Path
+
+import pytest
+
+from nasdistill.config import TrainingSettings
+from nasdistill.prepare import reference
+from nasdistill.prepare.inputs import Inputs
+from nasdistill.prepare.pools import plan_pools, teacher_size, view_tasks
+from nasdistill.prepare.reference import measure_teacher
+
+
+def test_several_workers_find_what_one_does(inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reference, "FEWEST_IMAGES", 1)
+    plans = plan_pools(inputs, TrainingSettings(views_per_image=1, max_views=4), tmp_path / "cache")
+    own = next(plan for plan in plans if plan.image_size == teacher_size(inputs))
+    for task in view_tasks([own], inputs.dataset.names, 0, workers=4):
+        task(lambda text: None)
+    headings: dict[str, int] = {}
+
+    def run(text: str, tasks: list) -> list:
+        headings[text] = len(tasks)
+        return [task(lambda done: None) for task in tasks]
+
+    found = [
+        measure_teacher(inputs.teacher, inputs.class_order, own, inputs.devices, tmp_path, workers, run)
+        for workers in (1, 3)
+    ]
+    assert headings == {"timing the exported teacher": 1, "scoring the teacher": 3}
+    assert (found[0].map50, found[0].map50_95) == (found[1].map50, found[1].map50_95)
+    assert found[0].costs["latency_ms"] > 0
+    assert not list(tmp_path.glob("*.onnx"))
+
+
+def test_shares_are_all_images_once_and_fit_the_memory() -> None:
+    for images, workers in ((148, 16), (148, 2), (7, 4), (1, 1)):
+        parts = reference._shares(images, workers, 1.0)
+        assert [index for part in parts for index in part] == list(range(images))
+        assert len(parts) <= workers and min(map(len, parts)) >= min(images, reference.FEWEST_IMAGES)
+    assert len(reference._shares(148, 16, 1e6)) == 1  # no machine holds two such teachers
