@@ -4,8 +4,9 @@ A rung is a point of a trial's training, in epochs, where it is scored and compa
 Asynchronous successive halving (Li et al., "A system for massively parallel hyperparameter tuning", MLSys 2020) keeps
 the best 1/eta by one metric. Here trials are ranked by non-dominated rank, then by spread (crowding distance; Deb et al.,
 "A fast and elitist multiobjective genetic algorithm: NSGA-II", 2002), as Schmucker et al. do for ASHA ("Multi-objective
-asynchronous successive halving", arXiv 2106.12639), with two differences: nothing within a small slack of the rung's
-front is stopped, since it may be on the final one, and a rung decides nothing until a few trials have reached it.
+asynchronous successive halving", arXiv 2106.12639), with three differences: nothing within a small slack of the rung's
+front is stopped, since it may be on the final one; from rung to rung, as scores say more, the slack and the share that goes
+on beside the front shrink; and a rung decides nothing until a few trials have reached it.
 """
 
 from __future__ import annotations
@@ -71,9 +72,9 @@ class Rungs:
     Args:
         uncertain: indices of the objectives that more training changes, such as accuracy; the others, such as latency,
             are exact at every rung.
-        keep: share of a rung that always goes on; 1/3 is what successive halving with eta 3 promotes.
-        slack: how much worse than the rung's front a trial may be in the uncertain objectives, as a share of their
-            spread at the rung, and still go on.
+        keep: share of the first rung that always goes on; 1/3 is what successive halving with eta 3 promotes.
+        slack: how much worse than the first rung's front a trial may be in the uncertain objectives, as a share of their
+            spread at the rung, and still go on. Both are a third (1/ETA) of that at the second rung, and so on.
         fewest: trials that must have reached a rung before it stops any.
     """
 
@@ -105,12 +106,12 @@ class Rungs:
         there = self._scores[rung]
         if len(there) < self._fewest:
             return True
-        own, losses = list(there).index(trial), np.array(list(there.values()))
+        own, losses, narrower = list(there).index(trial), np.array(list(there.values())), float(ETA) ** -rung
         hoped = losses[own].copy()
         for side in self._uncertain:
-            hoped[side] -= self._slack * np.ptp(losses[:, side])
+            hoped[side] -= narrower * self._slack * np.ptp(losses[:, side])
         dominated = ((losses <= hoped).all(axis=1) & (losses < hoped).any(axis=1)).any()
-        return not dominated or own in order_of(losses)[: math.ceil(self._keep * len(losses))]
+        return not dominated or own in order_of(losses)[: math.ceil(narrower * self._keep * len(losses))]
 
     def reached(self, rung: int) -> int:
         """How many trials have been scored at the rung."""

@@ -82,6 +82,19 @@ def test_slack_forgives_a_little_accuracy_and_no_latency() -> None:
     assert 3 not in kept[0.0] and 3 not in kept[0.03]
 
 
+def test_the_second_rung_forgives_and_keeps_a_third_of_what_the_first_does() -> None:
+    rungs = Rungs()
+    scores = [(-0.5, 1.0), (-0.488, 2.0), (-0.2, 3.0), (-0.1, 1.5), *((-0.15, 4.0 + n) for n in range(5))]
+    going = []
+    for rung in (0, 1):
+        for trial, losses in enumerate(scores):
+            rungs.note(rung, trial, losses)
+        going.append([trial for trial in range(len(scores)) if rungs.goes_on(rung, trial)])
+    # 0.012 below the front is the spread of 0.4 times 0.03; of nine trials a third go on at the first rung, one at the second
+    assert 1 in going[0] and len(going[0]) >= 3
+    assert going[1] == [0]
+
+
 def test_what_is_no_number_never_reaches_a_rung() -> None:
     rungs = Rungs()
     for wrong in (math.nan, math.inf):
