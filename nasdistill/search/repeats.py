@@ -21,8 +21,10 @@ from ray.exceptions import RayActorError, RayError
 from nasdistill.errors import DeadlineReachedError, InterruptedSearchError
 from nasdistill.records import RepeatScore, TrialResult
 from nasdistill.search.budget import BudgetClock
-from nasdistill.search.reasons import reason_of
+from nasdistill.search.events import EventHandler
+from nasdistill.search.reasons import DISK_FULL, reason_of
 from nasdistill.search.reserve import MARGIN, WORKER_START_S
+from nasdistill.search.room import Room
 from nasdistill.search.scratch import scratch_folder
 from nasdistill.search.stop import Patience, StopControl, stopping_on_signals
 from nasdistill.search.warm_worker import WarmWorker, reporting_to
@@ -94,6 +96,7 @@ def run_repeats(
     workers: int = 1,
     resources: Mapping[str, float] | None = None,
     on_repeat: OnRepeat | None = None,
+    on_event: EventHandler | None = None,
     patience: Patience = PATIENCE,
     worker_start_s: float = WORKER_START_S,
 ) -> list[RepeatScore]:
@@ -101,7 +104,8 @@ def run_repeats(
 
     A repeat that does not fit is left out and the next one tried, `worker_start_s` being what a new process takes to start;
     with a budget of trials all fit. `make_worker` and `resources` are those of `runner.run_search`. A repeat that fails is
-    told to `on_repeat` and is no failure of the run, but after three in a row no more are started.
+    told to `on_repeat` and is no failure of the run, but after three in a row no more are started. On a full disk none is
+    started, `on_event` hears of it, and those that ran into it come again when there is room.
 
     Raises InterruptedSearchError after Ctrl-C, and whatever writing a score or `on_repeat` raised. Scores on disk stay.
     """
@@ -110,22 +114,30 @@ def run_repeats(
     stop = StopControl(stop_file, clock, patience)
     stop.clear()
     pool = _Pool(cloudpickle.dumps(make_worker), dict(resources or {"cpu": 1}), run, stop)
-    queue, scores, failures = deque(plan), [], 0
+    queue, scores, failures, room = deque(plan), [], 0, Room(run.path, on_event)
     try:
         with stopping_on_signals(stop):
             while True:
+                waiting = None
                 while stop.reason is None and failures < _MOST_FAILURES_IN_A_ROW and len(pool.running) < workers:
-                    repeat = _next_that_fits(queue, clock, pool, worker_start_s)
-                    if repeat is None:
+                    waiting = _first_that_fits(queue, clock, pool, worker_start_s)
+                    if waiting is None or not room.there():
                         break
-                    pool.start(repeat)
-                if not pool.running:
-                    break
+                    queue.remove(waiting)
+                    pool.start(waiting)
                 if stop.must_kill():
                     pool.kill_running()
+                if not pool.running:
+                    if waiting is None or stop.reason is not None:
+                        break
+                    time.sleep(_POLL_S)
+                    continue
                 for ended in pool.ended(_POLL_S):
+                    if ended.reason == DISK_FULL and not room.there():  # with room here it is another disk
+                        queue.appendleft(ended.repeat)
+                        continue
                     if ended.score is not None:
-                        run.write_repeat(ended.score)
+                        _keep(ended.score, run, room, stop)
                         clock.count_repeat(ended.score)
                         scores.append(ended.score)
                         failures = 0
@@ -143,8 +155,12 @@ def run_repeats(
     return scores
 
 
-def _next_that_fits(queue: deque[Repeat], clock: BudgetClock, pool: _Pool, worker_start_s: float) -> Repeat | None:
-    """Take the first repeat that can finish in what is left of the budget out of the queue."""
+def _keep(score: RepeatScore, run: RepeatRun, room: Room, stop: StopControl) -> None:
+    room.when_there(lambda: run.write_repeat(score), lambda: stop.reason is not None or stop.must_kill())
+
+
+def _first_that_fits(queue: deque[Repeat], clock: BudgetClock, pool: _Pool, worker_start_s: float) -> Repeat | None:
+    """The first repeat in the queue that can finish in what is left of the budget."""
     start = 0.0 if pool.idle else worker_start_s
     for repeat in queue:
         if clock.budget.kind == "time":
@@ -155,7 +171,6 @@ def _next_that_fits(queue: deque[Repeat], clock: BudgetClock, pool: _Pool, worke
         else:
             fits = True
         if fits:
-            queue.remove(repeat)
             return repeat
     return None
 

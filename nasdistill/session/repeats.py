@@ -59,6 +59,7 @@ def repeat_front(
         workers=workers,
         resources=resources,
         on_repeat=on_repeat,
+        on_event=progress.event,
         worker_start_s=worker_start_s,
     )
     progress.log(f"front repeated with other seeds: {len(scores)} of {len(plan)} trainings fitted and succeeded")

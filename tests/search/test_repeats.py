@@ -14,8 +14,11 @@ from nasdistill.errors import TrialError
 from nasdistill.pareto.front import front
 from nasdistill.pareto.objectives import DEFAULT
 from nasdistill.records import RepeatScore, TrialResult
+from nasdistill.search import repeats, room
 from nasdistill.search.budget import BudgetClock, parse_budget
 from nasdistill.search.cluster import environment, start_ray
+from nasdistill.search.events import DiskFull, RoomAgain, SearchEvent
+from nasdistill.search.reasons import DISK_FULL
 from nasdistill.search.repeats import SEED_STEP, Repeat, RepeatEnded, plan_repeats, run_repeats
 from nasdistill.search.reserve import FEWEST_TRIALS, MARGIN, SHARE, WORKER_START_S, RepeatReserve, repeats_for
 from nasdistill.search.runner import run_search
@@ -108,6 +111,64 @@ class TestReserve:
         assert RepeatReserve(parse_budget("200epochs"), 2).kept(trials) == pytest.approx(30)
         assert RepeatReserve(parse_budget("1000epochs"), 2).kept(trials[-1:] * 12) == 16.0
         assert RepeatReserve(parse_budget("50epochs"), 2).kept(trials) == 0.0
+
+
+class PoolInOneProcess:
+    """Runs what is started at once; the outcomes are given, then scores."""
+
+    def __init__(self, outcomes: list[str]) -> None:
+        self.running: dict[int, Repeat] = {}
+        self.idle: list[object] = []
+        self.started: list[int] = []
+        self._outcomes = outcomes
+
+    def start(self, repeat: Repeat) -> None:
+        self.started.append(repeat.member.trial)
+        self.running[len(self.started)] = repeat
+
+    def ended(self, timeout: float) -> list[RepeatEnded]:
+        found = []
+        for repeat in self.running.values():
+            reason = self._outcomes.pop(0) if self._outcomes else ""
+            score = RepeatScore(trial=repeat.member.trial, seed=repeat.seed, map50=0.5, map50_95=0.4)
+            found.append(RepeatEnded(repeat, None if reason else score, reason))
+        self.running.clear()
+        return found
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("full", "told"), [(True, ["", ""]), (False, [DISK_FULL, ""])])
+def test_a_full_disk_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: bool, told: list[str]
+) -> None:
+    """The first repeat meets a full disk: the run's own, for a while, or another one, which nobody here waits for."""
+    run = RunFolder.create(tmp_path / "run")
+    plan = [Repeat(member(number, params={"family": "a"}), SEED_STEP) for number in (1, 2)]
+    for repeat in plan:
+        run.write_trial(repeat.member)
+    looks = [True, False, False, False] if full else []
+    monkeypatch.setattr(room, "has_room", lambda folder: looks.pop(0) if looks else True)
+    monkeypatch.setattr(room, "POLL_S", 0.0)
+    monkeypatch.setattr(repeats, "_POLL_S", 0.0)
+    pool = PoolInOneProcess([DISK_FULL])
+    monkeypatch.setattr(repeats, "_Pool", lambda *arguments: pool)
+    events: list[SearchEvent] = []
+    ended: list[RepeatEnded] = []
+    run_repeats(
+        plan,
+        SeededWorker,
+        run,
+        BudgetClock(parse_budget("2trials")),
+        stop_file=run.path / ".stop",
+        on_repeat=ended.append,
+        on_event=events.append,
+    )
+    assert [repeat.reason for repeat in ended] == told
+    assert pool.started == ([1, 1, 2] if full else [1, 2])
+    assert [type(event) for event in events] == ([DiskFull, RoomAgain] if full else [])
+    assert [score.trial for score in run.repeats()] == ([1, 2] if full else [2])
 
 
 class SeededWorker(CurveWorker):
