@@ -21,7 +21,7 @@ class Mix:
     def losses(self) -> LossChoice:
         """Which form each loss has."""
         config = self._config()
-        return LossChoice(config.feature_loss, config.box_loss, config.participation)
+        return LossChoice(config.feature_loss, config.box_loss, config.participation, config.box_where)
 
     @property
     def weights(self) -> LossWeights:
@@ -53,10 +53,12 @@ MIXES: dict[str, Mix] = {
     },
     "cls": Mix({"weight_cls": 1.0}),
     "box": Mix({"weight_box": 1.0}),
+    "box_better": Mix({"weight_box": 1.0, "box_where": "better"}),
     "ld": Mix({"weight_box": 1.0, "box_loss": "ld"}),
     "response": Mix(RESPONSE),
     "detections": Mix({"weight_detections": 1.0}),
     "default_off_at_end": Mix({**DEFAULT_MIX, "weight_schedule": "off_at_end"}),
+    "default_better": Mix({**DEFAULT_MIX, "box_where": "better"}),
     "default_cosine": Mix({**DEFAULT_MIX, "weight_schedule": "cosine"}),
     "default_participation": Mix({**DEFAULT_MIX, "participation": "both"}),
     "default_pkd": Mix({**DEFAULT_MIX, "feature_loss": "pkd"}),

@@ -15,6 +15,7 @@ TrialState = Literal["complete", "stopped", "rejected", "failed"]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 FeatureLoss = Literal["channel_attention", "cbam", "cwd", "pkd", "mgd", "score_weighted"]
 BoxLoss = Literal["l1_giou", "ld", "l1_giou_ld"]
+BoxWhere = Literal["everywhere", "better"]
 Participation = Literal["none", "complexity", "error", "both"]
 ViewsName = Literal["plain", "heavy"]
 CacheKind = Literal["auto", "full", "sparse", "online"]
@@ -54,6 +55,7 @@ class TrialConfig(Record):
     feature_loss: FeatureLoss = "channel_attention"
     connector: Connector = "conv"
     box_loss: BoxLoss = "l1_giou"
+    box_where: BoxWhere = "everywhere"
     participation: Participation = "none"
     weight_schedule: WeightSchedule = "constant"
     weight_feature: Annotated[float, Field(ge=0.0, le=1000.0)] = 1.0

@@ -154,7 +154,7 @@ def _stages(config: TrialConfig, bench: Workbench) -> tuple[Stage, Stage]:
     steps = epochs * bench.assets.steps_per_epoch
     first = round(steps * recipe.stage1_share)
     closing = round(steps * recipe.closing_share)
-    losses = LossChoice(config.feature_loss, config.box_loss, config.participation)
+    losses = LossChoice(config.feature_loss, config.box_loss, config.participation, config.box_where)
 
     def weights(label: float) -> LossWeights:
         return LossWeights(config.weight_feature, config.weight_cls, config.weight_box, label, config.weight_detections)

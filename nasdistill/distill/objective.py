@@ -8,13 +8,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from ultralytics.utils.loss import E2ELoss, v8DetectionLoss
+from ultralytics.utils.tal import make_anchors
 
 from nasdistill.distill.connectors import Connectors
 from nasdistill.distill.losses import feature
-from nasdistill.distill.losses.box import FOREGROUND, box_regression, localisation_kl
+from nasdistill.distill.losses.box import (
+    FOREGROUND,
+    better_than_student,
+    box_regression,
+    label_distances,
+    localisation_kl,
+)
 from nasdistill.distill.losses.detections import DetectionLoss
 from nasdistill.distill.losses.response import class_kl, confidence
-from nasdistill.records import BoxLoss, FeatureLoss, Participation
+from nasdistill.records import BoxLoss, BoxWhere, FeatureLoss, Participation
 from nasdistill.students.student import Student, dense_output, in_float32
 from nasdistill.teacher.encoding import TargetBatch
 from nasdistill.teacher.teacher import distances
@@ -38,11 +45,12 @@ class LossWeights:
 
 @dataclass(frozen=True)
 class LossChoice:
-    """Which form each part has, and whether the teacher counts for the same on every image (`none`)."""
+    """Which form each part has; whether the teacher counts for the same on every image (`none`), and where its boxes do."""
 
     feature: FeatureLoss = "channel_attention"
     box: BoxLoss = "l1_giou"
     participation: Participation = "none"
+    box_where: BoxWhere = "everywhere"
 
 
 DEFAULT = LossChoice()
@@ -57,6 +65,7 @@ class DistillationLoss:
 
     def __init__(self, student: Student, connectors: Connectors, choice: LossChoice = DEFAULT) -> None:
         self._reg_max = student.head.reg_max
+        self._strides = student.head.stride
         self._connectors = connectors
         self._choice = choice
         criterion: v8DetectionLoss | E2ELoss = student.model.init_criterion()
@@ -85,7 +94,7 @@ class DistillationLoss:
         parts: dict[str, Tensor] = {}
         total = torch.zeros((), device=dense["scores"].device)
         if targets is not None and (teacher_share or not weights.label):  # without labels: no loss, but a gradient
-            parts = self._teacher_parts(output, dense, targets, weights, temperature)
+            parts = self._teacher_parts(output, dense, targets, labels, weights, temperature)
             weighted = (GAINS[name] * getattr(weights, name) * part for name, part in parts.items())
             total = teacher_share * sum(weighted, total)
         if weights.label:
@@ -100,6 +109,7 @@ class DistillationLoss:
         output: dict[str, Any],
         dense: Mapping[str, Any],
         targets: TargetBatch,
+        labels: Mapping[str, Tensor],
         weights: LossWeights,
         temperature: float,
     ) -> dict[str, Tensor]:
@@ -115,7 +125,7 @@ class DistillationLoss:
                 logits_bac = logits_bac.gather(1, targets.anchors_ba[..., None].expand(-1, -1, logits_bac.shape[2]))
             parts["cls"] = class_kl(logits_bac, targets.logits_bac, weight_ba, temperature, weight_b)
         if weights.box:
-            parts["box"] = self._box(dense["boxes"], targets, weight_ba, weight_b, temperature)
+            parts["box"] = self._box(dense, targets, labels, weight_ba, weight_b, temperature)
         if weights.detections:
             assert targets.detections is not None, "the targets hold no detections"
             parts["detections"] = self._detection_loss(in_float32(output), targets.detections, weight_b)
@@ -146,8 +156,9 @@ class DistillationLoss:
 
     def _box(
         self,
-        boxes_bra: Tensor,
+        dense: Mapping[str, Any],
         targets: TargetBatch,
+        labels: Mapping[str, Tensor],
         weight_ba: Tensor,
         weight_b: Tensor | None,
         temperature: float,
@@ -155,19 +166,34 @@ class DistillationLoss:
         """Most anchors see no object: only those where the teacher does are decoded."""
         image, place = torch.where(weight_ba > FOREGROUND)
         anchor = place if targets.anchors_ba is None else targets.anchors_ba[image, place]
-        bins_nr = boxes_bra.permute(0, 2, 1)[image, anchor]  # its gradient has the label loss's layout
+        bins_nr = dense["boxes"].permute(0, 2, 1)[image, anchor]  # its gradient has the label loss's layout
         weight_n = weight_ba[image, place]
-        image_weight_n = None if weight_b is None else weight_b[image]
-        loss = torch.zeros((), device=boxes_bra.device)
+        share_n = None if weight_b is None else weight_b[image]
+        teacher_n4 = targets.distances_ba4[image, place]
+        student_n4 = distances(bins_nr.T[None], self._reg_max)[0]
+        if self._choice.box_where == "better":
+            label_nm4, there_nm = self._labels_of(labels, dense["feats"], image, anchor)
+            better_n = better_than_student(student_n4, teacher_n4, label_nm4, there_nm).float()
+            share_n = better_n if share_n is None else share_n * better_n
+        loss = torch.zeros((), device=bins_nr.device)
         if self._choice.box in ("l1_giou", "l1_giou_ld"):
-            distances_n4 = distances(bins_nr.T[None], self._reg_max)[0]
-            loss = loss + box_regression(distances_n4, targets.distances_ba4[image, place], weight_n, image_weight_n)
+            loss = loss + box_regression(student_n4, teacher_n4, weight_n, share_n)
         if self._choice.box in ("ld", "l1_giou_ld"):
             assert targets.bins_bar is not None, "the targets hold no bins"
             theirs_n4r = targets.bins_bar[image, place].view(len(image), 4, self._reg_max)
             ours_n4r = bins_nr.view(len(image), 4, self._reg_max)
-            loss = loss + LD_GAIN * localisation_kl(ours_n4r, theirs_n4r, weight_n, temperature, image_weight_n)
+            loss = loss + LD_GAIN * localisation_kl(ours_n4r, theirs_n4r, weight_n, temperature, share_n)
         return loss
+
+    def _labels_of(
+        self, labels: Mapping[str, Tensor], features: list[Tensor], image_n: Tensor, anchor_n: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """`label_distances` of the given anchors."""
+        points_a2, strides_a1 = make_anchors(features, self._strides, 0.5)
+        height, width = (side * self._strides[0] for side in features[0].shape[2:])
+        size = torch.stack([width, height]).to(points_a2)
+        images = len(features[0])
+        return label_distances(labels, images, image_n, points_a2[anchor_n].float(), strides_a1[anchor_n].float(), size)
 
 
 def _fitted(maps_bchw: Tensor, like: Tensor) -> Tensor:

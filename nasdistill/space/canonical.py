@@ -66,6 +66,7 @@ def _leave_out_idle_losses(found: dict[str, Scalar]) -> None:
         found.pop("connector", None)
     if found.get("weight.box") == 0:
         found.pop("box_loss", None)
+        found.pop("box_where", None)
     if all(found.get(name) == 0 for name in _WEIGHTS):
         for name in ("participation", "schedule", "temperature.start", "temperature.end", "temperature.schedule"):
             found.pop(name, None)

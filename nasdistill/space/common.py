@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import get_args
 
-from nasdistill.records import BoxLoss, Connector, FeatureLoss, Participation, Scalar, TrialConfig, WeightSchedule
+from nasdistill.records import (
+    BoxLoss,
+    BoxWhere,
+    Connector,
+    FeatureLoss,
+    Participation,
+    Scalar,
+    TrialConfig,
+    WeightSchedule,
+)
 from nasdistill.space.rules import OneOf, Real, Rule, Whole
 
 
@@ -42,6 +51,7 @@ COMMON: dict[str, CommonParameter] = {
     "feature_loss": CommonParameter(("distill", "feature_loss"), OneOf(get_args(FeatureLoss)), "feature_loss"),
     "connector": CommonParameter(("distill", "connector"), OneOf(get_args(Connector)), "connector"),
     "box_loss": CommonParameter(("distill", "box_loss"), OneOf(get_args(BoxLoss)), "box_loss"),
+    "box_where": CommonParameter(("distill", "box_where"), OneOf(get_args(BoxWhere)), "box_where"),
     "participation": CommonParameter(("distill", "participation"), OneOf(get_args(Participation)), "participation"),
     "schedule": CommonParameter(("distill", "schedule"), OneOf(get_args(WeightSchedule)), "weight_schedule"),
     "weight.feature": CommonParameter(("distill", "weights", "feature"), Real(0.0, 1000.0), "weight_feature"),

@@ -5,7 +5,13 @@ import torch
 from torch.distributions import Bernoulli, Categorical, kl_divergence
 from torchvision.ops import generalized_box_iou
 
-from nasdistill.distill.losses.box import box_regression, giou_of_distances, localisation_kl
+from nasdistill.distill.losses.box import (
+    better_than_student,
+    box_regression,
+    giou_of_distances,
+    label_distances,
+    localisation_kl,
+)
 from nasdistill.distill.losses.response import class_kl, confidence
 
 
@@ -119,3 +125,38 @@ class TestBoxes:
 def test_confidence_is_the_highest_class() -> None:
     logits = torch.tensor([[[0.0, -3.0], [2.0, 5.0]]])
     assert torch.allclose(confidence(logits), torch.tensor([[0.5, torch.tensor(5.0).sigmoid()]]))
+
+
+class TestBound:
+    """Where the teacher's boxes teach when they must be better than the student's."""
+
+    def test_labels_as_distances(self) -> None:
+        """Against the corners, computed one by one; padding is told from labels, whatever their order."""
+        boxes = torch.tensor([[0.5, 0.5, 0.25, 0.5], [0.25, 0.5, 0.125, 0.25], [0.75, 0.25, 0.5, 0.25]])
+        labels = {"batch_idx": torch.tensor([2.0, 0.0, 2.0]), "bboxes": boxes}
+        image, point, stride = torch.tensor([2, 0, 1]), torch.tensor([[3.5, 1.5], [0.5, 2.5], [1.5, 1.5]]), 16.0
+        found, there = label_distances(labels, 3, image, point, torch.full((3, 1), stride), torch.tensor([128.0, 64.0]))
+        assert there.tolist() == [[True, True], [True, False], [False, False]]
+        for row, slot, label in ((0, 0, 0), (0, 1, 2), (1, 0, 1)):
+            x, y, w, h = (boxes[label] * torch.tensor([128.0, 64.0, 128.0, 64.0])).tolist()
+            px, py = (point[row] * stride).tolist()
+            corners = [px - (x - w / 2), py - (y - h / 2), x + w / 2 - px, y + h / 2 - py]
+            assert (found[row, slot] * stride).tolist() == pytest.approx(corners)
+
+    def test_only_a_better_box_teaches(self) -> None:
+        label = torch.tensor([[2.0, 2.0, 2.0, 2.0], [50.0, -46.0, 0.0, 0.0]])[None]  # the second is far away
+        near, nearer = torch.tensor([[2.0, 2.0, 2.0, 3.0]]), torch.tensor([[2.0, 2.0, 2.0, 2.4]])
+        there = torch.tensor([[True, True]])
+        assert better_than_student(near, nearer, label, there).item()
+        assert not better_than_student(nearer, near, label, there).item()
+        assert not better_than_student(near, near, label, there).item()
+
+    def test_a_box_without_a_label_teaches_nothing(self) -> None:
+        teacher, student = torch.ones(1, 4), torch.full((1, 4), 9.0)
+        away = torch.tensor([[[-20.0, -20.0, 22.0, 22.0]]])
+        assert not better_than_student(student, teacher, away, torch.tensor([[True]])).item()
+        assert not better_than_student(student, teacher, torch.ones(1, 1, 4), torch.tensor([[False]])).item()
+        assert not better_than_student(student, teacher, torch.zeros(1, 0, 4), torch.zeros(1, 0, dtype=bool)).item()
+        none = {"batch_idx": torch.zeros(0), "bboxes": torch.zeros(0, 4)}
+        place = (torch.zeros(1, dtype=torch.long), torch.zeros(1, 2), torch.ones(1, 1), torch.tensor([64.0, 64.0]))
+        assert label_distances(none, 1, *place)[0].shape == (1, 0, 4)

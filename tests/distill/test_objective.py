@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from small import NAMES, SIZE, images_of, opinionated, small_teacher, tiny_student
+from ultralytics.utils.tal import make_anchors
 
 from nasdistill.distill.connectors import Connectors
 from nasdistill.distill.losses.box import FOREGROUND
@@ -18,7 +19,7 @@ from nasdistill.distill.objective import GAINS, DistillationLoss, LossChoice, Lo
 from nasdistill.records import BoxLoss, FeatureLoss
 from nasdistill.students.student import Student
 from nasdistill.teacher.detections import Detections
-from nasdistill.teacher.encoding import TargetBatch
+from nasdistill.teacher.encoding import SILENT, TargetBatch
 from nasdistill.teacher.forms import TargetForm
 from nasdistill.teacher.online import targets_of
 from nasdistill.teacher.teacher import RawOutput, Teacher, raw_output
@@ -152,6 +153,28 @@ def test_every_box_loss(student: Student, labels: dict, kind: str) -> None:
     far = criterion(output, other, labels, only, temperature=2.0)["box"]
     far.backward()
     assert far > 0.01 and all(branch[-1].weight.grad.abs().sum() > 0 for branch in student.head.cv2)
+
+
+@pytest.mark.parametrize("kind", get_args(BoxLoss))
+def test_a_student_closer_to_the_labels_is_not_drawn_back(student: Student, kind: str) -> None:
+    """One anchor, its label the student's own box: no teacher is better. Its label the teacher's box: the teacher is."""
+    output = student.model(images_of(size=SIZE))
+    own, other = same_as(student, output), same_as(student, student.model(images_of(9, size=SIZE)))
+    anchor = int(confidence(other.logits_bac)[0].argmax())
+    logits = torch.full_like(other.logits_bac, SILENT)
+    logits[0, anchor] = 3.0
+    points, strides = make_anchors(output["feats"], student.head.stride, 0.5)
+    only = LossWeights(feature=0.0, cls=0.0, box=1.0)
+
+    def loss(where: str, truth: TargetBatch) -> float:
+        left_top, right_bottom = truth.distances_ba4[0, anchor].split(2)
+        box = torch.cat([points[anchor] + (right_bottom - left_top) / 2, left_top + right_bottom]) * strides[anchor]
+        labels = {"batch_idx": torch.zeros(1), "cls": torch.zeros(1, 1), "bboxes": box[None] / SIZE}
+        criterion = DistillationLoss(student, identity(student), LossChoice(box=kind, box_where=where))
+        return criterion(output, replace(other, logits_bac=logits), labels, only, temperature=2.0)["box"].item()
+
+    assert loss("better", own) == 0.0 < loss("everywhere", own)
+    assert loss("better", other) == loss("everywhere", other)
 
 
 class TestDetections:
