@@ -22,14 +22,15 @@ from nasdistill.distill.stage import Stage, StageTraining
 from nasdistill.prepare.families import Warmed, WarmPlan, warm_tasks
 from nasdistill.prepare.inputs import Inputs, load_inputs
 from nasdistill.prepare.needs import most_levels
-from nasdistill.prepare.pools import PoolPlan, plan_pools, seal, target_tasks, teacher_size, view_tasks
+from nasdistill.prepare.pools import PoolPlan, plan_pools, seal, target_tasks, view_tasks
 from nasdistill.records import Scalar, TrialConfig, TrialResult
+from nasdistill.search.worker import at_the_end
 from nasdistill.space.search_space import flat_params
 from nasdistill.students.families import build_student
 from nasdistill.students.student import Student
 from nasdistill.teacher.forms import TargetForm
 from nasdistill.teacher.targets import PLAIN
-from nasdistill.trial import TrialPlace, run_trial
+from nasdistill.trial import TrialPlace, trial_in_rungs
 from nasdistill.workbench import Assets, OnlineSource, SupernetFile, Workbench
 
 BATCH_SIZE = 16
@@ -65,7 +66,7 @@ class Setting:
 
     def online_feed(self, form: TargetForm) -> Feed:
         """The views of the only size, with the teacher itself in the place of the cache."""
-        own = next(plan for plan in self.all_pools if plan.image_size == teacher_size(self.inputs))
+        own = next(plan for plan in self.all_pools if plan.image_size == self.inputs.teacher_size)
         source = OnlineSource(self.inputs.teacher, self.inputs.class_order, own.folders.views, form)
         folders = dataclasses.replace(self.pools[0].folders, online=source)
         return folders.feed(choose_compute(self.training.precision))
@@ -124,7 +125,7 @@ def open_setting(
         inputs = dataclasses.replace(inputs, image_sizes=tuple(image_sizes))
     form = dataclasses.replace(form, levels=most_levels(inputs.space))
     plans = plan_pools(inputs, training, folder, form)
-    own = next(plan for plan in plans if plan.image_size == teacher_size(inputs))
+    own = next(plan for plan in plans if plan.image_size == inputs.teacher_size)
     trained = [plan for plan in plans if plan.image_size in inputs.image_sizes]
     for task in view_tasks(plans, inputs.dataset.names, training.seed):
         task(_ignore)
@@ -228,7 +229,7 @@ def warm(setting: Setting, plan: WarmPlan, folder: Path) -> Warmed | None:
 def run_one_trial(config: TrialConfig, assets: Assets, folder: Path) -> TrialResult:
     """Run one trial in this process, in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    return run_trial(config, Workbench(assets), TrialPlace(0, folder, flat_params(config)), _ignore)
+    return at_the_end(trial_in_rungs(config, Workbench(assets), TrialPlace(0, folder, flat_params(config)), _ignore))
 
 
 def _ignore(text: str) -> None:

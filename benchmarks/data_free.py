@@ -38,7 +38,6 @@ from nasdistill.distill.compute import choose_compute
 from nasdistill.measure.accuracy import score
 from nasdistill.measure.detector import OnnxDetector
 from nasdistill.prepare.inputs import DEMO_TEACHER, cache_folder
-from nasdistill.prepare.pools import teacher_size
 from nasdistill.prepare.reference import measure_teacher
 from nasdistill.records import Scalar
 from nasdistill.store.atomic import write_text
@@ -130,7 +129,7 @@ def synthesis_of(options: argparse.Namespace, real: Setting) -> Synthesis:
     steps = 4 if options.quick else options.inversion_steps or InversionSettings().steps
     return Synthesis(
         teacher=real.inputs.teacher,
-        size=teacher_size(real.inputs),
+        size=real.inputs.teacher_size,
         seed=0,
         settings=InversionSettings(steps=steps),
         device=compute.device,
@@ -158,7 +157,7 @@ def synthesis(options: argparse.Namespace, real: Setting, cache: Path) -> dict[s
 def teacher_scores(real: Setting, work: Path) -> dict[str, Any]:
     """The teacher on the real validation split, at its own size."""
     inputs = real.inputs
-    size = teacher_size(inputs)
+    size = inputs.teacher_size
     pool = next(plan for plan in real.all_pools if plan.image_size == size)
     figures = measure_teacher(
         inputs.teacher,
@@ -175,7 +174,7 @@ def teacher_scores(real: Setting, work: Path) -> dict[str, Any]:
 def noise_data(real: Setting, images: int, cache: Path) -> Path:
     """A data set of as many images of the noise that synthesis starts from, with the teacher's detections in them."""
     inputs = real.inputs
-    size = teacher_size(inputs)
+    size = inputs.teacher_size
     folder = cache / "noise" / f"{inputs.teacher.sha256[:12]}-{size}-{images}"
     compute = choose_compute(real.training.precision)
     compute.place(inputs.teacher.model)

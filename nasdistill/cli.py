@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -24,6 +24,11 @@ app = typer.Typer(
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as `search` printed it.")]
 DeviceOption = Annotated[
     str | None, typer.Option(metavar="NAME", help="The front on one device of the run: accuracy against its latency.")
+]
+TrialOption = Annotated[str, typer.Option(help="A trial's number, or 'best': the front's knee, or what --select says.")]
+SelectOption = Annotated[
+    str | None,
+    typer.Option(help="Which is best: knee, fastest, most-accurate, 'latency_ms<=20', 'map50>=0.8', and so on."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
@@ -79,6 +84,7 @@ def search(
     with console.status("starting", spinner="line") if console.is_terminal else contextlib.nullcontext():
         from nasdistill.progress import Progress
         from nasdistill.report.live import LiveDisplay
+        from nasdistill.report.printed import print_front
         from nasdistill.search.budget import parse_budget
         from nasdistill.session.request import SearchRequest, check
         from nasdistill.session.search import search as run_search
@@ -112,18 +118,54 @@ def search(
     run, settings = check(request)
     with Progress(LiveDisplay(console)).showing() as progress:
         run_search(request, run, settings, progress)
-    _print_front(run, as_json)
+    print_front(run, as_json)
     if not as_json:
         name = os.path.relpath(run.path)
         print(f"report: {name}/report.html\nexport: nasdistill export {name} --trial best --format onnx")
 
 
 @app.command()
+def train(
+    run: RunArgument,
+    budget: Annotated[str, typer.Option(help="Time (90s, 30m, 2h), or training work (200epochs).")],
+    trial: TrialOption = "best",
+    select: SelectOption = None,
+    device: DeviceOption = None,
+    trust_teacher: options.TrustTeacher = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a student of a run for longer, on all cores; the same command goes on after an interruption."""
+    from rich.console import Console
+
+    console = Console(stderr=as_json)
+    with console.status("starting", spinner="line") if console.is_terminal else contextlib.nullcontext():
+        from nasdistill.progress import Progress
+        from nasdistill.report.live import LiveDisplay
+        from nasdistill.report.printed import print_trained
+        from nasdistill.search.budget import parse_budget
+        from nasdistill.session.train import TrainRequest
+        from nasdistill.session.train import train as run_training
+        from nasdistill.store.run_folder import RunFolder
+    request = TrainRequest(
+        run=run,
+        budget=parse_budget(budget),
+        trial=trial,
+        select=select,
+        device=device,
+        trust_teacher=trust_teacher,
+    )
+    with Progress(LiveDisplay(console)).showing() as progress:
+        result = run_training(request, progress)
+    print_trained(RunFolder(run), result, as_json)
+
+
+@app.command()
 def pareto(run: RunArgument, device: DeviceOption = None, as_json: JsonOption = False) -> None:
     """Print the front of a run as a table."""
+    from nasdistill.report.printed import print_front
     from nasdistill.store.run_folder import RunFolder
 
-    _print_front(RunFolder.open(run), as_json, device)
+    print_front(RunFolder.open(run), as_json, device)
 
 
 @app.command()
@@ -145,14 +187,10 @@ def report(
 @app.command()
 def export(
     run: RunArgument,
-    trial: Annotated[
-        str, typer.Option(help="A trial's number, or 'best': the front's knee, or what --select says.")
-    ] = "best",
-    select: Annotated[
-        str | None,
-        typer.Option(help="Which is best: knee, fastest, most-accurate, 'latency_ms<=20', 'map50>=0.8', and so on."),
-    ] = None,
+    trial: TrialOption = "best",
+    select: SelectOption = None,
     device: DeviceOption = None,
+    trained: Annotated[bool, typer.Option("--trained", help="The student as `train` left it.")] = False,
     formats: Annotated[str, typer.Option("--format", help="Formats, comma-separated: onnx, safetensors.")] = "onnx",
     out: Annotated[Path | None, typer.Option(help="The folder for the files [default: RUN/export].")] = None,
     as_json: JsonOption = False,
@@ -164,16 +202,16 @@ def export(
     from nasdistill.store.run_folder import RunFolder
 
     folder = RunFolder.open(run)
-    number: str | int = int(trial) if trial.isdecimal() else trial
     recorded = folder.read_run()
     objectives = objectives_of_run(recorded) if device is None else on_device(recorded, device)
-    chosen = choose(folder.results(), number, select, objectives)
+    chosen = choose(folder.results(), trial, select, objectives)
     if chosen.state != "complete":
         raise InputError(
             f"trial {chosen.trial} is {chosen.state} ({chosen.reason}); only a complete one can be exported"
         )
     names = [name.strip() for name in formats.split(",") if name.strip()]
-    exported = write_export(folder, chosen, names, out or folder.path / "export")
+    exported = write_export(folder, chosen, names, out or folder.path / "export", trained)
+    chosen = exported.trial
     files = [os.path.relpath(path) for path in (*exported.files.values(), exported.card)]
     if as_json:
         print(json.dumps({"trial": chosen.model_dump(), "files": files}))
@@ -211,43 +249,17 @@ def profile(
 @app.command()
 def devices(as_json: JsonOption = False) -> None:
     """List the shipped devices."""
-    from nasdistill.devices.profile import list_devices
+    from nasdistill.report.shipped import print_devices
 
-    found = list_devices()
-    if as_json:
-        print(json.dumps([device.model_dump() for device in found]))
-        return
-    for device in found:
-        size = "any size" if device.image_size is None else f"{device.image_size} px"
-        print(
-            f"{device.name}: {device.runtime}, {device.precision}, {device.threads} thread(s), batch {device.batch}, {size}"
-        )
+    print_devices(as_json)
 
 
 @app.command()
 def spaces(as_json: JsonOption = False) -> None:
     """List the shipped search spaces and the families there are."""
-    from nasdistill.space.families import FAMILIES, describe
-    from nasdistill.space.loader import list_spaces, load_space
+    from nasdistill.report.shipped import print_spaces
 
-    found = list_spaces()
-    if as_json:
-        spaces = [
-            {"name": one.name, "description": one.description, "families": list(load_space(one.path).families)}
-            for one in found
-        ]
-        print(json.dumps({"spaces": spaces, "families": [describe(family) for family in FAMILIES]}))
-        return
-    print("Search spaces")
-    for space in found:
-        print(f"  {space.name}: {space.description}")
-    print("\nFamilies and what a space may search in them [value when left out]")
-    for name in FAMILIES:
-        family = describe(name)
-        print(f"  {name}: {family['source']}")
-        for parameter in family["parameters"]:
-            default = f" [{parameter['default']}]" if parameter["default"] is not None else ""
-            print(f"    {parameter['name']}: {parameter['allowed']}{default}")
+    print_spaces(as_json)
 
 
 def main() -> None:
@@ -283,29 +295,3 @@ def main() -> None:
 def _fail(message: str, code: int) -> None:
     print(f"nasdistill: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)
-
-
-def _print_front(run: Any, as_json: bool, device: str | None = None) -> None:
-    from rich.console import Console
-
-    from nasdistill.pareto.front import front
-    from nasdistill.pareto.intervals import certainty
-    from nasdistill.pareto.of_run import objectives_of_run, on_device
-    from nasdistill.report.console import front_json, front_table
-    from nasdistill.report.teacher import teacher_of
-    from nasdistill.store.provenance import data_free_note
-
-    results, recorded = run.results(), run.read_run()
-    note = data_free_note(recorded)
-    objectives = objectives_of_run(recorded) if device is None else on_device(recorded, device)
-    members, teacher = front(results, objectives), teacher_of(recorded)
-    shown = {"objectives": objectives, "certainty": certainty(results, members, objectives.accuracy.name)}
-    if as_json:
-        warning = {"note": note} if note else {}
-        found = front_json(results, members, teacher, **shown)
-        print(json.dumps({"run": str(run.path), "device": device, **warning, **found}))
-        return
-    console = Console()
-    console.print(front_table(results, members, teacher, width=console.width, **shown))
-    if note:
-        console.print(note)

@@ -43,18 +43,23 @@ FORMATS: dict[str, tuple[str, Callable[[Path, Path], None]]] = {
 }
 
 
-def export(run: RunFolder, trial: TrialResult, formats: Sequence[str], out: Path) -> Exported:
+def export(run: RunFolder, trial: TrialResult, formats: Sequence[str], out: Path, trained: bool = False) -> Exported:
     """Write a trial's model in `formats` to the folder `out`, with a model card (`<run>-<trial>.md`); all or nothing.
 
+    `trained`: the student as it is after training for longer, `<run>-<trial>-trained`.
+
     Raises:
-        InputError: an unknown format, `out` is no folder, or the run folder no longer holds the trial's files.
+        InputError: an unknown format, `out` is no folder, the run folder no longer holds the trial's files, or the trial
+            was not trained for longer.
     """
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
         raise InputError(f"unknown format '{', '.join(unknown)}'; allowed: {', '.join(FORMATS)}")
-    source = run.path / "trials" / f"{trial.trial:04d}"
-    files: dict[str, Path] = {}
+    source, files = run.path / "trials" / f"{trial.trial:04d}", dict[str, Path]()
     name = f"{run.path.resolve().name}-{trial.trial:04d}"
+    if trained:
+        source, name = run.trained_folder(trial.trial), f"{name}-trained"
+        trial = _trained(run, trial.trial)
     for format_name in dict.fromkeys(formats):
         suffix, _ = FORMATS[format_name]
         if not (source / f"student{suffix}").is_file():
@@ -69,6 +74,15 @@ def export(run: RunFolder, trial: TrialResult, formats: Sequence[str], out: Path
     card = out / f"{name}.md"
     write_text(card, model_card(run.read_run(), trial, files))
     return Exported(trial, files, card)
+
+
+def _trained(run: RunFolder, trial: int) -> TrialResult:
+    found = next((result for result in run.trained() if result.trial == trial), None)
+    if found is None:
+        raise InputError(
+            f"trial {trial} was not trained for longer; nasdistill train {run.path} --trial {trial} --budget 30m does it"
+        )
+    return found
 
 
 def _output_text(trial: TrialResult, classes: int) -> str:
@@ -114,6 +128,7 @@ Distilled from the teacher {teacher.get("name", "unknown")} by nasdistill {run.g
 | latency, median | {trial.latency_ms:.2f} ms on device `{device.get("name")}` ({device.get("runtime")}, \
 {device.get("precision")}, {device.get("threads")} thread(s), batch {device.get("batch")}){speed} |
 {further}| parameters | {trial.params_m:.3f} M |
+| training | {trial.epochs} epochs |
 | data | {run.get("data")} (sha256 {str(run.get("data_hash"))[:16]}) |
 | classes | {", ".join(map(str, names))} |
 

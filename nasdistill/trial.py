@@ -49,22 +49,11 @@ class TrialPlace:
     """On figures known before training: a student beyond one is rejected untrained."""
 
 
-def run_trial(config: TrialConfig, bench: Workbench, place: TrialPlace, report: Report) -> TrialResult:
-    """A whole trial, whatever it scores at its rungs; see `trial_in_rungs`."""
-    trial = trial_in_rungs(config, bench, place, report)
-    while True:
-        try:
-            next(trial)
-        except StopIteration as end:
-            result: TrialResult = end.value
-            return result
-
-
 def trial_in_rungs(config: TrialConfig, bench: Workbench, place: TrialPlace, report: Report) -> InRungs:
     """Build, time, distil, prune, fine-tune, export, score and time one student.
 
     At each of the run's rungs the score is yielded, after it and the training so far are on disk. Closing the generator
-    there ends the trial; its caller then says what became of it.
+    there ends the trial; its caller then says what became of it (`search.worker.at_the_end` goes through them all).
 
     Raises:
         TrialError, DeadlineReachedError, or whatever went wrong: the caller makes it a failed or stopped trial.
@@ -74,7 +63,7 @@ def trial_in_rungs(config: TrialConfig, bench: Workbench, place: TrialPlace, rep
     artifact = place.folder / "student.onnx"
     student, init = bench.student(config)
 
-    pruning = _pruning(config, bench)
+    pruning = pruning_of(config, bench)
     planned = prune(student, pruning).student.model
     write_onnx(planned, size, artifact, bench.assets.device.batch)
     before = _costs(planned, artifact, size, bench)
@@ -192,7 +181,7 @@ def _connectors(student: Student, config: TrialConfig, bench: Workbench) -> Conn
     return Connectors(student.pyramid_channels, channels, config.connector, generators=config.feature_loss == "mgd")
 
 
-def _pruning(config: TrialConfig, bench: Workbench) -> Pruning:
+def pruning_of(config: TrialConfig, bench: Workbench) -> Pruning:
     """What the trial prunes, rounded as its device likes it."""
     return Pruning(
         ratio=config.prune_ratio,

@@ -22,7 +22,7 @@ class TrialWorker:
 
     def run(self, job: TrialJob, report: Callable[[str], None]) -> InRungs:
         """Run one job from rung to rung; raises what the trial raises."""
-        config = self._space.config(_searched(job.params))
+        config = self._space.config(searched(job.params))
         place = TrialPlace(job.trial, job.folder, dict(job.params), job.must_end, self._constraints)
         repeating = contextlib.nullcontext() if job.seed is None else self._bench.repeating(job.seed)
         with repeating:
@@ -41,6 +41,6 @@ class MakeTrialWorker:
         return TrialWorker(self.assets, self.space, self.constraints)
 
 
-def _searched(params: Mapping[str, Scalar]) -> dict[str, Scalar]:
+def searched(params: Mapping[str, Scalar]) -> dict[str, Scalar]:
     """Only what the space knows: results add `init` and `prune.achieved`, and resumed trials carry them."""
     return {name: value for name, value in params.items() if name not in ("init", "prune.achieved")}

@@ -30,6 +30,7 @@ Options:
 
 Commands:
   search   Search within a budget; ends in a run folder with the front,...
+  train    Train a student of a run for longer, on all cores; the same...
   pareto   Print the front of a run as a table.
   report   Write one self-contained HTML page about a run.
   export   Write a student's model in deployable formats, with a model card.
@@ -37,7 +38,7 @@ Commands:
   devices  List the shipped devices.
   spaces   List the shipped search spaces and the families there are.
 """
-COMMANDS = ("search", "pareto", "report", "export", "profile", "devices", "spaces")
+COMMANDS = ("search", "train", "pareto", "report", "export", "profile", "devices", "spaces")
 HEAVY = ("torch", "ray", "ultralytics", "timm", "optuna", "onnxruntime", "pandas", "plotly", "numpy", "cv2")
 
 
@@ -340,7 +341,7 @@ class TestOtherCommands:
         def broken() -> None:
             raise ZeroDivisionError("a bug")
 
-        monkeypatch.setattr("nasdistill.devices.profile.list_devices", broken)
+        monkeypatch.setattr("nasdistill.report.shipped.list_devices", broken)
         with pytest.raises(ZeroDivisionError):
             nasdistill("devices")
 

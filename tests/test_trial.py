@@ -19,11 +19,11 @@ from nasdistill.measure.accuracy import score
 from nasdistill.measure.detector import OnnxDetector
 from nasdistill.pareto.limits import parse_constraints
 from nasdistill.records import LatencyStats, RungScore, TrialConfig, TrialResult
-from nasdistill.search.worker import TrialJob
+from nasdistill.search.worker import TrialJob, at_the_end
 from nasdistill.space.loader import load_space
 from nasdistill.store.rungs import read_rung_scores
 from nasdistill.students.families import build_student
-from nasdistill.trial import InRungs, TrialPlace, run_trial, trial_in_rungs
+from nasdistill.trial import InRungs, TrialPlace, trial_in_rungs
 from nasdistill.workbench import Assets, SizedPool, SupernetFile, Workbench
 from nasdistill.worker import MakeTrialWorker
 
@@ -82,7 +82,7 @@ def config(**changes: object) -> TrialConfig:
 def run(bench: Workbench, folder: Path, **changes: object) -> tuple[TrialResult, list[str]]:
     lines: list[str] = []
     place = TrialPlace(4, folder, {"family": "yolov5", "image_size": SIZE})
-    return run_trial(config(**changes), bench, place, lines.append), lines
+    return at_the_end(trial_in_rungs(config(**changes), bench, place, lines.append)), lines
 
 
 @pytest.mark.parametrize("family", ["yolov5", "mobilenetv3"])
@@ -115,7 +115,7 @@ def test_a_trial_ends_with_a_scored_and_timed_artifact(bench: Workbench, tmp_pat
 def test_a_student_beyond_a_constraint_is_rejected_untrained_with_its_figures(bench: Workbench, tmp_path: Path) -> None:
     lines: list[str] = []
     limits = parse_constraints(["latency_ms<=1000 params_m<=0.01"])
-    result = run_trial(config(), bench, TrialPlace(4, tmp_path, {}, constraints=limits), lines.append)
+    result = at_the_end(trial_in_rungs(config(), bench, TrialPlace(4, tmp_path, {}, constraints=limits), lines.append))
     assert result.state == "rejected" and "params_m" in result.reason and "params_m<=0.01" in result.reason
     assert "latency_ms" not in result.reason
     assert result.latency_ms > 0 and result.params_m > 0.01 and result.gflops > 0 and result.size_mb > 0
@@ -131,7 +131,9 @@ def test_every_device_times_every_student(assets: Assets, tmp_path: Path) -> Non
     assert 0 < result.figure("latency_ms@other") <= result.figure("latency_p90_ms@other")
     assert "ms on other" in lines[0] and "ms on other" in lines[-1]
     limits = parse_constraints(["latency_ms@other<=0.00001"], ["quick", "other"])
-    rejected = run_trial(config(), bench, TrialPlace(4, tmp_path, {}, constraints=limits), lines.append)
+    rejected = at_the_end(
+        trial_in_rungs(config(), bench, TrialPlace(4, tmp_path, {}, constraints=limits), lines.append)
+    )
     assert rejected.state == "rejected" and "latency_ms@other" in rejected.reason
     assert rejected.further.keys() == result.further.keys() and rejected.epochs == 0
 
@@ -233,7 +235,7 @@ def test_the_budget_may_end_in_the_middle(bench: Workbench, tmp_path: Path) -> N
 
     place = TrialPlace(0, tmp_path, {}, after_four)
     with pytest.raises(DeadlineReachedError, match="stage 2"):
-        run_trial(config(), bench, place, lambda line: None)
+        at_the_end(trial_in_rungs(config(), bench, place, lambda line: None))
 
 
 def test_a_student_takes_its_first_channels_from_the_supernet(bench: Workbench, assets: Assets) -> None:

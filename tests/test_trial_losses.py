@@ -16,10 +16,11 @@ from nasdistill.distill.connectors import Connectors
 from nasdistill.distill.objective import LossChoice, LossWeights
 from nasdistill.distill.stage import Stage, StageRun, StageTraining
 from nasdistill.records import Connector, FeatureLoss, TrialConfig
+from nasdistill.search.worker import at_the_end
 from nasdistill.students.families import build_student
 from nasdistill.teacher.forms import TargetForm
 from nasdistill.teacher.targets import create_maps, create_targets, fill_targets, seal_maps, seal_targets
-from nasdistill.trial import TrialPlace, run_trial
+from nasdistill.trial import TrialPlace, trial_in_rungs
 from nasdistill.workbench import Assets, OnlineSource, SizedPool, Workbench
 
 FULL = TargetForm(bins=True, spatial=True, detections=True, facts=True, maps=True)
@@ -75,7 +76,7 @@ def test_a_trial_of_every_loss(pools: dict[str, SizedPool], tmp_path: Path, kind
     fields = {"family": "yolov5", "arch": TINY_YOLOV5, "image_size": SIZE, "weight_detections": 0.5, **changes}
     lines: list[str] = []
     place = TrialPlace(0, tmp_path, {})
-    result = run_trial(TrialConfig.model_validate(fields), bench_of(pools[kind]), place, lines.append)
+    result = at_the_end(trial_in_rungs(TrialConfig.model_validate(fields), bench_of(pools[kind]), place, lines.append))
     assert result.state == "complete"
     stage1, stage2 = (next(line for line in lines if line.startswith(stage)) for stage in ("stage 1", "stage 2"))
     assert all(f"{part} " in stage1 for part in ("feature", "cls", "box", "detections"))

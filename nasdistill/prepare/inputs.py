@@ -53,6 +53,11 @@ class Inputs:
         """The main device."""
         return self.devices[0]
 
+    @property
+    def teacher_size(self) -> int:
+        """The input size in pixels that the teacher looks at; see `own_size`."""
+        return own_size(self.teacher, self.image_sizes)
+
 
 def cache_folder() -> Path:
     """Where views, targets and supernets are kept between runs: $NASDISTILL_CACHE, or the user's cache folder."""

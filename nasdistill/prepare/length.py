@@ -8,13 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from nasdistill.config import TrainingSettings
-from nasdistill.distill.compute import choose_compute, keep_freed_memory
+from nasdistill.distill.compute import Compute, choose_compute, keep_freed_memory
 from nasdistill.distill.connectors import Connectors
+from nasdistill.distill.feed import Feed
 from nasdistill.distill.objective import LossWeights
 from nasdistill.distill.stage import Stage, StageTraining
 from nasdistill.prepare.pools import PoolPlan
 from nasdistill.records import Scalar
 from nasdistill.students.families import Lineage, build_student, lineage
+from nasdistill.students.student import Student
 
 Report = Callable[[str], None]
 TIMED_STEPS = 5
@@ -56,13 +58,20 @@ def _time_step(
     keep_freed_memory()
     compute = choose_compute(training.precision)
     student = build_student(line.family, line.archs[len(line.archs) // 2], names)
+    return step_seconds(student, channels, pool.folders.feed(compute), compute, training.recipe.batch_size)
+
+
+def step_seconds(student: Student, channels: Sequence[int], feed: Feed, compute: Compute, batch_size: int) -> float:
+    """Median seconds of a distillation step with everything free, on as many threads as torch now has.
+
+    `channels` are the teacher's, by level. `student` changes: it is a copy that nothing else needs.
+    """
     connectors = Connectors(student.pyramid_channels, channels)
     compute.place(student.model)
     compute.place(connectors)
-    feed = pool.folders.feed(compute)
     seconds: list[float] = []
     for repeat in range(1 + TIMED_STEPS):
-        stage = Stage("calibration", 1, 1e-6, LossWeights(label=1.0), False, 0, 1, training.recipe.batch_size)
+        stage = Stage("calibration", 1, 1e-6, LossWeights(label=1.0), False, 0, 1, batch_size)
         started = time.perf_counter()
         StageTraining(student, connectors, feed, stage, lambda progress: 2.0, compute, seed=repeat).run()
         if repeat:  # the first step allocates

@@ -18,7 +18,7 @@ from nasdistill.config import TrainingSettings
 from nasdistill.data.dataset import Split
 from nasdistill.data.views import ViewPolicy, build_views, is_complete, letterboxed_split, open_views, view_key
 from nasdistill.distill.compute import choose_compute
-from nasdistill.prepare.inputs import Inputs, own_size
+from nasdistill.prepare.inputs import Inputs
 from nasdistill.teacher import targets
 from nasdistill.teacher.forms import TargetForm
 from nasdistill.teacher.targets import PLAIN
@@ -54,11 +54,6 @@ class PoolPlan:
     """Of the teacher's neck maps, which all input sizes share."""
 
 
-def teacher_size(inputs: Inputs) -> int:
-    """The input size that the teacher looks at: its own, or the students' largest where its file does not say."""
-    return own_size(inputs.teacher, inputs.image_sizes)
-
-
 def plan_pools(
     inputs: Inputs, training: TrainingSettings, cache: Path, form: TargetForm = PLAIN, online: bool = False
 ) -> list[PoolPlan]:
@@ -71,14 +66,14 @@ def plan_pools(
     train = thinned(inputs.dataset.splits["train"], training.max_views)
     validation = thinned(inputs.dataset.splits["val"], MOST_VALIDATION_IMAGES)
     count = pool_size(inputs, training)
-    policy, own = POLICIES[training.views], teacher_size(inputs)
+    policy, own = POLICIES[training.views], inputs.teacher_size
     precision = str(choose_compute(training.precision).autocast)
     own_key = view_key(inputs.data_hash, own, count, policy, training.seed)
     maps_key = _hash([own_key, inputs.teacher.sha256, precision, targets.VERSION]) if form.maps else ""
     maps = cache / "maps" / maps_key[:20] if form.maps and not online else None
     source = OnlineSource(inputs.teacher, inputs.class_order, cache / "views" / own_key[:20], form) if online else None
     plans = []
-    for size in sorted({*inputs.image_sizes, teacher_size(inputs)}):
+    for size in sorted({*inputs.image_sizes, inputs.teacher_size}):
         key = view_key(inputs.data_hash, size, count, policy, training.seed)
         checked = f"val-{len(validation.image_paths)}"
         validation_key = _hash([inputs.data_hash, size, checked])
@@ -117,7 +112,7 @@ def affordable_views(inputs: Inputs, training: TrainingSettings, core_seconds: f
     compute = choose_compute(training.precision)
     teacher = inputs.teacher
     compute.place(teacher.model)
-    size = teacher_size(inputs)
+    size = inputs.teacher_size
     images = torch.rand(TIMED_BATCH, 3, size, size, device=compute.device)
     seconds = []
     for _ in range(2):  # the first one allocates

@@ -42,11 +42,13 @@ class Run(Protocol):
 
     def results(self) -> list[TrialResult]: ...
 
+    def trained(self) -> list[TrialResult]: ...
+
 
 def write_report(run: Run, path: str | Path) -> Path:
     """Write the report of `run` to `path` in one step and return it. About 1.3 MB, most of it plotly.js."""
     target = Path(path)
-    write_text(target, report_html(run.read_run(), run.results(), run_argument(run.path)))
+    write_text(target, report_html(run.read_run(), run.results(), run_argument(run.path), run.trained()))
     return target
 
 
@@ -56,8 +58,13 @@ def run_argument(path: Path) -> str:
     return f"results/{folder.name}" if folder.parent.name == "results" else folder.name
 
 
-def report_html(run: Mapping[str, Any], results: Sequence[TrialResult], run_name: str) -> str:
-    """The page as text. `run` is the content of `run.json`, any key may be absent; commands call the run `run_name`."""
+def report_html(
+    run: Mapping[str, Any], results: Sequence[TrialResult], run_name: str, trained: Sequence[TrialResult] = ()
+) -> str:
+    """The page as text. `run` is the content of `run.json`, any key may be absent; commands call the run `run_name`.
+
+    `trained`: students that were trained for longer.
+    """
     objectives, views, teacher = objectives_of_run(run), views_of(run), teacher_of(run)
     accuracy = objectives.accuracy.name
     series = [view.series(results, teacher) for view in views]
@@ -88,6 +95,7 @@ def report_html(run: Mapping[str, Any], results: Sequence[TrialResult], run_name
             members.device_fronts(
                 [(view.device, one[accuracy]) for view, one in zip(views, series, strict=True) if view.device], run_name
             ),
+            members.trained_for_longer(trained, results, chosen, run_name),
             sections.hypervolume(volume),
             sections.parameters(parameters, results, accuracy),
             sections.unscored(chosen),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 from nasdistill.pareto.intervals import Certainty
@@ -66,6 +66,40 @@ def device_fronts(fronts: Sequence[tuple[str, FrontSeries]], run_name: str) -> s
 <p>Accuracy against the latency on one device, whatever the others say. Fastest first.</p>
 {"".join(parts)}
 </section>"""
+
+
+def trained_for_longer(
+    trained: Sequence[TrialResult], results: Sequence[TrialResult], series: FrontSeries, run_name: str
+) -> str:
+    """The students that `train` trained for longer, beside what they were in the search; nothing where there are none."""
+    if not trained:
+        return ""
+    teacher, before, rows = series.teacher or Teacher(), {result.trial: result for result in results}, []
+    heads = ["trial", "epochs", "mAP50-95", "mAP50", "latency ms", "params M", "of teacher's mAP50-95", "speed-up"]
+    for result in trained:
+        cells = [str(result.epochs), _from_to(before, result, "map50_95"), _from_to(before, result, "map50")]
+        cells += [number(result.latency_ms), number(result.params_m), percent(teacher.share(result))]
+        cells += [factor(teacher.speed_up(result))]
+        command = f"nasdistill export {shlex.quote(run_name)} --trial {result.trial} --trained --format onnx"
+        rows.append(
+            f'<tbody><tr><th scope="row">{result.trial} <span class="family">{escape(result.family)}</span></th>'
+            + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+            + f'</tr><tr class="more"><td colspan="{len(heads)}">{_command(command)}</td></tr></tbody>'
+        )
+    return f"""<section aria-labelledby="trained-title">
+<h2 id="trained-title">Trained for longer</h2>
+<p>The same students at another length than the search's trials, so on no front; accuracies as they were in the search, and
+now.</p>
+<div class="scroll"><table>
+<thead><tr>{"".join(f'<th scope="col">{escape(head)}</th>' for head in heads)}</tr></thead>
+{"".join(rows)}
+</table></div>
+</section>"""
+
+
+def _from_to(before: Mapping[int, TrialResult], result: TrialResult, name: str) -> str:
+    first = before.get(result.trial)
+    return f"{number(getattr(first, name, None))} → {number(getattr(result, name))}"
 
 
 def _table(series: FrontSeries, run_name: str) -> str:

@@ -15,7 +15,7 @@ from nasdistill.search.proposals import Draft, Proposals
 from nasdistill.search.room import Room
 from nasdistill.search.stop import StopControl
 from nasdistill.search.worker import SEARCH_STOPPED
-from nasdistill.store.rungs import hand_over_training
+from nasdistill.store.rungs import drop_training, hand_over_training
 
 
 class Run(Protocol):
@@ -72,6 +72,8 @@ class Ledger:
         try:
             self._when_room(lambda: self._run.write_trial(result))
             self._proposals.finish(result)
+            if result.state == "failed":
+                drop_training(self._run.trial_folder(result.trial))
         except Exception as error:
             self._fail(error)
             return

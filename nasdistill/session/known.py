@@ -15,7 +15,6 @@ from nasdistill.pareto.objectives import DEFAULT, Objectives
 from nasdistill.prepare.inputs import Inputs
 from nasdistill.records import Scalar, TrialResult
 from nasdistill.search.proposals import Warmth
-from nasdistill.space.parameters import Choice
 from nasdistill.space.search_space import SearchSpace
 from nasdistill.store.run_folder import RunFolder
 from nasdistill.store.tables import param_value, read_trials_csv
@@ -138,18 +137,8 @@ def _point(entry: Mapping[str, Any], space: SearchSpace, where: str) -> dict[str
     for name, value in given.items():
         if not isinstance(value, str | int | float | bool):
             raise InputError(f"{where}: {name} is {value!r}, expected a number or a name")
-    chosen: dict[str, Scalar] = {}
-    reason = space.contains(given)
-    family = given.get("family", next(iter(space.families)) if len(space.families) == 1 else None)
-    if family in space.families:
-        chosen["family"] = str(family)
-        for name, parameter in space.parameters(chosen).items():
-            fixed = isinstance(parameter, Choice) and len(parameter.values) == 1
-            if name in given:
-                chosen[name] = given[name]
-            elif fixed:
-                chosen[name] = parameter.grid()[0]  # type: ignore[index]
-        reason = space.contains({**given, **chosen})
+    point = space.complete(given)
+    reason = space.contains(point)
     if reason is not None:
         raise InputError(f"{where}: {reason}")
-    return chosen
+    return point

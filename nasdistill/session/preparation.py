@@ -70,7 +70,7 @@ def prepare(
         core_seconds = POOL_SHARE * clock.budget.amount * workers
         training = training.model_copy(update={"max_views": pools.affordable_views(inputs, training, core_seconds)})
     count = pools.pool_size(inputs, training)
-    own_size = pools.teacher_size(inputs)
+    own_size = inputs.teacher_size
     kind, form = choose_cache(
         inputs.space, training.cache, teacher, inputs.image_sizes, own_size, count, cache / "targets"
     )
@@ -102,8 +102,10 @@ def prepare(
     corner = teacher_reference(figures, goals.objectives)
 
     warm_seconds = before.get("warm_core_seconds") or _warm_seconds(clock, workers, len(inputs.lineages))
+    # As divided when the run began: on other workers it goes on with the same supernets, not with others.
+    warm_workers = before.get("warm_workers", workers)
     warm = families.plan_warming(
-        inputs.lineages, names, teacher, trained, training, warm_seconds, workers, cache, inputs.pretrained
+        inputs.lineages, names, teacher, trained, training, warm_seconds, warm_workers, cache, inputs.pretrained
     )
     for plan in warm:
         if not (plan.sliced or plan.pretrained):
@@ -150,13 +152,14 @@ def prepare(
             "views": len(largest.train) * max(1, largest.count // len(largest.train)),
             "teacher_forward_passes": before.get("teacher_forward_passes", 0) + sum(passes),
             "warm_core_seconds": warm_seconds,
+            "warm_workers": warm_workers,
             "warm_steps": before.get("warm_steps", 0) + sum(done.steps for done in warmed),
             "teacher_slices": [plan.lineage.name for plan in warm if plan.sliced],
             "pretrained": {
                 name: {"file": start.path.name, "sha256": start.sha256} for name, start in inputs.pretrained.items()
             },
             "step_seconds": {name: round(value, 4) for name, value in step_seconds.items()},
-            "seconds": round(clock.used if timed else 0.0, 1),
+            "seconds": before.get("seconds", round(clock.used if timed else 0.0, 1)),
         },
     )
     prepared = Prepared(assets, figures, step_seconds, largest.image_size, corner)

@@ -4,14 +4,13 @@ import functools
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-from nasdistill.errors import InputError, InterruptedSearchError, NothingSucceededError
+from nasdistill.errors import InterruptedSearchError, NothingSucceededError
 from nasdistill.pareto.front import front
 from nasdistill.pareto.intervals import certainty
 from nasdistill.pareto.of_run import devices_of_run, objectives_of_run, on_device
-from nasdistill.prepare.inputs import Inputs, cache_folder, load_inputs
+from nasdistill.prepare.inputs import Inputs, cache_folder
 from nasdistill.prepare.needs import check_cache
 from nasdistill.progress import Progress
 from nasdistill.records import TrialResult
@@ -25,21 +24,19 @@ from nasdistill.search.pareto_asha import DEFAULT_SCHEDULER, NONE
 from nasdistill.search.reserve import WORKER_START_S, RepeatReserve, repeats_for
 from nasdistill.search.runner import run_search
 from nasdistill.search.samplers import DEFAULT_SAMPLER
-from nasdistill.session.data_free import NO_DATA, SynthesisOnRequest
 from nasdistill.session.goals import Goals, goals_of
 from nasdistill.session.known import WARM_START_NAME, kept_warm_start, read_configurations, read_warm_start
+from nasdistill.session.opening import open_inputs, tell_notes
 from nasdistill.session.preparation import Prepared, prepare
 from nasdistill.session.repeats import repeat_front
 from nasdistill.session.request import SearchRequest, budget_of, training_of
 from nasdistill.session.resources import Workplace, workplace
 from nasdistill.session.storage import check_storage, open_journal
-from nasdistill.store.provenance import environment, usable_cores
+from nasdistill.store.provenance import environment
 from nasdistill.store.run_folder import RunFolder
 from nasdistill.store.rungs import all_rung_scores
 from nasdistill.store.tables import write_trials_csv
 from nasdistill.worker import MakeTrialWorker
-
-MOST_PROBLEMS_SHOWN = 5
 
 
 class _Stopwatch:
@@ -77,27 +74,19 @@ def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], pro
     if request.ray_address is not None:
         # The processes of a cluster have other current folders.
         cache, run = cache.absolute(), RunFolder(run.path.absolute())
-    synthesis = None
-    if settings["data"] == NO_DATA:
-        synthesis = SynthesisOnRequest(settings, recorded, clock, request.workers or usable_cores(), cache, progress)
-    inputs = load_inputs(
-        data=None if synthesis else _path(settings["data"]),
-        teacher=_path(settings["teacher"]),
-        teacher_yaml=_path(settings["teacher_yaml"]),
+    inputs, synthesis = open_inputs(
+        settings,
+        recorded,
+        goals,
+        clock,
+        workers=request.workers,
         trust_teacher=request.trust_teacher,
-        space=settings["space"],
-        devices=goals.devices,
         cache=cache,
-        on_progress=progress.phase,
-        synthesise=synthesis,
+        progress=progress,
     )
-    if recorded.get("data_hash", inputs.data_hash) != inputs.data_hash:
-        raise InputError(f"{run.path}: its data changed since it was started; start a new run")
     enqueued = read_configurations(request.enqueue, inputs.space) if request.enqueue is not None else []
     warm_start = read_warm_start(request.warm_start, inputs, goals.objectives) if request.warm_start is not None else []
-    _tell_problems(inputs, progress)
-    for note in (*inputs.notes, *goals.notes):
-        progress.log(note)
+    tell_notes(inputs, goals, progress)
     training = training_of(settings, recorded, inputs.space)
     check_cache(inputs.space, training.cache)
     scheduler = settings.get("scheduler") or DEFAULT_SCHEDULER
@@ -271,17 +260,5 @@ def _teacher_facts(inputs: Inputs) -> dict[str, Any]:
     return {"name": teacher.name, "sha256": teacher.sha256, "params_m": teacher.parameters_m}
 
 
-def _tell_problems(inputs: Inputs, progress: Progress) -> None:
-    problems = inputs.dataset.problems
-    for problem in problems[:MOST_PROBLEMS_SHOWN]:
-        progress.log(f"skipped: {problem}")
-    if len(problems) > MOST_PROBLEMS_SHOWN:
-        progress.log(f"skipped: {len(problems) - MOST_PROBLEMS_SHOWN} more problems in the data")
-
-
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _path(text: str | None) -> Path | None:
-    return None if text is None else Path(text)

@@ -71,8 +71,27 @@ class SearchSpace:
                 return f"{name}={params[name]} is outside {self.name} ({parameter})"
         return None
 
+    def complete(self, params: Mapping[str, Scalar]) -> dict[str, Scalar]:
+        """`params` with the parameters that they leave out and that leave no choice.
+
+        A space that offers one value says it for the point: one written by hand, or in a run from before the parameter
+        was there.
+        """
+        given = dict(params)
+        if "family" not in given and len(self.families) == 1:
+            given["family"] = next(iter(self.families))
+        if given.get("family") not in self.families:
+            return given
+        fixed = (
+            (name, values[0])
+            for name, parameter in self.parameters(given).items()
+            if (values := parameter.grid()) is not None and len(values) == 1
+        )
+        return {**given, **dict(fixed)}
+
     def config(self, params: Mapping[str, Scalar]) -> TrialConfig:
-        """The trial for one complete point. Raises InputError when `params` do not lie in this space."""
+        """The trial for one point. Raises InputError when `params`, completed, do not lie in this space."""
+        params = self.complete(params)
         reason = self.contains(params)
         if reason is not None:
             raise InputError(f"search space {self.name}: {reason}")

@@ -140,14 +140,18 @@ class RunFolder:
         scores = self._readable("trials/*/repeats/*.json", RepeatScore, check, warnings)
         return sorted(scores, key=lambda score: (score.trial, score.seed))
 
+    def trained_folder(self, trial: int) -> Path:
+        """Where a trial's student lies that was trained for longer, with the same files as the trial's; not made yet."""
+        return self.path / "trained" / f"{trial:04d}"
+
+    def trained(self, warnings: list[str] | None = None) -> list[TrialResult]:
+        """What training for longer gave, by the trial's number. Of another length than the trials, so of no front."""
+        results = self._readable("trained/*/trial.json", TrialResult, _of_its_folder, warnings)
+        return sorted(results, key=lambda result: result.trial)
+
     def trials(self, warnings: list[str] | None = None) -> list[TrialResult]:
         """The results kept in `trials/`, by number; a damaged one is left out and described in `warnings`."""
-
-        def check(file: Path, result: TrialResult) -> None:
-            if not file.parent.name.isdecimal() or int(file.parent.name) != result.trial:
-                raise ValueError(f"it is about trial {result.trial}")
-
-        results = self._readable("trials/*/trial.json", TrialResult, check, warnings)
+        results = self._readable("trials/*/trial.json", TrialResult, _of_its_folder, warnings)
         return sorted(results, key=lambda result: result.trial)
 
     def _readable(
@@ -215,6 +219,11 @@ class RunFolder:
 
     def _write_run(self, content: dict[str, Any]) -> None:
         write_text(self.run_file, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _of_its_folder(file: Path, result: TrialResult) -> None:
+    if not file.parent.name.isdecimal() or int(file.parent.name) != result.trial:
+        raise ValueError(f"it is about trial {result.trial}")
 
 
 def default_run_path(root: str | Path = "results") -> Path:

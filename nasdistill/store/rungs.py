@@ -46,3 +46,8 @@ def hand_over_training(earlier: Sequence[Path], trial_folder: Path) -> None:
         os.replace(left.pop(), trial_folder / TRAINING_NAME)
     for path in left:
         path.unlink()
+
+
+def drop_training(trial_folder: Path) -> None:
+    """Nobody goes on with this trial's training."""
+    (trial_folder / TRAINING_NAME).unlink(missing_ok=True)

@@ -18,7 +18,6 @@ from nasdistill.prepare.pools import (
     pool_size,
     seal,
     target_tasks,
-    teacher_size,
     view_tasks,
 )
 from nasdistill.space.parse import parse_space
@@ -31,7 +30,7 @@ SPACE = "name: a\nfamilies: {yolov5: {depth: 0.33, width: 0.0625}}\nimage_size: 
 
 def fill(inputs: Inputs, plans: list[PoolPlan], workers: int = 1) -> int:
     """Do all work in this process; returns the teacher's passes."""
-    own = next(plan for plan in plans if plan.image_size == teacher_size(inputs))
+    own = next(plan for plan in plans if plan.image_size == inputs.teacher_size)
     for task in view_tasks(plans, inputs.dataset.names, 0):
         task(lambda text: None)
     tasks = target_tasks(plans, own, inputs.teacher, inputs.class_order, TRAINING, workers)

@@ -7,14 +7,14 @@ import pytest
 from nasdistill.config import TrainingSettings
 from nasdistill.prepare import reference
 from nasdistill.prepare.inputs import Inputs
-from nasdistill.prepare.pools import plan_pools, teacher_size, view_tasks
+from nasdistill.prepare.pools import plan_pools, view_tasks
 from nasdistill.prepare.reference import measure_teacher
 
 
 def test_several_workers_find_what_one_does(inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reference, "FEWEST_IMAGES", 1)
     plans = plan_pools(inputs, TrainingSettings(views_per_image=1, max_views=4), tmp_path / "cache")
-    own = next(plan for plan in plans if plan.image_size == teacher_size(inputs))
+    own = next(plan for plan in plans if plan.image_size == inputs.teacher_size)
     for task in view_tasks([own], inputs.dataset.names, 0, workers=4):
         task(lambda text: None)
     headings: dict[str, int] = {}

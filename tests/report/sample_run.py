@@ -35,6 +35,9 @@ class SampleRun:
     def results(self) -> list[TrialResult]:
         return self.trials
 
+    def trained(self) -> list[TrialResult]:
+        return []
+
 
 def sample_results(count: int = 40, seed: int = 7) -> list[TrialResult]:
     rng = random.Random(seed)

@@ -22,7 +22,7 @@ from nasdistill.search.pareto_asha import SCORE, ParetoAsha
 from nasdistill.search.reconcile import partial_of
 from nasdistill.search.runner import run_search
 from nasdistill.search.worker import TrialJob
-from nasdistill.store.rungs import all_rung_scores, read_rung_scores, write_rung_scores
+from nasdistill.store.rungs import TRAINING_NAME, all_rung_scores, read_rung_scores, write_rung_scores
 
 # accuracy and latency of each case, those of little training being in the same order
 CASES = {"good": (0.8, 2.0), "fast": (0.5, 1.0), "slow": (0.9, 4.0), "bad": (0.2, 5.0), "worse": (0.1, 6.0)}
@@ -51,7 +51,7 @@ def rung_score(trial: int, case: str, rung: int = 0) -> RungScore:
 
 
 class RungWorker:
-    """Trials of three epochs with two rungs, kept as `run_trial` keeps them."""
+    """Trials of three epochs with two rungs, kept as a trial keeps them."""
 
     def run(self, job: TrialJob, report: Callable[[str], None]) -> Generator[RungScore, None, TrialResult]:
         case, scores = str(job.params["case"]), read_rung_scores(job.folder)
@@ -59,6 +59,7 @@ class RungWorker:
         try:
             for rung in range(len(scores), 2):
                 score = rung_score(job.trial, case, rung)
+                (job.folder / TRAINING_NAME).write_bytes(b"training so far")
                 if case == "nan":
                     score = score.model_copy(update={"map50_95": math.nan})
                 scores.append(score)
@@ -114,6 +115,7 @@ def test_without_a_scheduler_all_go_on(tmp_path: Path) -> None:
 def test_a_score_that_is_no_number_and_a_worker_that_dies(tmp_path: Path) -> None:
     found = search(tmp_path, "nan", "die")
     assert found["nan"].state == "failed" and "map50_95" in found["nan"].reason
+    assert not (tmp_path / "trials" / str(found["nan"].trial) / TRAINING_NAME).exists()
     assert found["die"].state == "complete"
     log = (tmp_path / "trials" / str(found["die"].trial) / "log.txt").read_text()
     assert "attempt 1" in log

@@ -37,8 +37,12 @@ def test_a_changed_sample_is_refused_with_the_parameter_named(space: SearchSpace
     rng = random.Random(seed)
     params = space.sample(rng)
     name = rng.choice(list(params))
-    for changed in ({**params, name: "nonsense"}, {key: params[key] for key in params if key != name}):
+    without = {key: params[key] for key in params if key != name}
+    for changed in ({**params, name: "nonsense"}, without):
         assert name in (space.contains(changed) or "")
+        if changed is without and space.complete(without) == params:
+            assert space.config(without) == space.config(params), "a single value goes without saying"
+            continue
         with pytest.raises(InputError, match=f"search space {space.name}: {name}"):
             space.config(changed)
     assert space.contains({**params, "depth": 1}) == f"depth is no parameter of {params['family']} in {space.name}"
@@ -111,6 +115,16 @@ def test_a_sampler_s_types_and_rounding_noise_give_the_same_trial() -> None:
     config = space.config(params)
     assert (config.arch["width"], config.image_size, config.prune_ratio) == (0.1875, 256, 0.15)
     assert isinstance(config.image_size, int)
+
+
+def test_a_run_from_before_a_parameter_was_there_is_read_by_what_the_space_fixes() -> None:
+    space = load_space("edge-default")
+    params = space.sample(random.Random(0))
+    earlier = {name: value for name, value in params.items() if name != "box_where"}
+    assert space.config(earlier).box_where == "everywhere"
+    assert space.complete(earlier) == params and space.complete({"family": "vgg"}) == {"family": "vgg"}
+    with pytest.raises(InputError, match="image_size is missing"):
+        space.config({name: value for name, value in earlier.items() if name != "image_size"})
 
 
 def test_a_space_can_be_sent_to_workers() -> None:

@@ -1,0 +1,68 @@
+"""What the commands print of a run: text for a person, one JSON object for a program."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from nasdistill.pareto.front import front
+from nasdistill.pareto.intervals import certainty
+from nasdistill.pareto.of_run import objectives_of_run, on_device
+from nasdistill.records import TrialResult
+from nasdistill.report.console import front_json, front_table
+from nasdistill.report.format import factor, milliseconds, number, percent
+from nasdistill.report.teacher import teacher_of
+from nasdistill.store.provenance import data_free_note
+from nasdistill.store.run_folder import RunFolder
+
+
+def print_front(run: RunFolder, as_json: bool, device: str | None = None) -> None:
+    """The front of a run, or that on one of its devices, as a table or a JSON object."""
+    results, recorded = run.results(), run.read_run()
+    note = data_free_note(recorded)
+    objectives = objectives_of_run(recorded) if device is None else on_device(recorded, device)
+    members, teacher = front(results, objectives), teacher_of(recorded)
+    sure = certainty(results, members, objectives.accuracy.name)
+    if as_json:
+        warning = {"note": note} if note else {}
+        found = front_json(results, members, teacher, objectives=objectives, certainty=sure)
+        print(json.dumps({"run": str(run.path), "device": device, **warning, **found}))
+        return
+    console = Console()
+    console.print(front_table(results, members, teacher, objectives=objectives, width=console.width, certainty=sure))
+    if note:
+        console.print(note)
+
+
+def print_trained(run: RunFolder, result: TrialResult, as_json: bool) -> None:
+    """What training a student for longer gave, beside the same student in the search and the teacher."""
+    teacher, folder = teacher_of(run.read_run()), run.trained_folder(result.trial)
+    before = next(one for one in run.results() if one.trial == result.trial)
+    if as_json:
+        relative = {
+            "map50_share": None if teacher is None else teacher.share(result, "map50"),
+            "map50_95_share": None if teacher is None else teacher.share(result, "map50_95"),
+            "speed_up": None if teacher is None else teacher.speed_up(result),
+        }
+        trials = {"trial": result.model_dump(), "in_search": before.model_dump()}
+        print(json.dumps({"run": str(run.path), "folder": str(folder), "of_teacher": relative, **trials}))
+        return
+    table = Table(box=box.SIMPLE)
+    for name in ("", "epochs", "mAP50", "mAP50-95", "latency", "parameters"):
+        table.add_column(name, justify="right" if name else "left")
+    for label, one in ((f"trial {result.trial}, in the search", before), ("trained for longer", result)):
+        costs = (milliseconds(one.latency_ms), f"{number(one.params_m)} M")
+        table.add_row(label, str(one.epochs), number(one.map50), number(one.map50_95), *costs)
+    if teacher is not None:
+        costs = (milliseconds(teacher.latency_ms), f"{number(teacher.params_m)} M")
+        table.add_row(f"teacher {teacher.name}", "", number(teacher.map50), number(teacher.map50_95), *costs)
+        shares = (percent(teacher.share(result, name)) for name in ("map50", "map50_95"))
+        smaller = factor(teacher.params_m / result.params_m) if teacher.params_m and result.params_m else ""
+        table.add_row("of the teacher", "", *shares, f"{factor(teacher.speed_up(result))} faster", f"{smaller} fewer")
+    Console().print(table)
+    name = os.path.relpath(run.path)
+    print(f"in {os.path.relpath(folder)}\nexport: nasdistill export {name} --trial {result.trial} --trained")

@@ -1,0 +1,44 @@
+"""What ships with the package, as the commands list it: devices, search spaces, families."""
+
+from __future__ import annotations
+
+import json
+
+from nasdistill.devices.profile import list_devices
+from nasdistill.space.families import FAMILIES, describe
+from nasdistill.space.loader import list_spaces, load_space
+
+
+def print_devices(as_json: bool) -> None:
+    """The shipped devices, a line or an object each."""
+    found = list_devices()
+    if as_json:
+        print(json.dumps([device.model_dump() for device in found]))
+        return
+    for device in found:
+        size = "any size" if device.image_size is None else f"{device.image_size} px"
+        print(
+            f"{device.name}: {device.runtime}, {device.precision}, {device.threads} thread(s), batch {device.batch}, {size}"
+        )
+
+
+def print_spaces(as_json: bool) -> None:
+    """The shipped search spaces, and every family with the parameters that a space may search."""
+    found = list_spaces()
+    if as_json:
+        spaces = [
+            {"name": one.name, "description": one.description, "families": list(load_space(one.path).families)}
+            for one in found
+        ]
+        print(json.dumps({"spaces": spaces, "families": [describe(family) for family in FAMILIES]}))
+        return
+    print("Search spaces")
+    for space in found:
+        print(f"  {space.name}: {space.description}")
+    print("\nFamilies and what a space may search in them [value when left out]")
+    for name in FAMILIES:
+        family = describe(name)
+        print(f"  {name}: {family['source']}")
+        for parameter in family["parameters"]:
+            default = f" [{parameter['default']}]" if parameter["default"] is not None else ""
+            print(f"    {parameter['name']}: {parameter['allowed']}{default}")

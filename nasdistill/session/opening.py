@@ -1,0 +1,67 @@
+"""Opening what a run works on: data, teacher and space, read, checked and matched."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nasdistill.errors import InputError
+from nasdistill.prepare.inputs import Inputs, load_inputs
+from nasdistill.progress import Progress
+from nasdistill.search.budget import BudgetClock
+from nasdistill.session.data_free import NO_DATA, SynthesisOnRequest
+from nasdistill.session.goals import Goals
+from nasdistill.store.provenance import usable_cores
+
+MOST_PROBLEMS_SHOWN = 5
+
+
+def open_inputs(
+    settings: Mapping[str, Any],
+    recorded: Mapping[str, Any],
+    goals: Goals,
+    clock: BudgetClock,
+    *,
+    workers: int | None,
+    trust_teacher: bool,
+    cache: Path,
+    progress: Progress,
+) -> tuple[Inputs, SynthesisOnRequest | None]:
+    """The inputs that `settings` name, and what made the images where there were none.
+
+    `recorded` is what run.json says of a run that goes on, empty for a new one.
+
+    Raises:
+        InputError: a wrong input, or data that are no longer those of the run.
+    """
+    synthesis = None
+    if settings["data"] == NO_DATA:
+        synthesis = SynthesisOnRequest(settings, recorded, clock, workers or usable_cores(), cache, progress)
+    inputs = load_inputs(
+        data=None if synthesis else _path(settings["data"]),
+        teacher=_path(settings["teacher"]),
+        teacher_yaml=_path(settings["teacher_yaml"]),
+        trust_teacher=trust_teacher,
+        space=settings["space"],
+        devices=goals.devices,
+        cache=cache,
+        on_progress=progress.phase,
+        synthesise=synthesis,
+    )
+    if recorded.get("data_hash", inputs.data_hash) != inputs.data_hash:
+        raise InputError(f"{inputs.dataset.yaml_path}: the data changed since the run was started; start a new run")
+    return inputs, synthesis
+
+
+def tell_notes(inputs: Inputs, goals: Goals, progress: Progress) -> None:
+    """What a person should know of the inputs: the first problems of the data, and notes."""
+    problems = inputs.dataset.problems
+    for problem in problems[:MOST_PROBLEMS_SHOWN]:
+        progress.log(f"skipped: {problem}")
+    if len(problems) > MOST_PROBLEMS_SHOWN:
+        progress.log(f"skipped: {len(problems) - MOST_PROBLEMS_SHOWN} more problems in the data")
+    for note in (*inputs.notes, *goals.notes):
+        progress.log(note)
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)

@@ -1,0 +1,223 @@
+"""Training a student of a finished run for longer: the same trial again, of another length, on all cores."""
+
+import contextlib
+import functools
+import itertools
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from nasdistill.compress.prune import prune
+from nasdistill.config import TrainingSettings
+from nasdistill.errors import InputError, InterruptedSearchError
+from nasdistill.pareto.of_run import objectives_of_run, on_device
+from nasdistill.pareto.select import choose
+from nasdistill.prepare.inputs import cache_folder
+from nasdistill.prepare.length import TRIAL_OVERHEAD_S, step_seconds
+from nasdistill.progress import Progress
+from nasdistill.records import Record, TrialConfig, TrialResult
+from nasdistill.report.html import write_report
+from nasdistill.search.budget import Budget, BudgetClock
+from nasdistill.search.cluster import run_tasks
+from nasdistill.search.worker import at_the_end
+from nasdistill.session.goals import goals_of
+from nasdistill.session.opening import open_inputs, tell_notes
+from nasdistill.session.preparation import FINISH_RESERVE_S, prepare
+from nasdistill.session.request import SearchRequest, check, training_of
+from nasdistill.session.resources import workplace
+from nasdistill.store.atomic import write_text
+from nasdistill.store.provenance import usable_cores
+from nasdistill.store.run_folder import RunFolder
+from nasdistill.trial import TrialPlace, pruning_of, trial_in_rungs
+from nasdistill.workbench import Assets, Workbench
+from nasdistill.worker import searched
+
+SCORED = 10
+"""A training is scored, and kept for a restart, after each so-manieth part of it."""
+LONGEST = 10_000  # epochs, as for a trial
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRequest:
+    """Which student of which run to train, and for how long. `trial` is a number or `best`, which `select` explains."""
+
+    run: Path
+    budget: Budget
+    trial: str = "best"
+    select: str | None = None
+    device: str | None = None
+    trust_teacher: bool = False
+
+
+class Plan(Record):
+    """What a training that is under way was started with: with the same budget it goes on, with another it starts anew."""
+
+    budget: str
+    threads: int
+    training: TrainingSettings
+
+
+def train(request: TrainRequest, progress: Progress) -> TrialResult:
+    """Train the chosen trial's student again, within a budget of time or of so many epochs; the result, which is kept in
+    `trained/<n>/` with its files, and on no front.
+
+    Everything is as it was in the run (starting weights, views, targets, recipe, seed), and taken from the cache where
+    it still is; only the length differs.
+
+    Raises:
+        InputError: no such run or trial, a budget of trials, or inputs that are no longer those of the run.
+        InterruptedSearchError: Ctrl-C; the same command goes on from the last score.
+        TrialError: the training gave no result.
+    """
+    if request.budget.kind == "trials":
+        raise InputError(f"budget '{request.budget}' is for a search; a training takes time (30m, 2h) or 200epochs")
+    run, settings = check(SearchRequest(resume=True, out=request.run, trust_teacher=request.trust_teacher))
+    recorded = run.read_run()
+    objectives = objectives_of_run(recorded) if request.device is None else on_device(recorded, request.device)
+    chosen = choose(run.results(), request.trial, request.select, objectives)
+    clock = BudgetClock(request.budget)
+    progress.begin(clock, (), objectives)
+    progress.log(f"trial {chosen.trial} {chosen.family}: {_figures(chosen)} after {chosen.epochs} epochs of the search")
+    config, assets = _prepared(request, run, settings, chosen, clock, progress)
+    folder = run.trained_folder(chosen.trial)
+    under_way = folder.with_name(f"{folder.name}.under-way")
+    under_way.mkdir(parents=True, exist_ok=True)
+    try:
+        with open(under_way / "log.txt", "a", encoding="utf-8", buffering=1) as log:
+            result = _run(config, assets, request.budget, clock, chosen, under_way, log.write, progress)
+    except KeyboardInterrupt:
+        raise InterruptedSearchError("interrupted; the same command goes on from the last score") from None
+    write_text(under_way / "trial.json", result.model_dump_json(indent=2) + "\n")
+    _put_in_place(under_way, folder)
+    write_report(run, run.report_file)
+    return result
+
+
+def _prepared(
+    request: TrainRequest,
+    run: RunFolder,
+    settings: dict[str, object],
+    chosen: TrialResult,
+    clock: BudgetClock,
+    progress: Progress,
+) -> tuple[TrialConfig, Assets]:
+    """The trial's configuration and the run's assets, from the cache or made again."""
+    recorded, goals, cache = run.read_run(), goals_of(settings), cache_folder()
+    inputs, _ = open_inputs(
+        settings,
+        recorded,
+        goals,
+        clock,
+        workers=None,
+        trust_teacher=request.trust_teacher,
+        cache=cache,
+        progress=progress,
+    )
+    tell_notes(inputs, goals, progress)
+    training = training_of(settings, recorded, inputs.space)
+    with workplace(SearchRequest(), run.path, cache, inputs.dataset.yaml_path) as place:
+        prepared = prepare(
+            run,
+            inputs,
+            goals,
+            training,
+            clock,
+            place.workers,
+            cache,
+            training.epochs,
+            early_stopping=bool(training.rungs),
+            run_tasks=functools.partial(run_tasks, gpus=place.gpus, shared=place.shared),
+            progress=progress,
+        )
+    return inputs.space.config(searched(chosen.params)), prepared.assets
+
+
+def _run(
+    config: TrialConfig,
+    assets: Assets,
+    budget: Budget,
+    clock: BudgetClock,
+    chosen: TrialResult,
+    folder: Path,
+    log: Callable[[str], object],
+    progress: Progress,
+) -> TrialResult:
+    """Run the training in this process, from where an earlier one left it."""
+    plan = _plan(config, assets, budget, clock, folder, progress)
+    steps = max(1, assets.steps_per_epoch * plan.training.epochs)
+    asked = itertools.count(1)
+
+    def count_step() -> bool:  # asked before every step
+        progress.share(next(asked) / steps)
+        return False
+
+    def report(line: str) -> None:
+        log(f"{line}\n")
+        progress.log(line)
+
+    progress.phase(f"training trial {chosen.trial} for {plan.training.epochs} epochs")
+    place = TrialPlace(chosen.trial, folder, dict(searched(chosen.params)), count_step)
+    bench = Workbench(replace(assets, threads=plan.threads, training=plan.training))
+    return at_the_end(trial_in_rungs(config, bench, place, report))
+
+
+def _plan(
+    config: TrialConfig, assets: Assets, budget: Budget, clock: BudgetClock, folder: Path, progress: Progress
+) -> Plan:
+    """The length and threads of the training: as it began, where one of this budget is under way, else measured."""
+    file, own = folder / "plan.json", assets.training
+    with contextlib.suppress(OSError, ValidationError):
+        before = Plan.model_validate_json(file.read_bytes())
+        same = before.training.model_copy(update={"epochs": own.epochs, "rungs": own.rungs}) == own
+        if before.budget == str(budget) and same:
+            progress.log(f"goes on with a training of {before.training.epochs} epochs")
+            return before
+    progress.phase("timing a training step")
+    seconds, threads = min(
+        (_step_seconds(config, replace(assets, threads=threads)), threads) for threads in {1, usable_cores()}
+    )
+    if budget.kind == "epochs":
+        epochs = int(budget.amount)
+    else:
+        left = clock.left - FINISH_RESERVE_S - (SCORED + 1) * TRIAL_OVERHEAD_S
+        epochs = int(left / (seconds * assets.steps_per_epoch))
+    if epochs < 1:
+        raise InputError(f"budget '{budget}' is too short: an epoch takes {seconds * assets.steps_per_epoch:.0f} s")
+    epochs = min(epochs, LONGEST)
+    rungs = sorted({epochs * part // SCORED for part in range(1, SCORED)} - {0, epochs})
+    plan = Plan(
+        budget=str(budget),
+        threads=threads,
+        training=own.model_copy(update={"epochs": epochs, "rungs": tuple(rungs)}),
+    )
+    progress.log(f"{epochs} epochs on {threads} thread(s), {seconds:.3f} s a step")
+    write_text(file, plan.model_dump_json(indent=1) + "\n")
+    return plan
+
+
+def _step_seconds(config: TrialConfig, assets: Assets) -> float:
+    """Of the student as it will be for most of the training: pruned."""
+    bench = Workbench(assets)
+    student, _ = bench.student(config)
+    pruned = prune(student, pruning_of(config, bench)).student
+    feed = bench.feed(config.image_size)
+    return step_seconds(pruned, assets.teacher_channels, feed, bench.compute, assets.training.recipe.batch_size)
+
+
+def _put_in_place(made: Path, folder: Path) -> None:
+    """What an earlier training left gives way only now."""
+    (made / "plan.json").unlink(missing_ok=True)
+    old = folder.with_name(f"{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(made, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _figures(result: TrialResult) -> str:
+    return f"mAP50 {result.map50:.3f}, mAP50-95 {result.map50_95:.3f}, {result.latency_ms:.2f} ms"

@@ -1,0 +1,139 @@
+"""The whole way through the command line, on real Ray: a search on a small demo, what reads it, training for longer."""
+
+import contextlib
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from nasdistill import cli
+from nasdistill.prepare.inputs import DEMO_TEACHER
+from nasdistill.rung_files import RungFiles
+
+SPACE = """\
+name: tiny
+families: {yolov5: {depth: 0.33, width: [0.0625, 0.125]}}
+image_size: 96
+prune: {ratio: 0.1}
+"""
+
+
+def nasdistill(*arguments: object) -> tuple[int, str, str]:
+    """Run one command line in this process: exit code, standard output, standard error."""
+    out, err = io.StringIO(), io.StringIO()
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        patch.setattr(sys, "argv", ["nasdistill", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+    torch.set_num_threads(threads)
+    return code, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, demo_yaml: Path) -> Iterator[Path]:
+    """The folder of a search of two trials of two epochs each, with the teacher that ships."""
+    work = tmp_path_factory.mktemp("work")
+    (work / "tiny.yaml").write_text(SPACE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(work)
+        patch.setenv("NASDISTILL_CACHE", str(work / "cache"))
+        patch.setenv("COLUMNS", "120")
+        patch.setattr("nasdistill.session.preparation.WARM_SECONDS_PER_LINEAGE", 1.0)
+        inputs = (
+            "--data",
+            demo_yaml,
+            "--teacher",
+            DEMO_TEACHER,
+            "--teacher-yaml",
+            "yolov5n.yaml",
+            "--space",
+            "tiny.yaml",
+        )
+        options = ("--budget", "2trials", "--epochs", "2", "--workers", "1", "--out", "run", "--json")
+        code, out, err = nasdistill("search", *inputs, *options)
+        assert code == 0, err
+        found = json.loads(out)
+        assert found["run"] == "run" and 1 <= len(found["front"]) <= 2
+        assert "searching" in err and "\r" not in err
+        yield work / "run"
+
+
+def test_what_a_search_leaves(run: Path) -> None:
+    with open(run / "trials.csv", newline="") as file:
+        trials = list(csv.DictReader(file))
+    assert [trial["state"] for trial in trials] == ["complete"] * 2
+    assert {trial["param.yolov5.width"] for trial in trials} == {"0.0625", "0.125"}
+    assert {trial["param.init"] for trial in trials} == {"teacher-slices+warmed"}
+    recorded = json.loads((run / "run.json").read_text())
+    assert recorded["preparation"]["teacher_forward_passes"] > 0
+    assert "<!doctype html>" in (run / "report.html").read_text()
+    code, out, _ = nasdistill("pareto", run)
+    assert code == 0 and "mAP50-95" in out and "2 complete" in out
+
+
+def test_a_student_is_exported_as_it_was_scored(run: Path) -> None:
+    code, _, err = nasdistill("export", run, "--select", "fastest", "--format", "onnx,safetensors", "--out", "out")
+    assert code == 0, err
+    models = list(Path("out").glob("*.onnx"))
+    assert len(models) == 1 and len(list(Path("out").iterdir())) == 3
+    session = onnxruntime.InferenceSession(models[0], providers=["CPUExecutionProvider"])
+    (output,) = session.run(None, {"images": np.zeros((1, 3, 96, 96), np.float32)})
+    assert output.shape[:2] == (1, 10) and np.isfinite(output).all()
+
+
+def test_a_student_is_trained_for_longer_and_goes_on_after_ctrl_c(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same trial at another length: kept beside the run, exported on request, and on no front."""
+    before = (run / "run.json").read_text(), (run / "trials.csv").read_text()
+    code, _, err = nasdistill("export", run, "--trial", "0", "--trained")
+    assert code == 2 and "trial 0 was not trained for longer" in err
+    save = RungFiles.save
+
+    def save_and_stop(*arguments: object) -> None:
+        save(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RungFiles, "save", save_and_stop)
+    command = ("train", run, "--trial", "0", "--budget", "4epochs", "--json")
+    code, _, err = nasdistill(*command)
+    assert code == 130 and "the same command goes on" in err and not (run / "trained/0000").exists()
+    assert "augmented views" not in err and "warming the families" not in err, "all is there from the search"
+    monkeypatch.setattr(RungFiles, "save", save)
+
+    code, out, err = nasdistill(*command)
+    assert code == 0 and "goes on with a training of 4 epochs" in err, err
+    assert "goes on in stage 2 at step 1 of 7" in (run / "trained/0000/log.txt").read_text()
+    trained = json.loads(out)["trial"]
+    assert (trained["trial"], trained["epochs"], trained["state"]) == (0, 4, "complete")
+    assert (run / "trained/0000/student.onnx").is_file() and len(list((run / "trained").iterdir())) == 1
+    assert "Trained for longer" in (run / "report.html").read_text()
+    recorded = json.loads((run / "run.json").read_text())
+    assert (recorded["training"], (run / "trials.csv").read_text()) == (json.loads(before[0])["training"], before[1])
+    assert nasdistill("export", run, "--trial", "0", "--trained")[0] == 0
+    assert (run / "export/run-0000-trained.onnx").read_bytes() == (run / "trained/0000/student.onnx").read_bytes()
+    assert "| training | 4 epochs |" in (run / "export/run-0000-trained.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--budget", "3trials"), "a training takes time (30m, 2h) or 200epochs"),
+        (("--budget", "1s", "--trial", "0"), "budget '1s' is too short: an epoch takes"),
+        (("--budget", "1m", "--trial", "9"), "trial 9"),
+        (("--budget", "1m", "--select", "map50>=2"), "map50>=2"),
+    ],
+)
+def test_trainings_that_are_refused(run: Path, arguments: tuple[str, ...], words: str) -> None:
+    code, _, err = nasdistill("train", run, *arguments)
+    assert code == 2 and words in err and err.count("\n") == 1
+    assert not list((run / "trained").glob("*.under-way/student.*"))
