@@ -4,11 +4,12 @@ import argparse
 import importlib
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
 
-from benchmarks import _losses, cached_step, distill_gain, precision, retention
+from benchmarks import _losses, cached_step, distill_gain, precision, real_search, retention
 from benchmarks._parts import Parts
 from benchmarks._students import draw_students, epochs_within
 from nasdistill.errors import InputError
@@ -27,6 +28,7 @@ NAMES = (
     "data_free",
     "distill_gain",
     "peer_ultralytics",
+    "real_search",
 )
 
 
@@ -94,6 +96,17 @@ def test_every_mix_is_a_trial_and_labels_alone_hear_no_teacher() -> None:
     assert (silent.feature, silent.cls, silent.box, silent.detections, silent.label) == (0, 0, 0, 0, 1)
     assert _losses.MIXES["cwd"].form.maps and not _losses.MIXES["default"].form.maps
     assert _losses.form_of(list(_losses.MIXES.values())).bins
+
+
+def test_searches_that_ended_are_compared_and_not_run_again(tmp_path: Path) -> None:
+    for name in ("defaults-0", "random-0"):
+        shutil.copytree(ROOT / "results/deeppcb-30m", tmp_path / name)
+    outcome = real_search.main(["--runs", str(tmp_path), "--seeds", "1"])
+    assert outcome.value == 1.0 and outcome.goal.met_by(1.0)
+    defaults, random = (outcome.detail["runs"][side][0] for side in ("defaults", "random"))
+    assert defaults == random and 0.2 < defaults["hypervolume"] < 0.6
+    assert len(defaults["front"]) >= 4 and defaults["trials"] >= len(defaults["front"])
+    assert outcome.detail["data"] == "deeppcb"
 
 
 def test_retention_of_a_finished_run() -> None:
