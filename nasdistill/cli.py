@@ -122,6 +122,7 @@ def search(
     if not as_json:
         name = os.path.relpath(run.path)
         print(f"report: {name}/report.html\nexport: nasdistill export {name} --trial best --format onnx")
+        print(f"longer: nasdistill train {name} --trial best --budget 30m")
 
 
 @app.command()

@@ -197,7 +197,7 @@ def _join(address: str) -> None:
             if _wants_token(error):
                 raise InputError(
                     f"--ray-address {address}: the cluster refused us, it wants an authentication token; "
-                    "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH as for every program on that cluster"
+                    "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH where its token is not in ~/.ray/auth_token"
                 ) from error
             raise InputError(f"--ray-address {address}: no Ray cluster answers there ({str(error).strip()})") from error
 
