@@ -24,10 +24,11 @@ from nasdistill.pareto.objectives import Objectives
 from nasdistill.pareto.of_run import objectives_of_run
 from nasdistill.records import TrialResult
 from nasdistill.report import members, sections
-from nasdistill.report.figures import cost_axis, front_figure, hypervolume_figure, parameter_figure
+from nasdistill.report.front_figure import cost_axis, front_figure
 from nasdistill.report.hover import hover_text
 from nasdistill.report.palette import DARK, LIGHT
 from nasdistill.report.series import accuracy_span, hypervolume_series, parameter_series
+from nasdistill.report.small_figures import hypervolume_figure, parameter_figure
 from nasdistill.report.teacher import teacher_of
 from nasdistill.report.views import views_of
 from nasdistill.store.atomic import write_text
@@ -78,7 +79,7 @@ def report_html(
         "hover": {str(r.trial): hover_text(r, teacher, accuracy, chosen.certainty) for r in results},
         "views": [
             {
-                "front": {name: _plain(front_figure(one)) for name, one in shown.items()},
+                "front": {name: _plain(front_figure(one, trained=trained)) for name, one in shown.items()},
                 "axes": {scale: cost_axis(shown[accuracy], scale) for scale in ("log", "linear")},
             }
             for shown in series
@@ -97,7 +98,7 @@ def report_html(
             ),
             members.trained_for_longer(trained, results, chosen, run_name),
             sections.hypervolume(volume),
-            sections.parameters(parameters, results, accuracy),
+            sections.parameters(parameters, accuracy),
             sections.unscored(chosen),
             sections.details(run),
         )

@@ -8,10 +8,10 @@ from html import escape
 
 from nasdistill.pareto.intervals import Certainty
 from nasdistill.pareto.objectives import LATENCY_MS, OBJECTIVES
-from nasdistill.records import TrialResult
+from nasdistill.records import Scalar, TrialResult
 from nasdistill.report.columns import cost_text, shown_costs
 from nasdistill.report.format import MISSING, factor, number, parameter, percent
-from nasdistill.report.series import FrontSeries
+from nasdistill.report.series import FrontSeries, fixed_parameters
 from nasdistill.report.teacher import Teacher
 
 _HEADS = {
@@ -114,6 +114,8 @@ def _table(series: FrontSeries, run_name: str) -> str:
     sure, repeated = series.certainty, series.certainty.spread is not None
     heads += ["mean of seeds", "95 % interval", "tied with"] * repeated
     heads += ["of teacher"] * of_teacher + ["speed-up"] * faster
+    compared = (*series.front, *series.dominated)
+    same = fixed_parameters(compared) if len(compared) > 1 else {}
     rows = []
     for member in series.front:
         is_knee = series.knee is not None and member.trial == series.knee.trial
@@ -126,13 +128,14 @@ def _table(series: FrontSeries, run_name: str) -> str:
         rows.append(
             f'<tbody><tr><th scope="row">{member.trial} <span class="family">{escape(member.family)}</span>{tag}</th>'
             + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
-            + f'</tr><tr class="more"><td colspan="{len(heads)}"><div class="params">{_parameters(member)}</div>'
+            + f'</tr><tr class="more"><td colspan="{len(heads)}"><div class="params">{_parameters(member.params, same)}</div>'
             + f"{_command(command)}</td></tr></tbody>"
         )
     return f"""<div class="scroll"><table>
 <thead><tr>{"".join(f'<th scope="col">{escape(head)}</th>' for head in heads)}</tr></thead>
 {"".join(rows)}
-</table></div>"""
+</table></div>
+{_same_in_all(same)}"""
 
 
 def _certainty_cells(member: TrialResult, sure: Certainty) -> list[str]:
@@ -161,12 +164,19 @@ def _certainty_text(series: FrontSeries) -> str:
     )
 
 
-def _parameters(result: TrialResult) -> str:
+def _parameters(params: Mapping[str, Scalar], same: Mapping[str, Scalar]) -> str:
+    """Those that tell a member from the others."""
     return "".join(
         f"<span>{escape(name)} <b>{escape(parameter(value))}</b></span>"
-        for name, value in result.params.items()
-        if name != "family"
+        for name, value in params.items()
+        if name != "family" and name not in same
     )
+
+
+def _same_in_all(same: Mapping[str, Scalar]) -> str:
+    if not same:
+        return ""
+    return f'<p>The same in all trials:</p><div class="params">{_parameters(same, {})}</div>'
 
 
 def _command(command: str) -> str:

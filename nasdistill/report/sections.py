@@ -11,9 +11,9 @@ from nasdistill.pareto.of_run import devices_of_run
 from nasdistill.records import TrialResult
 from nasdistill.report.columns import with_unit
 from nasdistill.report.console import counts_line
-from nasdistill.report.figures import PARAMETER_LIMIT
 from nasdistill.report.format import duration, factor, milliseconds, number, parameter, percent
-from nasdistill.report.series import FrontSeries, HypervolumeSeries, ParameterSeries, fixed_parameters
+from nasdistill.report.series import FrontSeries, HypervolumeSeries, ParameterSeries
+from nasdistill.report.small_figures import PARAMETER_LIMIT
 from nasdistill.report.teacher import Teacher
 from nasdistill.report.views import View
 from nasdistill.store.provenance import data_free_note
@@ -119,8 +119,8 @@ Level for long: the search found little more. Still rising at the end: a larger 
 </section>"""
 
 
-def parameters(series: Sequence[ParameterSeries], results: Sequence[TrialResult], accuracy: str) -> str:
-    """A small plot for each parameter that varied; what did not is listed."""
+def parameters(series: Sequence[ParameterSeries], accuracy: str) -> str:
+    """A small plot for each parameter that varied."""
     if not series:
         return ""
     plots = []
@@ -132,12 +132,10 @@ def parameters(series: Sequence[ParameterSeries], results: Sequence[TrialResult]
         )
     many = max(len(one.results) for one in series) > PARAMETER_LIMIT
     drawn = f"A sample of up to {PARAMETER_LIMIT} trials" if many else "All trials"
-    fixed = fixed_parameters(results)
-    same = ", ".join(f"{escape(name)} {escape(parameter(value))}" for name, value in fixed.items())
     return f"""<section aria-labelledby="parameters-title">
 <h2 id="parameters-title">Parameters against {OBJECTIVES[accuracy].label}</h2>
 <p>{drawn} of full length; filled points are on the front. A correlation over a search is a hint, not an effect: the
-sampler chose where to look.{f" The same in all trials: {same}." if same else ""}</p>
+sampler chose where to look.</p>
 <div class="small-multiples">{"".join(plots)}</div>
 </section>"""
 

@@ -5,10 +5,11 @@ import pytest
 from sample_run import sample_results
 
 from nasdistill.records import TrialResult
-from nasdistill.report.figures import cost_axis, front_figure, hypervolume_figure, parameter_figure
+from nasdistill.report.front_figure import cost_axis, front_figure
 from nasdistill.report.hover import hover_text
 from nasdistill.report.palette import DARK, LIGHT
 from nasdistill.report.series import accuracy_span, front_series, hypervolume_series, parameter_series
+from nasdistill.report.small_figures import hypervolume_figure, parameter_figure
 from nasdistill.report.teacher import Teacher
 
 RESULTS = sample_results(120)
@@ -35,6 +36,14 @@ def test_front_figure_tells_the_groups_apart():
     assert found["knee"].customdata == (SERIES.knee.trial,)
     assert found["teacher"].x == (38.9,) and found["teacher"].marker.symbol == "star"
     assert found["teacher's accuracy"].line.dash == "dot"
+
+
+def test_students_trained_for_longer_are_marked_apart_with_a_label_of_their_own():
+    longer = [SERIES.knee.model_copy(update={"map50_95": 0.6, "epochs": 193})]
+    found = traces(front_figure(SERIES, trained=longer))["trained for longer"]
+    assert found.y == (0.6,) and found.x == (SERIES.knee.latency_ms,)
+    assert found.customdata is None, "by the trial's number the page would find the search's label"
+    assert "trained for 193 epochs" in found.text[0] and "mAP50-95 <b>0.600</b>" in found.text[0]
 
 
 def test_unscored_trials_have_no_accuracy_in_the_figure():

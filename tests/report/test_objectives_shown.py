@@ -14,7 +14,7 @@ from nasdistill.pareto.front import front
 from nasdistill.pareto.objectives import DEFAULT
 from nasdistill.records import TrialResult
 from nasdistill.report.console import front_json, front_table
-from nasdistill.report.figures import front_figure
+from nasdistill.report.front_figure import front_figure
 from nasdistill.report.html import report_html
 from nasdistill.report.live import trial_line
 from nasdistill.report.series import front_series

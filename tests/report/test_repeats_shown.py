@@ -12,7 +12,7 @@ from nasdistill.pareto.front import front
 from nasdistill.pareto.intervals import certainty
 from nasdistill.records import TrialResult
 from nasdistill.report.console import front_json, front_table
-from nasdistill.report.figures import front_figure
+from nasdistill.report.front_figure import front_figure
 from nasdistill.report.hover import hover_text
 from nasdistill.report.html import report_html
 from nasdistill.report.series import front_series

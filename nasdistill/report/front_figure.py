@@ -1,7 +1,4 @@
-"""The report's Plotly figures, drawn from `series`. Each stands on its own; the page only adds theme and buttons.
-
-Points carry the trial's number as `customdata` and their hover text as `text`.
-"""
+"""The report's main figure: the front, drawn from `series`. It stands on its own; the page only adds theme and buttons."""
 
 from __future__ import annotations
 
@@ -13,31 +10,25 @@ import plotly.graph_objects as go
 
 from nasdistill.pareto.objectives import LATENCY_MS, OBJECTIVES
 from nasdistill.records import TrialResult
-from nasdistill.report.format import cut, milliseconds, number
+from nasdistill.report.format import milliseconds, number
 from nasdistill.report.hover import hover_text
 from nasdistill.report.palette import LIGHT as C
-from nasdistill.report.series import FrontSeries, HypervolumeSeries, ParameterSeries, thinned
+from nasdistill.report.plot_style import HOVER, TICKS, layout, plot_axis, points
+from nasdistill.report.series import FrontSeries, thinned
 
 MARKERS = {"stopped": "square-open", "rejected": "triangle-up-open", "failed": "x-thin-open"}
 CLOUD_LIMIT = 4000
 """SVG points that a browser still moves smoothly; beyond that the dominated trials are thinned."""
-PARAMETER_LIMIT = 400
-"""Trials off the front in each of the small figures, of which there may be dozens."""
-FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-_HOVER = "%{text}<extra></extra>"
-_TICKS = [m * 10**e for e in range(-3, 6) for m in (1, 2, 5)]
 
 
-def front_figure(series: FrontSeries, scale: str | None = None) -> go.Figure:
+def front_figure(series: FrontSeries, scale: str | None = None, trained: Sequence[TrialResult] = ()) -> go.Figure:
     """mAP against the series' cost: the front as a step line, other scored trials, the teacher; unscored ones in a strip
-    below. Members of the front have the colour of their second cost, where there is one.
+    below. Members of the front have the colour of their second cost, where there is one. Students `trained` for longer
+    are marked apart, and the line takes no notice of them.
 
     `scale` is `log` or `linear`; None takes log when the costs span more than a factor 8.
     """
     label = OBJECTIVES[series.accuracy].label
-
-    def points(trials: Sequence[TrialResult], name: str, color: str, symbol: str, size: int) -> go.Scatter:
-        return _points(trials, series, name, color, symbol, size)
 
     cloud = thinned(series.dominated, CLOUD_LIMIT)
     members = [m for m in series.front if m is not series.knee]
@@ -52,15 +43,16 @@ def front_figure(series: FrontSeries, scale: str | None = None) -> go.Figure:
         hoverinfo="skip",
         showlegend=False,
     )
-    figure.add_trace(points(cloud, "dominated", C["cloud"], "circle-open", 7))
+    figure.add_trace(points(cloud, series, "dominated", C["cloud"], "circle-open", 7))
     if series.shorter:
-        figure.add_trace(points(series.shorter, "shorter training", C["cloud"], "diamond-open", 7))
-    figure.add_trace(points(members, "front", C["front"], "circle", 10))
+        figure.add_trace(points(series.shorter, series, "shorter training", C["cloud"], "diamond-open", 7))
+    figure.add_trace(points(members, series, "front", C["front"], "circle", 10))
     if series.color is not None:
         _add_colour(figure.data[-1], members, series)
     _add_intervals(figure, series)
     if series.knee is not None:
-        figure.add_trace(points([series.knee], "knee", C["knee"], "diamond", 13))
+        figure.add_trace(points([series.knee], series, "knee", C["knee"], "diamond", 13))
+    _add_trained(figure, _costed(trained, series), series)
     _add_teacher(figure, series)
     for state in rows:
         timed = _costed(series.unscored[state], series)
@@ -73,19 +65,19 @@ def front_figure(series: FrontSeries, scale: str | None = None) -> go.Figure:
             name=state,
             customdata=[r.trial for r in timed],
             text=[hover_text(r, series.teacher, series.accuracy, series.certainty) for r in timed],
-            hovertemplate=_HOVER,
+            hovertemplate=HOVER,
         )
     strip = 0.055 * len(rows)
-    figure.update_layout(_layout(height=540))
+    figure.update_layout(layout(height=540))
     figure.update_layout(
         xaxis=cost_axis(series, scale) | {"anchor": "y2" if rows else "y"},
-        yaxis=_axis(label) | {"domain": [strip + 0.05 if rows else 0, 1], "rangemode": "tozero"},
+        yaxis=plot_axis(label) | {"domain": [strip + 0.05 if rows else 0, 1], "rangemode": "tozero"},
         hovermode="closest",
         legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom", "font": {"size": 13}},
     )
     if rows:
         figure.update_layout(
-            yaxis2=_axis("")
+            yaxis2=plot_axis("")
             | {
                 "domain": [0, strip],
                 "type": "category",
@@ -104,9 +96,9 @@ def cost_axis(series: FrontSeries, scale: str | None = None) -> dict[str, object
     scale = scale or ("log" if high / low > 8 * 1.21 else "linear")
     where = f" on {series.cost.device}" if series.cost.device else ""
     median = series.cost.name.partition("@")[0] == LATENCY_MS.name
-    axis = _axis(f"latency of the exported model{where}, ms (median)" if median else series.cost.title)
+    axis = plot_axis(f"latency of the exported model{where}, ms (median)" if median else series.cost.title)
     if scale == "log":
-        ticks = [tick for tick in _TICKS if low * 0.9 <= tick <= high * 1.1]
+        ticks = [tick for tick in TICKS if low * 0.9 <= tick <= high * 1.1]
         return axis | {
             "type": "log",
             "range": [math.log10(low), math.log10(high)],
@@ -115,52 +107,6 @@ def cost_axis(series: FrontSeries, scale: str | None = None) -> dict[str, object
             "ticktext": [f"{tick:g}" for tick in ticks],
         }
     return axis | {"type": "linear", "range": [0, high], "tickmode": "auto"}
-
-
-def hypervolume_figure(series: HypervolumeSeries) -> go.Figure:
-    """The hypervolume after each trial, as a step line."""
-    figure = go.Figure()
-    figure.add_scatter(
-        x=list(series.finished),
-        y=[round(share, 5) for share in series.share],
-        mode="lines",
-        line={"shape": "hv", "color": C["front"], "width": 2},
-        fill="tozeroy",
-        fillcolor="rgba(0, 114, 178, 0.10)",
-        hovertemplate="after %{x} trials: %{y:.3f}<extra></extra>",
-        showlegend=False,
-    )
-    figure.update_layout(_layout(height=260))
-    figure.update_layout(xaxis=_axis("trials"), yaxis=_axis("hypervolume") | {"rangemode": "tozero"})
-    return figure
-
-
-def parameter_figure(
-    parameter: ParameterSeries, series: FrontSeries, accuracy_range: tuple[float, float], most: int = PARAMETER_LIMIT
-) -> go.Figure:
-    """One parameter against accuracy, members of the front of `series` filled; at most `most` other trials.
-
-    `accuracy_range` is the accuracy axis, the same for all parameters of a run, so that their plots can be compared.
-    """
-    value_of = {r.trial: v for r, v in zip(parameter.results, parameter.values, strict=True)}
-    on_front = {member.trial for member in series.front}
-    members = [r for r in parameter.results if r.trial in on_front]
-    others = thinned([r for r in parameter.results if r.trial not in on_front], most)
-    figure = go.Figure()
-    for trials, look in (
-        (others, ("other", C["cloud"], "circle-open", 6)),
-        (members, ("front", C["front"], "circle", 8)),
-    ):
-        trace = _points(trials, series, *look)
-        trace.x = [value_of[r.trial] for r in trials]
-        figure.add_trace(trace)
-    figure.update_layout(_layout(height=210), showlegend=False, hovermode="closest")
-    figure.update_layout(
-        xaxis=_parameter_axis(parameter),
-        yaxis=_axis("") | {"nticks": 5, "range": list(accuracy_range)},
-        margin={"l": 40, "r": 8, "t": 6, "b": 28},
-    )
-    return figure
 
 
 def _add_intervals(figure: go.Figure, series: FrontSeries) -> None:
@@ -185,48 +131,20 @@ def _add_intervals(figure: go.Figure, series: FrontSeries) -> None:
         name="mean of seeds, 95 %",
         customdata=[member.trial for member, _ in known],
         text=[hover_text(member, series.teacher, series.accuracy, series.certainty) for member, _ in known],
-        hovertemplate=_HOVER,
+        hovertemplate=HOVER,
     )
 
 
-def _points(
-    trials: Sequence[TrialResult], series: FrontSeries, name: str, color: str, symbol: str, size: int
-) -> go.Scatter:
-    return go.Scatter(
-        x=[series.cost.of(r) for r in trials],
-        y=[getattr(r, series.accuracy) for r in trials],
-        mode="markers",
-        marker={"symbol": symbol, "color": color, "size": size, "line": {"color": color, "width": 1.4}},
-        name=name,
-        customdata=[r.trial for r in trials],
-        text=[hover_text(r, series.teacher, series.accuracy, series.certainty) for r in trials],
-        hovertemplate=_HOVER,
-    )
-
-
-def _parameter_axis(parameter: ParameterSeries) -> dict[str, object]:
-    axis = _axis("")
-    if not parameter.numeric:
-        names = sorted({str(value) for value in parameter.values})
-        return axis | {
-            "type": "category",
-            "categoryorder": "array",
-            "categoryarray": names,
-            "tickmode": "array",
-            "tickvals": names,
-            # Long names side by side would overlap in a small figure.
-            "ticktext": [html.escape(cut(name, 14)) for name in names],
-        }
-    if not parameter.log:
-        return axis | {"type": "linear", "nticks": 6}
-    low, high = min(map(float, parameter.values)), max(map(float, parameter.values))
-    ticks = [tick for tick in _TICKS if low <= tick <= high]
-    return axis | {
-        "type": "log",
-        "tickmode": "array",
-        "tickvals": ticks,
-        "ticktext": [f"{tick:g}" for tick in ticks],
-    }
+def _add_trained(figure: go.Figure, trained: Sequence[TrialResult], series: FrontSeries) -> None:
+    """Students trained for longer. No `customdata`: by their number the page would find the search's own label."""
+    if not trained:
+        return
+    figure.add_trace(points(trained, series, "trained for longer", C["trained"], "triangle-up", 12))
+    trace = figure.data[-1]
+    trace.customdata = None
+    trace.text = [
+        f"<b>trained for {r.epochs} epochs</b><br>{hover_text(r, series.teacher, series.accuracy)}" for r in trained
+    ]
 
 
 def _add_teacher(figure: go.Figure, series: FrontSeries) -> None:
@@ -260,7 +178,7 @@ def _add_teacher(figure: go.Figure, series: FrontSeries) -> None:
             marker={"symbol": "star", "color": C["teacher"], "size": 16},
             name="teacher",
             text=[f"{text}<br>{html.escape(shown)}"],
-            hovertemplate=_HOVER,
+            hovertemplate=HOVER,
         )
 
 
@@ -286,33 +204,3 @@ def _add_colour(trace: go.Scatter, members: Sequence[TrialResult], series: Front
             "outlinewidth": 0,
         },
     )
-
-
-def _layout(height: int) -> dict[str, object]:
-    return {
-        "template": None,
-        "height": height,
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
-        "font": {"family": FONT, "size": 13, "color": C["ink"]},
-        "margin": {"l": 62, "r": 16, "t": 16, "b": 52},
-        "hoverlabel": {
-            "align": "left",
-            "bgcolor": C["surface"],
-            "bordercolor": C["muted"],
-            "font": {"family": FONT, "size": 12, "color": C["ink"]},
-        },
-        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": C["cloud"], "activecolor": C["ink"]},
-        "dragmode": "zoom",
-    }
-
-
-def _axis(title: str) -> dict[str, object]:
-    return {
-        "title": {"text": title, "font": {"size": 13, "color": C["muted"]}, "standoff": 8},
-        "gridcolor": C["line"],
-        "linecolor": C["line"],
-        "zerolinecolor": C["line"],
-        "tickfont": {"size": 12, "color": C["muted"]},
-        "automargin": True,
-    }
