@@ -22,7 +22,8 @@ _ALLOWED = (
 )
 _INSTALL = {
     "psycopg": "nasdistill's extra 'postgresql' brings it",
-    "MySQLdb": "install mysqlclient, or write mysql+pymysql:// and install pymysql",
+    "pymysql": "nasdistill's extra 'mysql' brings it",
+    "MySQLdb": "nasdistill's extra 'mysql' brings pymysql: write mysql+pymysql://",
     "psycopg2": "nasdistill's extra 'postgresql' brings psycopg: write postgresql+psycopg://",
 }
 # Seconds. Optuna tries a failed write five times, so a dead host holds up a search for half a minute, once.

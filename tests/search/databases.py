@@ -1,4 +1,4 @@
-"""A PostgreSQL server of the tests' own, in a temporary folder, reached through a Unix socket."""
+"""Database servers of the tests' own, in a temporary folder, reached through a Unix socket: PostgreSQL and MariaDB."""
 
 from __future__ import annotations
 
@@ -39,8 +39,7 @@ class Postgres:
         self._call("pg_ctl", "stop", "-w", "-m", "immediate")
 
     def url(self, password: str = PASSWORD) -> str:
-        quoted = password.replace("/", "%2F").replace(":", "%3A").replace("@", "%40")
-        return f"postgresql+psycopg://tester:{quoted}@/postgres?host={self.folder}"
+        return f"postgresql+psycopg://tester:{_quoted(password)}@/postgres?host={self.folder}"
 
     def _call(self, program: str, *arguments: str) -> None:
         command = [str(self._programs / program), "-D", f"{self.folder}/data", *arguments]
@@ -53,6 +52,70 @@ class Postgres:
             stdout=subprocess.DEVNULL,
             env={"LC_ALL": "C"},
         )
+
+
+class MariaDB:
+    """Starts and stops with the context. It speaks MySQL's protocol, and its tables are MySQL's."""
+
+    def __init__(self, folder: Path, server: Path) -> None:
+        self.folder = folder
+        self._server = server
+        self._as = "mysql" if os.getuid() == 0 else None  # MariaDB refuses to run as root
+        if self._as is not None:
+            user = pwd.getpwnam(self._as)
+            os.chown(folder, user.pw_uid, user.pw_gid)
+        making = ("--no-defaults", f"--datadir={folder}/data", "--auth-root-authentication-method=normal")
+        self._call("mariadb-install-db", *making, "--skip-test-db")
+
+    def start(self) -> None:
+        where = (f"--datadir={self.folder}/data", f"--socket={self.folder}/socket", f"--pid-file={self.folder}/pid")
+        self._running = subprocess.Popen(
+            [self._server, "--no-defaults", "--skip-networking", *where],
+            user=self._as,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        self._call("mariadb-admin", *self._root, "--wait=30", "--connect-timeout=1", "ping")
+        user = f"CREATE USER tester@localhost IDENTIFIED BY '{PASSWORD}'; GRANT ALL ON studies.* TO tester@localhost"
+        self._call("mariadb", *self._root, "-e", f"CREATE DATABASE studies; {user}")
+
+    def stop(self) -> None:
+        self._running.terminate()
+        self._running.wait(60)
+
+    def url(self) -> str:
+        return f"mysql+pymysql://tester:{_quoted(PASSWORD)}@/studies?unix_socket={self.folder}/socket"
+
+    @property
+    def _root(self) -> tuple[str, ...]:
+        return ("--no-defaults", f"--socket={self.folder}/socket", "-u", "root")
+
+    def _call(self, program: str, *arguments: str) -> None:
+        subprocess.run(
+            [program, *arguments], check=True, user=self._as, cwd=self.folder, timeout=120, stdout=subprocess.DEVNULL
+        )
+
+
+def _quoted(password: str) -> str:
+    return password.replace("/", "%2F").replace(":", "%3A").replace("@", "%40")
+
+
+@contextlib.contextmanager
+def mariadb() -> Iterator[MariaDB]:
+    """A running server; skips the test where MariaDB is not installed."""
+    found = shutil.which("mariadbd") or shutil.which("mariadbd", path="/usr/sbin")
+    if found is None:
+        pytest.skip("needs MariaDB (Debian: apt-get install mariadb-server), which is absent")
+    folder = Path(tempfile.mkdtemp(prefix="nd-my-", dir="/tmp"))  # as for PostgreSQL: a short path
+    try:
+        server = MariaDB(folder, Path(found))
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The study of a run in a journal file, in SQLite and in PostgreSQL: the same in all three, and never the only copy."""
+"""The study of a run in a journal file, in SQLite, PostgreSQL and MariaDB: the same in all, and never the only copy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from databases import PASSWORD, Postgres, postgres
+from databases import PASSWORD, MariaDB, Postgres, mariadb, postgres
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
@@ -37,6 +37,12 @@ def server() -> Iterator[Postgres]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def mysql() -> Iterator[MariaDB]:
+    with mariadb() as running:
+        yield running
+
+
 class Place:
     """Where a study is: `open` as a run does, `read` as any other Optuna program does."""
 
@@ -51,7 +57,7 @@ class Place:
         return [trial.state.name for trial in self.read()]
 
 
-@pytest.fixture(params=["journal", "sqlite", "postgresql"])
+@pytest.fixture(params=["journal", "sqlite", "postgresql", "mysql"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     if request.param == "journal":
         file = tmp_path / "study.journal"
@@ -60,6 +66,8 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     url = f"sqlite:///{tmp_path}/studies.db"
     if request.param == "postgresql":
         url = request.getfixturevalue("server").url()
+    if request.param == "mysql":
+        url = request.getfixturevalue("mysql").url()
     # All tests share the one server, as runs share a database.
     name = f"{request.node.name}-{tmp_path.name}"
     return Place(lambda: open_database(url, name, DIRECTIONS), lambda: url, name)
@@ -200,20 +208,13 @@ def test_a_study_of_other_objectives_is_refused(tmp_path: Path) -> None:
         ("postgresql://me:s3cret@host:port/db", "no URL of a database"),
         ("oracle://me:s3cret@host/db", "oracle://…: a study cannot be kept there"),
         ("postgresql+foo://me:s3cret@host/db", "no such driver is known"),
-        ("mysql+pymysql://me:s3cret@host/db", "the driver 'pymysql' is not installed"),
+        ("mysql+mysqldb://me:s3cret@host/db", "the driver 'MySQLdb' is not installed; nasdistill's extra 'mysql'"),
         ("sqlite://", "SQLite needs a file"),
         ("sqlite:////nowhere/studies.db", "unable to open database file"),
         ("postgresql+psycopg://me:s3cret@127.0.0.1:1/db", r"me:\*\*\*@127.0.0.1:1/db: .*Connection refused"),
     ],
 )
 def test_what_cannot_be_used_is_one_line_without_the_password(url: str, said: str) -> None:
-    if "pymysql" in url:
-        try:
-            import pymysql  # noqa: F401
-        except ImportError:
-            pass
-        else:
-            pytest.skip("needs an environment without pymysql")
     with pytest.raises(InputError, match=said) as caught:
         check_database(url)
     assert "\n" not in str(caught.value) and "s3cret" not in str(caught.value)
