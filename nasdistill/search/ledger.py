@@ -72,7 +72,7 @@ class Ledger:
         try:
             self._when_room(lambda: self._run.write_trial(result))
             self._proposals.finish(result)
-            if result.state == "failed":
+            if result.state == "failed" and result.seconds:  # not one refused: it has no folder
                 drop_training(self._run.trial_folder(result.trial))
         except Exception as error:
             self._fail(error)
