@@ -5,12 +5,15 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nasdistill import __version__, options
 from nasdistill.errors import InputError, NasdistillError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 app = typer.Typer(
     name="nasdistill",
@@ -81,7 +84,7 @@ def search(
     from rich.console import Console
 
     console = Console(stderr=as_json)
-    with console.status("starting", spinner="line") if console.is_terminal else contextlib.nullcontext():
+    with _starting(console):
         from nasdistill.progress import Progress
         from nasdistill.report.live import LiveDisplay
         from nasdistill.report.printed import print_front
@@ -139,7 +142,7 @@ def train(
     from rich.console import Console
 
     console = Console(stderr=as_json)
-    with console.status("starting", spinner="line") if console.is_terminal else contextlib.nullcontext():
+    with _starting(console):
         from nasdistill.progress import Progress
         from nasdistill.report.live import LiveDisplay
         from nasdistill.report.printed import print_trained
@@ -198,13 +201,13 @@ def export(
 ) -> None:
     """Write a student's model in deployable formats, with a model card."""
     from nasdistill.export import export as write_export
-    from nasdistill.pareto.of_run import objectives_of_run, on_device
+    from nasdistill.pareto.of_run import objectives_of_run
     from nasdistill.pareto.select import choose
     from nasdistill.store.run_folder import RunFolder
 
     folder = RunFolder.open(run)
     recorded = folder.read_run()
-    objectives = objectives_of_run(recorded) if device is None else on_device(recorded, device)
+    objectives = objectives_of_run(recorded, device)
     chosen = choose(folder.results(), trial, select, objectives)
     if chosen.state != "complete":
         raise InputError(
@@ -291,6 +294,11 @@ def main() -> None:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # click's own usage errors
             _fail(error.format_message(), 2)
         raise
+
+
+def _starting(console: "Console") -> contextlib.AbstractContextManager[object]:
+    """Imports take seconds: a person at a terminal sees that something happens."""
+    return console.status("starting", spinner="line") if console.is_terminal else contextlib.nullcontext()
 
 
 def _fail(message: str, code: int) -> None:

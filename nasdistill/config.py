@@ -13,6 +13,8 @@ from nasdistill.records import CacheKind, Record, TrialConfig, ViewsName
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Rate = Annotated[float, Field(gt=0.0, le=1.0)]
 Weight = Annotated[float, Field(ge=0.0, le=1000.0)]
+MOST_EPOCHS = 10_000
+"""Of one training."""
 
 
 class Recipe(Record):
@@ -72,7 +74,7 @@ class TrainingSettings(Record):
     """What all trials of a run share. Changing any of it makes scores incomparable, so it is fixed per run."""
 
     recipe: Recipe = SHORT
-    epochs: Annotated[int, Field(ge=1, le=10_000)] = 8
+    epochs: Annotated[int, Field(ge=1, le=MOST_EPOCHS)] = 8
     """Length of a trial; an epoch draws as many views as there are training images (at most `max_images`)."""
     rungs: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """After which epochs a trial is scored on its way, ascending, all below `epochs`; none without early stopping."""

@@ -4,16 +4,17 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
+import command_line
 import pytest
 import torch
+from command_line import Outcome
 from small import tiny_student
 from torch import nn
 from ultralytics.nn.tasks import ClassificationModel
 
-from nasdistill import __version__, cli
+from nasdistill import __version__
 from nasdistill.data.defects import CLASS_NAMES
 from nasdistill.space.families import FAMILIES
 from nasdistill.store.run_folder import RunFolder
@@ -42,36 +43,17 @@ COMMANDS = ("search", "train", "pareto", "report", "export", "profile", "devices
 HEAVY = ("torch", "ray", "ultralytics", "timm", "optuna", "onnxruntime", "pandas", "plotly", "numpy", "cv2")
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a command left: exit code, standard output, standard error."""
-
-    code: int
-    out: str
-    err: str
-
-
 Nasdistill = Callable[..., Outcome]
 
 
 @pytest.fixture
-def nasdistill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Nasdistill:
+def nasdistill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Nasdistill:
     """Runs the command line in this process, in an empty folder, with a cache of its own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("NASDISTILL_CACHE", str(tmp_path / "cache"))
 
-    def run(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["nasdistill", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return Outcome(code, captured.out, captured.err)
-
-    return run
+    return command_line.nasdistill
 
 
 class TestHelp:

@@ -1,19 +1,15 @@
 """The whole way through the command line, on real Ray: a search on a small demo, what reads it, training for longer."""
 
-import contextlib
 import csv
-import io
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
-import torch
+from command_line import nasdistill
 
-from nasdistill import cli
 from nasdistill.prepare.inputs import DEMO_TEACHER
 from nasdistill.rung_files import RungFiles
 
@@ -23,21 +19,6 @@ families: {yolov5: {depth: 0.33, width: [0.0625, 0.125]}}
 image_size: 96
 prune: {ratio: 0.1}
 """
-
-
-def nasdistill(*arguments: object) -> tuple[int, str, str]:
-    """Run one command line in this process: exit code, standard output, standard error."""
-    out, err = io.StringIO(), io.StringIO()
-    threads = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        patch.setattr(sys, "argv", ["nasdistill", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-    torch.set_num_threads(threads)
-    return code, out.getvalue(), err.getvalue()
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,13 @@ from nasdistill.errors import InputError
 from nasdistill.pareto.objectives import ACCURACY, DEFAULT, Objectives, accuracy_objective, cost_objective
 
 
-def objectives_of_run(run: Mapping[str, object]) -> Objectives:
-    """The objectives in a `run.json`, also in one written when there were always two; the default where it is silent."""
+def objectives_of_run(run: Mapping[str, object], device: str | None = None) -> Objectives:
+    """The objectives in a `run.json`, also in one written when there were always two; the default where it is silent.
+
+    With a `device`, as `on_device`: its accuracy against the latency there.
+    """
+    if device is not None:
+        return on_device(run, device)
     found = run.get("objectives")
     if isinstance(found, list) and len(found) > 1 and all(isinstance(name, str) for name in found):
         try:

@@ -81,19 +81,12 @@ def trained_for_longer(
         cells += [number(result.latency_ms), number(result.params_m), percent(teacher.share(result))]
         cells += [factor(teacher.speed_up(result))]
         command = f"nasdistill export {shlex.quote(run_name)} --trial {result.trial} --trained --format onnx"
-        rows.append(
-            f'<tbody><tr><th scope="row">{result.trial} <span class="family">{escape(result.family)}</span></th>'
-            + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
-            + f'</tr><tr class="more"><td colspan="{len(heads)}">{_command(command)}</td></tr></tbody>'
-        )
+        rows.append(_row(result, cells, _command(command)))
     return f"""<section aria-labelledby="trained-title">
 <h2 id="trained-title">Trained for longer</h2>
 <p>The same students at another length than the search's trials, so on no front; accuracies as they were in the search, and
 now.</p>
-<div class="scroll"><table>
-<thead><tr>{"".join(f'<th scope="col">{escape(head)}</th>' for head in heads)}</tr></thead>
-{"".join(rows)}
-</table></div>
+{_scrolled(heads, rows)}
 </section>"""
 
 
@@ -125,17 +118,25 @@ def _table(series: FrontSeries, run_name: str) -> str:
         cells += [factor(teacher.speed_up(member, speed.name))] * faster
         tag = '<span class="tag">knee</span>' if is_knee else ""
         command = f"nasdistill export {shlex.quote(run_name)} --trial {member.trial} --format onnx"
-        rows.append(
-            f'<tbody><tr><th scope="row">{member.trial} <span class="family">{escape(member.family)}</span>{tag}</th>'
-            + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
-            + f'</tr><tr class="more"><td colspan="{len(heads)}"><div class="params">{_parameters(member.params, same)}</div>'
-            + f"{_command(command)}</td></tr></tbody>"
-        )
+        more = f'<div class="params">{_parameters(member.params, same)}</div>{_command(command)}'
+        rows.append(_row(member, cells, more, tag))
+    return f"{_scrolled(heads, rows)}\n{_same_in_all(same)}"
+
+
+def _row(result: TrialResult, cells: Sequence[str], more: str, tag: str = "") -> str:
+    """A student's figures, and below them `more` over the whole width."""
+    return (
+        f'<tbody><tr><th scope="row">{result.trial} <span class="family">{escape(result.family)}</span>{tag}</th>'
+        + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+        + f'</tr><tr class="more"><td colspan="{len(cells) + 1}">{more}</td></tr></tbody>'
+    )
+
+
+def _scrolled(heads: Sequence[str], rows: Sequence[str]) -> str:
     return f"""<div class="scroll"><table>
 <thead><tr>{"".join(f'<th scope="col">{escape(head)}</th>' for head in heads)}</tr></thead>
 {"".join(rows)}
-</table></div>
-{_same_in_all(same)}"""
+</table></div>"""
 
 
 def _certainty_cells(member: TrialResult, sure: Certainty) -> list[str]:

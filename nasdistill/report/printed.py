@@ -11,7 +11,7 @@ from rich.table import Table
 
 from nasdistill.pareto.front import front
 from nasdistill.pareto.intervals import certainty
-from nasdistill.pareto.of_run import objectives_of_run, on_device
+from nasdistill.pareto.of_run import objectives_of_run
 from nasdistill.records import TrialResult
 from nasdistill.report.console import front_json, front_table
 from nasdistill.report.format import factor, milliseconds, number, percent
@@ -24,7 +24,7 @@ def print_front(run: RunFolder, as_json: bool, device: str | None = None) -> Non
     """The front of a run, or that on one of its devices, as a table or a JSON object."""
     results, recorded = run.results(), run.read_run()
     note = data_free_note(recorded)
-    objectives = objectives_of_run(recorded) if device is None else on_device(recorded, device)
+    objectives = objectives_of_run(recorded, device)
     members, teacher = front(results, objectives), teacher_of(recorded)
     sure = certainty(results, members, objectives.accuracy.name)
     if as_json:

@@ -68,11 +68,11 @@ class Ledger:
     def finish(self, result: TrialResult) -> None:
         if result.trial not in self._proposals.running:
             return
-        self._begun.pop(result.trial, None)
+        begun = self._begun.pop(result.trial, None)
         try:
             self._when_room(lambda: self._run.write_trial(result))
             self._proposals.finish(result)
-            if result.state == "failed" and result.seconds:  # not one refused: it has no folder
+            if result.state == "failed" and begun is not None:  # what no worker had has no folder
                 drop_training(self._run.trial_folder(result.trial))
         except Exception as error:
             self._fail(error)

@@ -1,12 +1,14 @@
 """On what a search runs: this machine or a cluster, how many trials at a time, and a trial's share of the GPUs."""
 
 import contextlib
+import functools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nasdistill.search.cluster import start_ray
+from nasdistill.progress import RunTasks
+from nasdistill.search.cluster import run_tasks, start_ray
 from nasdistill.search.nodes import check_resources, check_shared, room_for, total
 from nasdistill.session.request import SearchRequest
 
@@ -23,6 +25,11 @@ class Workplace:
     def per_trial(self) -> dict[str, float]:
         """Ray's resources for one trial."""
         return {"cpu": 1, "gpu": self.gpus} if self.gpus else {"cpu": 1}
+
+    @property
+    def run_tasks(self) -> RunTasks:
+        """Runs the tasks of the preparation here."""
+        return functools.partial(run_tasks, gpus=self.gpus, shared=self.shared)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """A search: check, prepare, run, measure again, write."""
 
-import functools
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -17,7 +16,6 @@ from nasdistill.records import TrialResult
 from nasdistill.remeasure import remeasure
 from nasdistill.report.html import write_report
 from nasdistill.search.budget import Budget, BudgetClock
-from nasdistill.search.cluster import run_tasks
 from nasdistill.search.events import SearchEvent, TrialFinished
 from nasdistill.search.journal import StudyJournal
 from nasdistill.search.pareto_asha import DEFAULT_SCHEDULER, NONE
@@ -113,7 +111,7 @@ def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], pro
                 cache,
                 settings["epochs"],
                 scheduler != NONE,
-                functools.partial(run_tasks, gpus=place.gpus, shared=place.shared),
+                place.run_tasks,
                 progress,
             )
             start_s = _run_trials(

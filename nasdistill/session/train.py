@@ -1,7 +1,6 @@
 """Training a student of a finished run for longer: the same trial again, of another length, on all cores."""
 
 import contextlib
-import functools
 import itertools
 import os
 import shutil
@@ -12,9 +11,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from nasdistill.compress.prune import prune
-from nasdistill.config import TrainingSettings
+from nasdistill.config import MOST_EPOCHS, TrainingSettings
 from nasdistill.errors import InputError, InterruptedSearchError
-from nasdistill.pareto.of_run import objectives_of_run, on_device
+from nasdistill.pareto.of_run import objectives_of_run
 from nasdistill.pareto.select import choose
 from nasdistill.prepare.inputs import cache_folder
 from nasdistill.prepare.length import TRIAL_OVERHEAD_S, step_seconds
@@ -22,7 +21,6 @@ from nasdistill.progress import Progress
 from nasdistill.records import Record, TrialConfig, TrialResult
 from nasdistill.report.html import write_report
 from nasdistill.search.budget import Budget, BudgetClock
-from nasdistill.search.cluster import run_tasks
 from nasdistill.search.worker import at_the_end
 from nasdistill.session.goals import goals_of
 from nasdistill.session.opening import open_inputs, tell_notes
@@ -38,7 +36,6 @@ from nasdistill.worker import searched
 
 SCORED = 10
 """A training is scored, and kept for a restart, after each so-manieth part of it."""
-LONGEST = 10_000  # epochs, as for a trial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +74,7 @@ def train(request: TrainRequest, progress: Progress) -> TrialResult:
         raise InputError(f"budget '{request.budget}' is for a search; a training takes time (30m, 2h) or 200epochs")
     run, settings = check(SearchRequest(resume=True, out=request.run, trust_teacher=request.trust_teacher))
     recorded = run.read_run()
-    objectives = objectives_of_run(recorded) if request.device is None else on_device(recorded, request.device)
+    objectives = objectives_of_run(recorded, request.device)
     chosen = choose(run.results(), request.trial, request.select, objectives)
     clock = BudgetClock(request.budget)
     progress.begin(clock, (), objectives)
@@ -130,7 +127,7 @@ def _prepared(
             cache,
             training.epochs,
             early_stopping=bool(training.rungs),
-            run_tasks=functools.partial(run_tasks, gpus=place.gpus, shared=place.shared),
+            run_tasks=place.run_tasks,
             progress=progress,
         )
     return inputs.space.config(searched(chosen.params)), prepared.assets
@@ -187,7 +184,7 @@ def _plan(
         epochs = int(left / (seconds * assets.steps_per_epoch))
     if epochs < 1:
         raise InputError(f"budget '{budget}' is too short: an epoch takes {seconds * assets.steps_per_epoch:.0f} s")
-    epochs = min(epochs, LONGEST)
+    epochs = min(epochs, MOST_EPOCHS)
     rungs = sorted({epochs * part // SCORED for part in range(1, SCORED)} - {0, epochs})
     plan = Plan(
         budget=str(budget),

@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -23,11 +24,7 @@ class Postgres:
     def __init__(self, folder: Path, programs: Path) -> None:
         self.folder = folder
         self._programs = programs
-        # PostgreSQL refuses to run as root.
-        self._as = "postgres" if os.getuid() == 0 else None
-        if self._as is not None:
-            user = pwd.getpwnam(self._as)
-            os.chown(folder, user.pw_uid, user.pw_gid)
+        self._as = _owner(folder, "postgres")
         (folder / "password").write_text(PASSWORD)
         (folder / "password").chmod(0o644)
         self._call("initdb", "-U", "tester", "-A", "scram-sha-256", f"--pwfile={folder}/password", "-E", "UTF8", "-N")
@@ -39,7 +36,7 @@ class Postgres:
         self._call("pg_ctl", "stop", "-w", "-m", "immediate")
 
     def url(self, password: str = PASSWORD) -> str:
-        return f"postgresql+psycopg://tester:{_quoted(password)}@/postgres?host={self.folder}"
+        return f"postgresql+psycopg://tester:{quote(password, safe='')}@/postgres?host={self.folder}"
 
     def _call(self, program: str, *arguments: str) -> None:
         command = [str(self._programs / program), "-D", f"{self.folder}/data", *arguments]
@@ -60,10 +57,7 @@ class MariaDB:
     def __init__(self, folder: Path, server: Path) -> None:
         self.folder = folder
         self._server = server
-        self._as = "mysql" if os.getuid() == 0 else None  # MariaDB refuses to run as root
-        if self._as is not None:
-            user = pwd.getpwnam(self._as)
-            os.chown(folder, user.pw_uid, user.pw_gid)
+        self._as = _owner(folder, "mysql")
         making = ("--no-defaults", f"--datadir={folder}/data", "--auth-root-authentication-method=normal")
         self._call("mariadb-install-db", *making, "--skip-test-db")
 
@@ -84,7 +78,7 @@ class MariaDB:
         self._running.wait(60)
 
     def url(self) -> str:
-        return f"mysql+pymysql://tester:{_quoted(PASSWORD)}@/studies?unix_socket={self.folder}/socket"
+        return f"mysql+pymysql://tester:{quote(PASSWORD, safe='')}@/studies?unix_socket={self.folder}/socket"
 
     @property
     def _root(self) -> tuple[str, ...]:
@@ -96,8 +90,23 @@ class MariaDB:
         )
 
 
-def _quoted(password: str) -> str:
-    return password.replace("/", "%2F").replace(":", "%3A").replace("@", "%40")
+def _owner(folder: Path, name: str) -> str | None:
+    """Database servers refuse to run as root: then `name` gets the folder, and is who runs it."""
+    if os.getuid() != 0:
+        return None
+    user = pwd.getpwnam(name)
+    os.chown(folder, user.pw_uid, user.pw_gid)
+    return name
+
+
+@contextlib.contextmanager
+def _short_folder() -> Iterator[Path]:
+    """A socket's path must be short, so not below pytest's folder."""
+    folder = Path(tempfile.mkdtemp(prefix="nd-db-", dir="/tmp"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -106,16 +115,13 @@ def mariadb() -> Iterator[MariaDB]:
     found = shutil.which("mariadbd") or shutil.which("mariadbd", path="/usr/sbin")
     if found is None:
         pytest.skip("needs MariaDB (Debian: apt-get install mariadb-server), which is absent")
-    folder = Path(tempfile.mkdtemp(prefix="nd-my-", dir="/tmp"))  # as for PostgreSQL: a short path
-    try:
+    with _short_folder() as folder:
         server = MariaDB(folder, Path(found))
         server.start()
         try:
             yield server
         finally:
             server.stop()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -124,9 +130,7 @@ def postgres() -> Iterator[Postgres]:
     programs = _programs()
     if programs is None:
         pytest.skip("needs PostgreSQL's initdb (Debian: apt-get install postgresql), which is absent")
-    # Its socket's path must be short, so not below pytest's folder.
-    folder = Path(tempfile.mkdtemp(prefix="nd-pg-", dir="/tmp"))
-    try:
+    with _short_folder() as folder:
         server = Postgres(folder, programs)
         server.start()
         try:
@@ -134,8 +138,6 @@ def postgres() -> Iterator[Postgres]:
         finally:
             with contextlib.suppress(subprocess.CalledProcessError):  # a test may have stopped it
                 server.stop()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _programs() -> Path | None:
