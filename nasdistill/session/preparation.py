@@ -2,21 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from nasdistill.config import TrainingSettings
 from nasdistill.errors import NothingSucceededError
 from nasdistill.pareto.hypervolume import Reference, teacher_reference
 from nasdistill.prepare import families, length, pools, reference
-from nasdistill.prepare.inputs import Inputs
 from nasdistill.prepare.needs import cache_bytes, choose_cache
-from nasdistill.progress import Progress, RunTasks
 from nasdistill.search.budget import BudgetClock
 from nasdistill.search.rungs import rung_epochs
 from nasdistill.search.runner import STOP_FILE_NAME
-from nasdistill.session.goals import Goals
-from nasdistill.store.run_folder import RunFolder
+from nasdistill.session.session import Session
 from nasdistill.workbench import Assets
 
 POOL_SHARE = 0.15  # of a time budget: what drawing views and asking the teacher may cost
@@ -44,132 +40,177 @@ class Prepared:
         return length.trial_seconds(params, self.step_seconds, self.timed_size, steps, self.assets.training.epochs)
 
 
-def prepare(
-    run: RunFolder,
-    inputs: Inputs,
-    goals: Goals,
-    training: TrainingSettings,
-    clock: BudgetClock,
-    workers: int,
-    cache: Path,
-    epochs_asked: int | None,
-    early_stopping: bool,
-    run_tasks: RunTasks,
-    progress: Progress,
-) -> Prepared:
+@dataclass(frozen=True)
+class _Filled:
+    """Pools of views whose targets are on disk: the teacher's `own`, and those that students train on, by size."""
+
+    own: pools.PoolPlan
+    trained: list[pools.PoolPlan]
+    teacher_passes: int
+
+    @property
+    def largest(self) -> pools.PoolPlan:
+        """That of the students' largest input size."""
+        return self.trained[-1]
+
+    @property
+    def train_images(self) -> int:
+        """Images that the views were drawn of."""
+        return len(self.largest.train)
+
+
+def prepare(session: Session, training: TrainingSettings, epochs_asked: int | None, early_stopping: bool) -> Prepared:
     """Views, targets, the teacher's figures, warmed families and the trials' length.
+
+    What a run has recorded of its preparation stays as it is when it is resumed.
 
     Raises:
         NothingSucceededError: a time budget is used up before the first trial is complete.
     """
-    teacher, names, order, known = inputs.teacher, inputs.dataset.names, inputs.class_order, run.read_run()
-    timed = clock.budget.kind == "time"
-    before = known.get("preparation", {})
-    if timed and not before:
-        progress.phase("timing the teacher")
-        core_seconds = POOL_SHARE * clock.budget.amount * workers
-        training = training.model_copy(update={"max_views": pools.affordable_views(inputs, training, core_seconds)})
-    count = pools.pool_size(inputs, training)
-    own_size = inputs.teacher_size
-    kind, form = choose_cache(
-        inputs.space, training.cache, teacher, inputs.image_sizes, own_size, count, cache / "targets"
-    )
-    training = training.model_copy(update={"cache": kind})  # on resuming the disk may look different
-    progress.log(_cache_line(kind, cache_bytes(form, teacher, inputs.image_sizes, own_size, len(names)) * count))
-    plans = pools.plan_pools(inputs, training, cache, form, online=kind == "online")
-    own = next(plan for plan in plans if plan.image_size == own_size)
-    trained = [plan for plan in plans if plan.image_size in inputs.image_sizes]
-    largest = trained[-1]
-
-    progress.tasks("augmented views", pools.view_tasks(plans, names, training.seed, workers), run_tasks)
-    fill = pools.target_tasks(trained, own, teacher, order, training, workers)
-    passes = progress.tasks("teacher targets", fill, run_tasks)
-    pools.seal(trained, teacher)
-
-    figures = known.get("teacher", {})
-    if "map50" not in figures:
-        figures = reference.measure_teacher(
-            teacher,
-            order,
-            own,
-            inputs.devices,
-            run.path,
-            workers,
-            lambda text, tasks: progress.tasks(text, tasks, run_tasks),
-        ).as_json()
-    progress.teacher(figures)
+    run, inputs, clock = session.run, session.inputs, session.clock
+    before = run.read_run().get("preparation", {})
+    if session.timed and not before:
+        training = _affordable(session, training)
+    training, filled = _fill_pools(session, training)
+    figures = _teacher_figures(session, filled.own)
+    session.progress.teacher(figures)
     # One box for the whole run: the recorded figures, and so this, stay as they are when it is resumed.
-    corner = teacher_reference(figures, goals.objectives)
-
-    warm_seconds = before.get("warm_core_seconds") or _warm_seconds(clock, workers, len(inputs.lineages))
+    corner = teacher_reference(figures, session.goals.objectives)
+    warm_seconds = before.get("warm_core_seconds") or _warm_seconds(clock, session.place.workers, len(inputs.lineages))
     # As divided when the run began: on other workers it goes on with the same supernets, not with others.
-    warm_workers = before.get("warm_workers", workers)
-    warm = families.plan_warming(
-        inputs.lineages, names, teacher, trained, training, warm_seconds, warm_workers, cache, inputs.pretrained
-    )
-    for plan in warm:
-        if not (plan.sliced or plan.pretrained):
-            progress.log(f"{plan.lineage.name} starts from random weights: neither the teacher's nor a file's fit it")
-    stop_file = run.path / STOP_FILE_NAME
-    tasks = families.warm_tasks(warm, names, teacher, order, trained, training, stop_file)
-    warmed = progress.tasks("warming the families", tasks, run_tasks)
-
-    step_seconds = before.get("step_seconds", {})
-    if not step_seconds:
-        calibration = length.calibration_tasks(inputs.lineages, names, teacher.channels, largest, training, workers)
-        seconds = progress.tasks("timing a training step", calibration, run_tasks)
-        each = len(inputs.lineages)
-        step_seconds = {line.name: max(seconds[index::each]) for index, line in enumerate(inputs.lineages)}
-    steps_per_epoch = max(1, round(len(largest.train) / training.recipe.batch_size))
-    if timed and epochs_asked is None and not before:
-        core_seconds = max(1.0, clock.left - FINISH_RESERVE_S) * workers
-        training = training.model_copy(
-            update={
-                "epochs": length.epochs_for(
-                    core_seconds, step_seconds, largest.image_size, inputs.image_sizes, steps_per_epoch
-                )
-            }
-        )
+    warm_workers = before.get("warm_workers", session.place.workers)
+    warm, warm_steps = _warm_families(session, training, filled.trained, warm_seconds, warm_workers)
+    step_seconds = before.get("step_seconds") or _time_steps(session, training, filled.largest)
+    steps_per_epoch = max(1, round(filled.train_images / training.recipe.batch_size))
     if not before:
-        rungs = rung_epochs(training.epochs) if early_stopping else ()
-        training = training.model_copy(update={"rungs": rungs})
-    assets = Assets(
-        names=names,
-        pools={plan.image_size: plan.folders for plan in trained},
-        supernets=families.supernets(warm),
-        teacher_channels=teacher.channels[:3],
-        images_per_epoch=len(largest.train),
-        device=inputs.device,
-        training=training,
-        further_devices=inputs.devices[1:],
-        needed=goals.needed,
-    )
+        epochs = training.epochs
+        if session.timed and epochs_asked is None:
+            epochs = _affordable_epochs(session, step_seconds, filled.largest.image_size, steps_per_epoch)
+        rungs = rung_epochs(epochs) if early_stopping else ()
+        training = training.model_copy(update={"epochs": epochs, "rungs": rungs})
     run.update_run(
         teacher=dict(figures),
         reference=dict(corner.costs),
         training=training.model_dump(),
         preparation={
-            "views": len(largest.train) * max(1, largest.count // len(largest.train)),
-            "teacher_forward_passes": before.get("teacher_forward_passes", 0) + sum(passes),
+            "views": filled.train_images * max(1, filled.largest.count // filled.train_images),
+            "teacher_forward_passes": before.get("teacher_forward_passes", 0) + filled.teacher_passes,
             "warm_core_seconds": warm_seconds,
             "warm_workers": warm_workers,
-            "warm_steps": before.get("warm_steps", 0) + sum(done.steps for done in warmed),
+            "warm_steps": before.get("warm_steps", 0) + warm_steps,
             "teacher_slices": [plan.lineage.name for plan in warm if plan.sliced],
             "pretrained": {
                 name: {"file": start.path.name, "sha256": start.sha256} for name, start in inputs.pretrained.items()
             },
             "step_seconds": {name: round(value, 4) for name, value in step_seconds.items()},
-            "seconds": before.get("seconds", round(clock.used if timed else 0.0, 1)),
+            "seconds": before.get("seconds", round(clock.used if session.timed else 0.0, 1)),
         },
     )
-    prepared = Prepared(assets, figures, step_seconds, largest.image_size, corner)
-    too_late = timed and clock.left < min(step_seconds.values()) * steps_per_epoch * training.epochs
-    if too_late and not any(result.state == "complete" for result in run.results()):
+    if session.timed:
+        _check_time(session, min(step_seconds.values()) * steps_per_epoch * training.epochs)
+    assets = Assets(
+        names=inputs.dataset.names,
+        pools={plan.image_size: plan.folders for plan in filled.trained},
+        supernets=families.supernets(warm),
+        teacher_channels=inputs.teacher.channels[:3],
+        images_per_epoch=filled.train_images,
+        device=inputs.device,
+        training=training,
+        further_devices=inputs.devices[1:],
+        needed=session.goals.needed,
+    )
+    return Prepared(assets, figures, step_seconds, filled.largest.image_size, corner)
+
+
+def _affordable(session: Session, training: TrainingSettings) -> TrainingSettings:
+    """With as many views as a share of the time budget pays for."""
+    session.progress.phase("timing the teacher")
+    core_seconds = POOL_SHARE * session.clock.budget.amount * session.place.workers
+    views = pools.affordable_views(session.inputs, training, core_seconds)
+    return training.model_copy(update={"max_views": views})
+
+
+def _fill_pools(session: Session, training: TrainingSettings) -> tuple[TrainingSettings, _Filled]:
+    """Views and targets, made where they are missing; the settings with the form of cache that was chosen."""
+    inputs, progress, run_tasks = session.inputs, session.progress, session.place.run_tasks
+    teacher, names, order = inputs.teacher, inputs.dataset.names, inputs.class_order
+    count, own_size, workers = pools.pool_size(inputs, training), inputs.teacher_size, session.place.workers
+    kind, form = choose_cache(
+        inputs.space, training.cache, teacher, inputs.image_sizes, own_size, count, session.cache / "targets"
+    )
+    training = training.model_copy(update={"cache": kind})  # on resuming the disk may look different
+    progress.log(_cache_line(kind, cache_bytes(form, teacher, inputs.image_sizes, own_size, len(names)) * count))
+    plans = pools.plan_pools(inputs, training, session.cache, form, online=kind == "online")
+    own = next(plan for plan in plans if plan.image_size == own_size)
+    trained = [plan for plan in plans if plan.image_size in inputs.image_sizes]
+    progress.tasks("augmented views", pools.view_tasks(plans, names, training.seed, workers), run_tasks)
+    fill = pools.target_tasks(trained, own, teacher, order, training, workers)
+    passes = progress.tasks("teacher targets", fill, run_tasks)
+    pools.seal(trained, teacher)
+    return training, _Filled(own, trained, sum(passes))
+
+
+def _teacher_figures(session: Session, own: pools.PoolPlan) -> dict[str, Any]:
+    """The teacher's accuracy and costs, measured once in a run."""
+    figures = session.run.read_run().get("teacher", {})
+    if "map50" in figures:
+        return figures
+    inputs, run_tasks = session.inputs, session.place.run_tasks
+    return reference.measure_teacher(
+        inputs.teacher,
+        inputs.class_order,
+        own,
+        inputs.devices,
+        session.run.path,
+        session.place.workers,
+        lambda text, tasks: session.progress.tasks(text, tasks, run_tasks),
+    ).as_json()
+
+
+def _warm_families(
+    session: Session, training: TrainingSettings, trained: list[pools.PoolPlan], seconds: float, workers: int
+) -> tuple[list[families.WarmPlan], int]:
+    """A plan for every lineage, its supernet in the cache; and how many steps that took now."""
+    inputs, progress = session.inputs, session.progress
+    teacher, names = inputs.teacher, inputs.dataset.names
+    warm = families.plan_warming(
+        inputs.lineages, names, teacher, trained, training, seconds, workers, session.cache, inputs.pretrained
+    )
+    for plan in warm:
+        if not (plan.sliced or plan.pretrained):
+            progress.log(f"{plan.lineage.name} starts from random weights: neither the teacher's nor a file's fit it")
+    stop_file = session.run.path / STOP_FILE_NAME
+    tasks = families.warm_tasks(warm, names, teacher, inputs.class_order, trained, training, stop_file)
+    warmed = progress.tasks("warming the families", tasks, session.place.run_tasks)
+    return warm, sum(done.steps for done in warmed)
+
+
+def _time_steps(session: Session, training: TrainingSettings, largest: pools.PoolPlan) -> dict[str, float]:
+    """Seconds of a training step at the largest input size, by lineage: the slowest of the workers'."""
+    inputs, workers = session.inputs, session.place.workers
+    tasks = length.calibration_tasks(
+        inputs.lineages, inputs.dataset.names, inputs.teacher.channels, largest, training, workers
+    )
+    seconds = session.progress.tasks("timing a training step", tasks, session.place.run_tasks)
+    each = len(inputs.lineages)
+    return {line.name: max(seconds[index::each]) for index, line in enumerate(inputs.lineages)}
+
+
+def _affordable_epochs(
+    session: Session, step_seconds: Mapping[str, float], timed_size: int, steps_per_epoch: int
+) -> int:
+    core_seconds = max(1.0, session.clock.left - FINISH_RESERVE_S) * session.place.workers
+    return length.epochs_for(core_seconds, step_seconds, timed_size, session.inputs.image_sizes, steps_per_epoch)
+
+
+def _check_time(session: Session, trial_seconds: float) -> None:
+    """Refuse to go on where too little time is left for the quickest trial and none is complete yet."""
+    run, clock = session.run, session.clock
+    if clock.left < trial_seconds and not any(result.state == "complete" for result in run.results()):
         raise NothingSucceededError(
             f"{clock.used:.0f} s of the budget {clock.budget} are used and no trial is complete: too little is left for "
             f"one; the preparation is kept: go on with --resume --out {run.path} and a larger --budget"
         )
-    return prepared
 
 
 def _cache_line(kind: str, size: int) -> str:

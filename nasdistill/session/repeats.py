@@ -1,31 +1,16 @@
 """The last part of a search: the members of the front are trained again with other seeds."""
 
-from collections.abc import Mapping
-
 from nasdistill.pareto.front import front
-from nasdistill.pareto.objectives import Objective, Objectives
+from nasdistill.pareto.objectives import Objective
 from nasdistill.pareto.select import knee
-from nasdistill.progress import Progress
-from nasdistill.search.budget import BudgetClock
 from nasdistill.search.repeats import RepeatEnded, plan_repeats, run_repeats
 from nasdistill.search.runner import STOP_FILE_NAME
-from nasdistill.search.worker import WorkerFactory
-from nasdistill.store.run_folder import RunFolder
+from nasdistill.session.session import Session
+from nasdistill.workbench import Assets
+from nasdistill.worker import MakeTrialWorker
 
 
-def repeat_front(
-    run: RunFolder,
-    make_worker: WorkerFactory,
-    clock: BudgetClock,
-    *,
-    objectives: Objectives,
-    repeats: int,
-    seed: int,
-    workers: int,
-    resources: Mapping[str, float],
-    progress: Progress,
-    worker_start_s: float,
-) -> None:
+def repeat_front(session: Session, assets: Assets, repeats: int, worker_start_s: float) -> None:
     """Give each member of the front up to `repeats` further scores, as far as the budget goes; those on disk count.
 
     The front is that of the costs measured so far; the last measurement may still move a member off it.
@@ -33,12 +18,15 @@ def repeat_front(
     Raises:
         InterruptedSearchError: Ctrl-C; everything finished is kept.
     """
+    run, objectives, progress = session.run, session.goals.objectives, session.progress
     results = run.results()
     members = front(results, objectives)
     done: dict[int, set[int]] = {}
     for score in run.repeats():
         done.setdefault(score.trial, set()).add(score.seed)
-    plan = plan_repeats(members, done, seed, repeats, knee(members, objectives).trial if members else None)
+    plan = plan_repeats(
+        members, done, assets.training.seed, repeats, knee(members, objectives).trial if members else None
+    )
     if not plan:
         return
     ended = 0
@@ -52,12 +40,12 @@ def repeat_front(
     progress.phase(f"repeating the front: 0 of {len(plan)}")
     scores = run_repeats(
         plan,
-        make_worker,
+        MakeTrialWorker(assets, session.inputs.space),  # a repeat is never rejected
         run,
-        clock,
+        session.clock,
         stop_file=run.path / STOP_FILE_NAME,
-        workers=workers,
-        resources=resources,
+        workers=session.place.workers,
+        resources=session.place.per_trial,
         on_repeat=on_repeat,
         on_event=progress.event,
         worker_start_s=worker_start_s,

@@ -28,7 +28,8 @@ from nasdistill.session.opening import open_inputs, tell_notes
 from nasdistill.session.preparation import Prepared, prepare
 from nasdistill.session.repeats import repeat_front
 from nasdistill.session.request import SearchRequest, budget_of, training_of
-from nasdistill.session.resources import Workplace, workplace
+from nasdistill.session.resources import workplace
+from nasdistill.session.session import Session
 from nasdistill.session.storage import check_storage, open_journal
 from nasdistill.store.provenance import environment
 from nasdistill.store.run_folder import RunFolder
@@ -101,34 +102,12 @@ def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], pro
     try:
         with workplace(request, run.path, cache, inputs.dataset.yaml_path) as place:
             run.update_run(workers=place.workers)
-            prepared = prepare(
-                run,
-                inputs,
-                goals,
-                training,
-                clock,
-                place.workers,
-                cache,
-                settings["epochs"],
-                scheduler != NONE,
-                place.run_tasks,
-                progress,
-            )
+            session = Session(run, inputs, goals, clock, place, cache, progress)
+            prepared = prepare(session, training, settings["epochs"], early_stopping=scheduler != NONE)
             start_s = _run_trials(
-                request, run, journal, inputs, prepared, goals, scheduler, clock, place, asked, watch, progress
+                session, prepared, journal, request.sampler or DEFAULT_SAMPLER, scheduler, asked, watch
             )
-            repeat_front(
-                run,
-                MakeTrialWorker(prepared.assets, inputs.space),  # a repeat is never rejected
-                clock,
-                objectives=goals.objectives,
-                repeats=repeats_for(clock.budget, asked),
-                seed=prepared.assets.training.seed,
-                workers=place.workers,
-                resources=place.per_trial,
-                progress=progress,
-                worker_start_s=start_s,
-            )
+            repeat_front(session, prepared.assets, repeats_for(clock.budget, asked), start_s)
     except InterruptedSearchError:
         _write(run)
         raise
@@ -149,20 +128,16 @@ def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], pro
 
 
 def _run_trials(
-    request: SearchRequest,
-    run: RunFolder,
-    journal: StudyJournal,
-    inputs: Inputs,
+    session: Session,
     prepared: Prepared,
-    goals: Goals,
+    journal: StudyJournal,
+    sampler: str,
     scheduler: str,
-    clock: BudgetClock,
-    place: Workplace,
     repeats_asked: int | None,
     watch: _Stopwatch,
-    progress: Progress,
 ) -> float:
     """Run the search proper; returns the seconds that a worker took to start, at least WORKER_START_S."""
+    run, goals, clock, place = session.run, session.goals, session.clock, session.place
     began, start_s = time.monotonic(), list[float]()
 
     def on_event(event: SearchEvent) -> None:
@@ -170,16 +145,16 @@ def _run_trials(
             if not start_s and event.result.state == "complete":
                 start_s.append(time.monotonic() - began - event.result.seconds)
             run.update_run(seconds=watch.seconds)  # a killed run knows what it has used
-        progress.event(event)
+        session.progress.event(event)
 
     training = prepared.assets.training
-    progress.searching(prepared.reference, training.epochs)
+    session.progress.searching(prepared.reference, training.epochs)
     run_search(
-        inputs.space,
-        MakeTrialWorker(prepared.assets, inputs.space, goals.constraints),
+        session.inputs.space,
+        MakeTrialWorker(prepared.assets, session.inputs.space, goals.constraints),
         run,
         clock,
-        sampler=request.sampler or DEFAULT_SAMPLER,
+        sampler=sampler,
         scheduler=scheduler,
         rung_scores=all_rung_scores(run.path),
         workers=place.workers,

@@ -27,6 +27,7 @@ from nasdistill.session.opening import open_inputs, tell_notes
 from nasdistill.session.preparation import FINISH_RESERVE_S, prepare
 from nasdistill.session.request import SearchRequest, check, training_of
 from nasdistill.session.resources import workplace
+from nasdistill.session.session import Session
 from nasdistill.store.atomic import write_text
 from nasdistill.store.provenance import usable_cores
 from nasdistill.store.run_folder import RunFolder
@@ -117,19 +118,8 @@ def _prepared(
     tell_notes(inputs, goals, progress)
     training = training_of(settings, recorded, inputs.space)
     with workplace(SearchRequest(), run.path, cache, inputs.dataset.yaml_path) as place:
-        prepared = prepare(
-            run,
-            inputs,
-            goals,
-            training,
-            clock,
-            place.workers,
-            cache,
-            training.epochs,
-            early_stopping=bool(training.rungs),
-            run_tasks=place.run_tasks,
-            progress=progress,
-        )
+        session = Session(run, inputs, goals, clock, place, cache, progress)
+        prepared = prepare(session, training, training.epochs, early_stopping=bool(training.rungs))
     return inputs.space.config(searched(chosen.params)), prepared.assets
 
 
