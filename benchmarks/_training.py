@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from nasdistill.config import TrainingSettings
+from nasdistill.config import MOST_EPOCHS, TrainingSettings
 from nasdistill.data.views import open_views
 from nasdistill.devices.profile import load_devices
 from nasdistill.distill.compute import Compute, Precision, choose_compute, keep_freed_memory
@@ -88,6 +88,16 @@ class Setting:
             device=self.inputs.device,
             training=training,
         )
+
+
+def length_of(steps: int) -> tuple[int, int, int]:
+    """Epochs and images an epoch of a training of about `steps` steps, and how many it really has.
+
+    A step is an epoch, so that a training has any number of them; where that would be more epochs than settings allow,
+    several steps are.
+    """
+    each = -(-steps // MOST_EPOCHS)
+    return steps // each, each * BATCH_SIZE, steps // each * each
 
 
 def spent(compute: Compute) -> float:

@@ -28,8 +28,8 @@ import torch
 from benchmarks._harness import RESULTS, Goal, Outcome, run_benchmark, spread
 from benchmarks._losses import LABELS, MIXES, Mix
 from benchmarks._parts import Parts
-from benchmarks._training import Setting, add_input_arguments, open_setting, run_one_trial
-from benchmarks.distill_gain import ONE_EPOCH, starting_weights
+from benchmarks._training import Setting, add_input_arguments, length_of, open_setting, run_one_trial
+from benchmarks.distill_gain import starting_weights
 from nasdistill.config import RECIPES, TrainingSettings
 from nasdistill.data.views import open_views
 from nasdistill.data_free.inversion import InversionSettings, starting_noise
@@ -208,8 +208,9 @@ def train(
     else:
         setting = open_setting(data, teacher, cache, training, [size], form=DISTILLED.form)
     start = starting_weights(setting, arch, work)
-    own = training.model_copy(update={"epochs": steps, "seed": 0, "recipe": RECIPES["short"]})
-    assets = setting.assets({lineage(FAMILY, arch): start}, own, images_per_epoch=ONE_EPOCH)
+    epochs, images, _ = length_of(steps)
+    own = training.model_copy(update={"epochs": epochs, "seed": 0, "recipe": RECIPES["short"]})
+    assets = setting.assets({lineage(FAMILY, arch): start}, own, images_per_epoch=images)
     pool = dataclasses.replace(assets.pools[size], validation=real.pools[0].folders.validation)
     folder = work / "trial"
     shutil.rmtree(folder, ignore_errors=True)

@@ -29,7 +29,7 @@ from safetensors.torch import save_file
 from benchmarks._harness import RESULTS, Goal, Outcome, run_benchmark, spread
 from benchmarks._losses import LABELS, MIXES, Mix
 from benchmarks._parts import Parts
-from benchmarks._training import Setting, add_input_arguments, make_timer, open_setting, run_one_trial, spent
+from benchmarks._training import Setting, add_input_arguments, length_of, make_timer, open_setting, run_one_trial, spent
 from nasdistill.config import RECIPES, TrainingSettings
 from nasdistill.distill.compute import choose_compute
 from nasdistill.distill.objective import LossWeights
@@ -47,7 +47,6 @@ FAMILY = "yolov5"
 PARTIAL = RESULTS / "distill_gain.partial.json"
 SHARED_BY = 12  # trials of a search that read one cache
 GOALS = {"shared": Goal(0.03, at_most=False), "whole": Goal(0.01, at_most=False)}
-ONE_EPOCH = 1  # a step is an epoch here, so that a trial has any number of steps
 # two-sided 95 % quantiles of Student's t by degrees of freedom
 T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
 
@@ -126,10 +125,11 @@ def measure(options: argparse.Namespace) -> Outcome:
                 ):
                     steps = max(2, int((seconds - TRIAL_OVERHEAD_S - spent) / step_s))
                     trial = f"{arm} seed {seed}" if arm == "labels" else f"{arm} {options.charge} seed {seed}"
+                    epochs, images, steps = length_of(steps)
                     own = training.model_copy(
-                        update={"epochs": min(steps, 10_000), "seed": seed, "recipe": RECIPES[options.recipe]}
+                        update={"epochs": epochs, "seed": seed, "recipe": RECIPES[options.recipe]}
                     )
-                    assets = setting.assets({lineage(FAMILY, arch): start}, own, images_per_epoch=ONE_EPOCH)
+                    assets = setting.assets({lineage(FAMILY, arch): start}, own, images_per_epoch=images)
                     config = each.config(family=FAMILY, arch=arch, image_size=size)
                     found = parts.get(trial, partial(_trial, config, assets, steps, Path(work) / "trial"))
                     scores[arm] = float(found["map50_95"])

@@ -5,7 +5,8 @@
     python -m benchmarks.inheritance_search --quick    # on the embedded demo, tiny: it shows that it works
 
 Both sides have the same core seconds for the same twelve students. One spends a fifth of them on warming the families,
-the other trains every student that much longer. Compared are the median trial's mAP50 and the front's hypervolume. A
+the other trains every student that much longer, in whole epochs: where a fifth is less than one, as in 12 minutes, both
+train as long and the second leaves it unused. Compared are the median trial's mAP50 and the front's hypervolume. A
 student has the same latency on both sides, taken from one file when nothing else runs. Each trial is kept as it comes in
 `benchmarks/results/inheritance_search.partial.json`: the same command goes on where a killed run ended.
 """

@@ -201,18 +201,14 @@ def export(
 ) -> None:
     """Write a student's model in deployable formats, with a model card."""
     from nasdistill.export import export as write_export
-    from nasdistill.pareto.of_run import objectives_of_run
+    from nasdistill.pareto.of_run import devices_of_run, objectives_of_run
     from nasdistill.pareto.select import choose
     from nasdistill.store.run_folder import RunFolder
 
     folder = RunFolder.open(run)
     recorded = folder.read_run()
     objectives = objectives_of_run(recorded, device)
-    chosen = choose(folder.results(), trial, select, objectives)
-    if chosen.state != "complete":
-        raise InputError(
-            f"trial {chosen.trial} is {chosen.state} ({chosen.reason}); only a complete one can be exported"
-        )
+    chosen = choose(folder.results(), trial, select, objectives, devices_of_run(recorded) or None)
     names = [name.strip() for name in formats.split(",") if name.strip()]
     exported = write_export(folder, chosen, names, out or folder.path / "export", trained)
     chosen = exported.trial

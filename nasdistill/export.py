@@ -1,4 +1,4 @@
-"""Handing out a finished trial: its artifact, checked against its weights, with a model card beside it."""
+"""Handing out a finished trial: the artifact that was scored and timed, with a model card beside it."""
 
 import json
 import shutil
@@ -65,14 +65,19 @@ def export(run: RunFolder, trial: TrialResult, formats: Sequence[str], out: Path
         if not (source / f"student{suffix}").is_file():
             raise InputError(f"{source / f'student{suffix}'}: not there; the run folder was copied without its models")
         files[format_name] = out / f"{name}{suffix}"
+    card = out / f"{name}.md"
+    written = list[Path]()
     try:
         out.mkdir(parents=True, exist_ok=True)
+        for format_name, file in files.items():
+            new = not file.exists()
+            FORMATS[format_name][1](source, file)
+            written += [file] if new else []
+        write_text(card, model_card(run.read_run(), trial, files))
     except OSError as error:
-        raise InputError(f"output folder {out}: cannot be used ({error.strerror})") from error
-    for format_name, file in files.items():
-        FORMATS[format_name][1](source, file)
-    card = out / f"{name}.md"
-    write_text(card, model_card(run.read_run(), trial, files))
+        for file in written:
+            file.unlink(missing_ok=True)
+        raise InputError(f"output folder {out}: cannot be used ({error.strerror or error})") from error
     return Exported(trial, files, card)
 
 
@@ -85,16 +90,16 @@ def _trained(run: RunFolder, trial: int) -> TrialResult:
     return found
 
 
-def _output_text(trial: TrialResult, classes: int) -> str:
+def _output_text(trial: TrialResult, classes: int, batch: int) -> str:
     head = {"head": trial.params.get(f"{trial.family}.head", "nms_free")}
     if trial.family in FAMILIES and needs_no_nms(trial.family, head):
         return (
-            "(1, detections, 6): x1, y1, x2, y2 in input pixels, probability, class; best first, no non-maximum suppression\n"
-            "needed (scores were taken at confidence 0.001)."
+            f"({batch}, detections, 6): x1, y1, x2, y2 in input pixels, probability, class; best first,\n"
+            "no non-maximum suppression needed (scores were taken at confidence 0.001)."
         )
     return (
-        f"(1, {4 + classes}, anchors): centre x, centre y, width, height in input pixels, then a probability for each class;"
-        "\napply non-maximum suppression (scores were taken at confidence 0.001, IoU 0.7)."
+        f"({batch}, {4 + classes}, anchors): centre x, centre y, width, height in input pixels, then a probability\nfor each class; "
+        "apply non-maximum suppression (scores were taken at confidence 0.001, IoU 0.7)."
     )
 
 
@@ -106,7 +111,7 @@ def _shown(name: str) -> str:
 def model_card(run: dict[str, Any], trial: TrialResult, files: dict[str, Path]) -> str:
     """The model card: what it is, how it was made, how good and how fast it is, how to run it."""
     teacher, device = run.get("teacher", {}), run.get("device", {})
-    names = run.get("names", [])
+    names, batch = run.get("names", []), device.get("batch", 1)
     assert trial.map50 is not None and trial.map50_95 is not None and trial.latency_ms is not None
     share = f" ({trial.map50 / teacher['map50']:.1%} of the teacher's)" if teacher.get("map50") else ""
     speed = f" ({teacher['latency_ms'] / trial.latency_ms:.1f} times as fast)" if teacher.get("latency_ms") else ""
@@ -126,14 +131,15 @@ Distilled from the teacher {teacher.get("name", "unknown")} by nasdistill {run.g
 | mAP50 (val) | {trial.map50:.4f}{share} |
 | mAP50-95 (val) | {trial.map50_95:.4f} |
 | latency, median | {trial.latency_ms:.2f} ms on device `{device.get("name")}` ({device.get("runtime")}, \
-{device.get("precision")}, {device.get("threads")} thread(s), batch {device.get("batch")}){speed} |
+{device.get("precision")}, {device.get("threads")} thread(s), batch {batch}){speed} |
 {further}| parameters | {trial.params_m:.3f} M |
 | training | {trial.epochs} epochs |
 | data | {run.get("data")} (sha256 {str(run.get("data_hash"))[:16]}) |
 | classes | {", ".join(map(str, names))} |
 
-Input `images`: float32 (1, 3, {size}, {size}), RGB in 0..1, letterboxed with grey 114 (linear resize). Output `output0`:
-{_output_text(trial, len(names))}
+Input `images`: float32 ({batch}, 3, {size}, {size}), RGB in 0..1, letterboxed with grey 114 (linear resize).
+Output `output0`:
+{_output_text(trial, len(names), batch)}
 
 ## Parameters
 | parameter | value |

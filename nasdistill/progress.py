@@ -41,6 +41,7 @@ class Progress:
         self._status = SearchStatus(phase="starting")
         self._clock: BudgetClock | None = None
         self._search: _Search | None = None
+        self._started = set[int]()  # trials under way
         self._closed = threading.Event()
 
     @contextlib.contextmanager
@@ -108,11 +109,12 @@ class Progress:
     def event(self, event: SearchEvent) -> None:
         """A trial started or finished, or the disk is full, or no longer."""
         if isinstance(event, TrialStarted):
-            self._change(running=self._status.running + 1)
+            self._started.add(event.trial)
+            self._change(running=len(self._started))
         elif isinstance(event, TrialFinished):
             results = (*self._status.results, event.result)
-            running = max(0, self._status.running - (event.result.state != "rejected"))
-            self._change(results=results, running=running, hypervolume=self._hypervolume(results))
+            self._started.discard(event.result.trial)
+            self._change(results=results, running=len(self._started), hypervolume=self._hypervolume(results))
         elif isinstance(event, DiskFull):
             self.log(
                 f"the disk of {event.folder} is full ({event.free_bytes / 1e6:.0f} MB free, "

@@ -198,6 +198,24 @@ def test_all_formats_or_none(run: RunFolder, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_disk_that_refuses_leaves_nothing_behind(
+    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, text: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("nasdistill.export.write_text", full)
+    with pytest.raises(InputError, match="cannot be used \\(No space left on device\\)"):
+        export(run, run.results()[1], list(FORMATS), tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_the_card_names_the_batch_of_the_artifact(run: RunFolder, tmp_path: Path) -> None:
+    run.update_run(device={**run.read_run()["device"], "batch": 4})
+    card = export(run, run.results()[1], ["onnx"], tmp_path).card.read_text()
+    assert "float32 (4, 3, 192, 192)" in card and "(4, 6, anchors)" in card and "batch 4)" in card
+
+
 def test_a_run_without_a_complete_trial_has_nothing_to_choose(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from test_export import tiny_onnx
 
+from nasdistill.devices.onnxruntime_local import OnnxRuntimeLocal
 from nasdistill.devices.profile import DeviceProfile
 from nasdistill.records import TrialResult
 from nasdistill.remeasure import ROUNDS, remeasure
@@ -33,7 +34,7 @@ def run(tmp_path: Path) -> RunFolder:
 
 def test_all_devices_are_timed_again(run: RunFolder) -> None:
     before, shares = run.trials(), []
-    assert remeasure(run, (MAIN, OTHER), shares.append) == 1
+    assert remeasure(run, (MAIN, OTHER), shares.append, lambda line: None) == 1
     after = run.trials()
     assert after[1:] == before[1:]
     timed = after[0]
@@ -45,6 +46,27 @@ def test_all_devices_are_timed_again(run: RunFolder) -> None:
 
 
 def test_one_device_leaves_the_others_alone(run: RunFolder) -> None:
-    remeasure(run, (MAIN,), lambda share: None)
+    remeasure(run, (MAIN,), lambda share: None, lambda line: None)
     assert run.trials()[0].further == {"latency_ms@other": 3.6e6, "energy_mj@other": 5.0}
     assert run.trials()[0].latency_ms < 3.6e6
+
+
+def test_a_damaged_artifact_keeps_its_figures(run: RunFolder) -> None:
+    told: list[str] = []
+    (run.trial_folder(1) / "student.onnx").write_bytes(b"cut off")
+    assert remeasure(run, (MAIN,), lambda share: None, told.append) == 1
+    first, second, _ = run.trials()
+    assert first.latency_ms < 3.6e6 and second.latency_ms == 3.6e6
+    assert [line for line in told if line.startswith("trial 1 keeps the latency it had: ")] != []
+
+
+def test_a_busy_machine_is_told(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    real = OnnxRuntimeLocal.measure
+    monkeypatch.setattr(
+        OnnxRuntimeLocal,
+        "measure",
+        lambda self, *given: real(self, *given).model_copy(update={"disturbed": True}),
+    )
+    remeasure(run, (MAIN,), lambda share: None, told.append)
+    assert told == ["the machine was busy in 3 of 3 measurements: do not trust the latencies too far"]

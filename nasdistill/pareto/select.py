@@ -21,7 +21,12 @@ ALLOWED = (
 _TIE = 1e-12
 
 
-def select(results: Sequence[TrialResult], rule: str = "knee", objectives: Objectives = DEFAULT) -> TrialResult:
+def select(
+    results: Sequence[TrialResult],
+    rule: str = "knee",
+    objectives: Objectives = DEFAULT,
+    devices: Sequence[str] | None = None,
+) -> TrialResult:
     """The member of the front in these objectives that `rule` names.
 
     - `knee` or `best`: see `knee`. `fastest`: the least latency among the objectives, without one the least of the first
@@ -34,7 +39,7 @@ def select(results: Sequence[TrialResult], rule: str = "knee", objectives: Objec
     Raises InputError with what is allowed for a rule that cannot be read, InputError with the closest member when none
     satisfies the limits, and NothingSucceededError when the front is empty.
     """
-    pick, limits = parse_rule(rule)
+    pick, limits = parse_rule(rule, devices)
     members = front(results, objectives)
     if not members:
         raise NothingSucceededError("no trial of this run completed at full length, so there is none to choose")
@@ -91,11 +96,15 @@ def choose(
     trial: str | int = "best",
     rule: str | None = None,
     objectives: Objectives = DEFAULT,
+    devices: Sequence[str] | None = None,
 ) -> TrialResult:
-    """What `--trial N|best` and `--select RULE` mean together: a number is looked up, `best` follows the rule."""
+    """What `--trial N|best` and `--select RULE` mean together: a number is looked up, `best` follows the rule.
+
+    `devices` are the run's, the main one first, whose figures a rule may name; None takes the name of any.
+    """
     text = str(trial).strip().lower()
     if text == "best":
-        return select(results, rule or "knee", objectives)
+        return select(results, rule or "knee", objectives, devices)
     if not text.isdecimal():
         raise InputError(f"--trial {trial!r}, expected a trial's number or best")
     if rule is not None:
@@ -103,13 +112,13 @@ def choose(
     return find_trial(results, int(text), objectives)
 
 
-def parse_rule(rule: str) -> tuple[str, tuple[Limit, ...]]:
+def parse_rule(rule: str, devices: Sequence[str] | None = None) -> tuple[str, tuple[Limit, ...]]:
     """A rule's pick (`knee`, `fastest` or `most-accurate`) and its limits. InputError says what is allowed."""
     limits: list[Limit] = []
 
     def take(match: re.Match[str]) -> str:
         name, comparison, number = match.groups()
-        limits.append(limit_of(name, comparison, number, f"rule {rule!r}"))
+        limits.append(limit_of(name, comparison, number, f"rule {rule!r}", devices))
         return " "
 
     words = LIMIT.sub(take, rule).replace(",", " ").lower().split()

@@ -40,7 +40,7 @@ class TeacherFigures:
     def as_json(self) -> dict[str, Any]:
         """Plain values for `run.json`, the costs among them."""
         facts = asdict(self)
-        return {**facts, **facts.pop("costs")}
+        return facts | facts.pop("costs")
 
 
 def measure_teacher(

@@ -45,7 +45,9 @@ def front_figure(series: FrontSeries, scale: str | None = None, trained: Sequenc
     )
     figure.add_trace(points(cloud, series, "dominated", C["cloud"], "circle-open", 7))
     if series.shorter:
-        figure.add_trace(points(series.shorter, series, "shorter training", C["cloud"], "diamond-open", 7))
+        figure.add_trace(
+            points(thinned(series.shorter, CLOUD_LIMIT), series, "shorter training", C["cloud"], "diamond-open", 7)
+        )
     figure.add_trace(points(members, series, "front", C["front"], "circle", 10))
     if series.color is not None:
         _add_colour(figure.data[-1], members, series)
@@ -55,7 +57,7 @@ def front_figure(series: FrontSeries, scale: str | None = None, trained: Sequenc
     _add_trained(figure, _costed(trained, series), series)
     _add_teacher(figure, series)
     for state in rows:
-        timed = _costed(series.unscored[state], series)
+        timed = thinned(_costed(series.unscored[state], series), CLOUD_LIMIT)
         figure.add_scatter(
             x=[series.cost.of(r) for r in timed],
             y=[state] * len(timed),

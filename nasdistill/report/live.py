@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from types import TracebackType
 
@@ -127,18 +127,18 @@ def progress_line(status: SearchStatus) -> str:
 
 
 class _StatusView:
-    """Draws the latest status, at the size the terminal has at that moment; the front is computed once per new
-    result."""
+    """Draws the latest status, at the size the terminal has at that moment; the front is computed once per tuple
+    of results."""
 
     def __init__(self) -> None:
         self._status: SearchStatus | None = None
         self._front: list[TrialResult] = []
-        self._front_of = -1
+        self._front_of: Sequence[TrialResult] | None = None
 
     def show(self, status: SearchStatus) -> None:
-        if len(status.results) != self._front_of:
+        if status.results is not self._front_of:
             self._front = front(status.results, status.objectives)
-            self._front_of = len(status.results)
+            self._front_of = status.results
         self._status = status
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:

@@ -156,14 +156,11 @@ def fixed_parameters(results: Sequence[TrialResult]) -> dict[str, Scalar]:
     }
 
 
-def thinned(results: Sequence[TrialResult], most: int, keep: Sequence[TrialResult] = ()) -> list[TrialResult]:
-    """At most `most` of `results`, evenly over their order, and all of `keep`: enough to see the shape of a cloud."""
+def thinned(results: Sequence[TrialResult], most: int) -> list[TrialResult]:
+    """At most `most` of `results`, evenly over their order: enough to see the shape of a cloud."""
     if len(results) <= most:
         return list(results)
-    step = len(results) / most
-    kept = {int(i * step) for i in range(most)}
-    always = {result.trial for result in keep}
-    return [result for i, result in enumerate(results) if i in kept or result.trial in always]
+    return [results[index * len(results) // most] for index in range(most)]
 
 
 def _parameter(name: str, compared: Sequence[TrialResult], accuracy: str) -> ParameterSeries:

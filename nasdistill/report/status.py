@@ -31,7 +31,3 @@ class SearchStatus:
     estimated_end: datetime | None = None
     objectives: Objectives = DEFAULT
     teacher: Teacher | None = None
-
-    def count(self, state: str) -> int:
-        """How many finished trials are in `state` (complete, failed, rejected, stopped)."""
-        return sum(result.state == state for result in self.results)

@@ -18,6 +18,7 @@ from ray.exceptions import AuthenticationError, RayError, RayTaskError
 from nasdistill.errors import InputError, InterruptedSearchError, NasdistillError
 from nasdistill.search.ray_private import LOOPBACK_ENVIRONMENT, on_loopback, worker_deaths_to_log
 from nasdistill.search.scratch import scratch_folder
+from nasdistill.store.provenance import usable_cores
 
 T = TypeVar("T")
 Report = Callable[[str], None]
@@ -38,8 +39,7 @@ def worker_environment(workers: int | None) -> dict[str, str]:
 
     Without `workers` (on a cluster, whose nodes may have any number of cores) it is the one CPU that a trial asks for.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    threads = "1" if workers is None else str(max(1, cores // workers))
+    threads = "1" if workers is None else str(max(1, usable_cores() // workers))
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
     # Tune would move every worker into a folder of its own, where the relative paths of a data set lead nowhere.
     return {**dict.fromkeys(names, threads), "RAY_CHDIR_TO_TRIAL_DIR": "0"}

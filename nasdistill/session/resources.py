@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from nasdistill.progress import RunTasks
 from nasdistill.search.cluster import run_tasks, start_ray
 from nasdistill.search.nodes import check_resources, check_shared, room_for, total
 from nasdistill.session.request import SearchRequest
+from nasdistill.store.provenance import usable_cores
 
 
 @dataclass(frozen=True)
@@ -40,21 +40,16 @@ def workplace(request: SearchRequest, run: Path, cache: Path, data: Path) -> Ite
     Raises:
         InputError: no cluster answers, it hasn't what a trial needs, or a node doesn't see a folder.
     """
-    with start_ray(request.workers or _cores(), request.ray_address):
+    with start_ray(request.workers or usable_cores(), request.ray_address):
         there = int(total("GPU"))
         if request.gpus_per_trial is not None:
             gpus = request.gpus_per_trial
         else:
             gpus = min(1.0, there / (request.workers or int(total("CPU")) or 1)) if there else 0.0
-        found = Workplace(request.workers or _cores(), gpus, None)
+        found = Workplace(request.workers or usable_cores(), gpus, None)
         check_resources(found.per_trial)
         if request.ray_address is not None:
             found = Workplace(request.workers or room_for(found.per_trial), gpus, run)
             cache.mkdir(parents=True, exist_ok=True)
             check_shared({"run folder": run, "cache folder": cache}, data)
         yield found
-
-
-def _cores() -> int:
-    """One trial a core that this process may use."""
-    return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)

@@ -1,5 +1,6 @@
 """A search: check, prepare, run, measure again, write."""
 
+import contextlib
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -108,14 +109,18 @@ def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], pro
                 session, prepared, journal, request.sampler or DEFAULT_SAMPLER, scheduler, asked, watch
             )
             repeat_front(session, prepared.assets, repeats_for(clock.budget, asked), start_s)
-    except InterruptedSearchError:
+        progress.phase("timing the students again, nothing else running")
+        remeasure(run, goals.devices, progress.share, progress.log)
+    except KeyboardInterrupt:
         _write(run)
+        raise InterruptedSearchError("interrupted; everything finished is kept, and --resume goes on") from None
+    except Exception as error:
+        if isinstance(error, InterruptedSearchError) or run.results():
+            with contextlib.suppress(OSError):  # a full disk: the first error is the one to tell
+                _write(run)
         raise
     finally:
         run.update_run(seconds=watch.seconds, ended=_now())
-    progress.phase("timing the students again, nothing else running")
-    remeasure(run, goals.devices, progress.share)
-    run.update_run(seconds=watch.seconds, ended=_now())
     results = _write(run)
     if not any(result.state == "complete" for result in results):
         reasons = sorted({result.reason for result in results if result.reason})

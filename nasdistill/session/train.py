@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from nasdistill.compress.prune import prune
 from nasdistill.config import MOST_EPOCHS, TrainingSettings
 from nasdistill.errors import InputError, InterruptedSearchError
-from nasdistill.pareto.of_run import objectives_of_run
+from nasdistill.pareto.of_run import devices_of_run, objectives_of_run
 from nasdistill.pareto.select import choose
 from nasdistill.prepare.inputs import cache_folder
 from nasdistill.prepare.length import TRIAL_OVERHEAD_S, step_seconds
@@ -76,7 +76,7 @@ def train(request: TrainRequest, progress: Progress) -> TrialResult:
     run, settings = check(SearchRequest(resume=True, out=request.run, trust_teacher=request.trust_teacher))
     recorded = run.read_run()
     objectives = objectives_of_run(recorded, request.device)
-    chosen = choose(run.results(), request.trial, request.select, objectives)
+    chosen = choose(run.results(), request.trial, request.select, objectives, devices_of_run(recorded) or None)
     clock = BudgetClock(request.budget)
     progress.begin(clock, (), objectives)
     progress.log(f"trial {chosen.trial} {chosen.family}: {_figures(chosen)} after {chosen.epochs} epochs of the search")

@@ -165,3 +165,10 @@ def test_the_rules_with_three_objectives():
     assert select(results, "fastest", DEFAULT.against("params_m")).trial == 0, "without a latency the first cost"
     with pytest.raises(InputError, match="no trial of this run has latency_ms@phone"):
         select(results, "latency_ms@phone<=3", three)
+
+
+def test_a_rule_may_name_the_main_device() -> None:
+    _, limits = parse_rule("latency_ms@local<=3", ["local", "phone"])
+    assert [limit.objective.name for limit in limits] == ["latency_ms"]
+    with pytest.raises(InputError, match="no device 'tablet' in this run, expected one of: local, phone"):
+        parse_rule("latency_ms@tablet<=3", ["local", "phone"])

@@ -16,6 +16,7 @@ from nasdistill.errors import InputError, NasdistillError, TrialError
 from nasdistill.search import scratch
 from nasdistill.search.cluster import run_tasks, start_ray
 from nasdistill.search.scratch import scratch_folder
+from nasdistill.store.provenance import usable_cores
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,7 @@ def test_workers_have_their_share_of_the_cores_and_the_folder_of_the_driver(clus
     def look(report: Callable[[str], None]) -> tuple[str | None, str]:
         return os.environ.get("OMP_NUM_THREADS"), os.getcwd()
 
-    assert run_tasks([look]) == [(str(max(1, len(os.sched_getaffinity(0)) // 2)), os.getcwd())]
+    assert run_tasks([look]) == [(str(max(1, usable_cores() // 2)), os.getcwd())]
 
 
 def test_an_error_of_a_task_arrives_as_it_was(cluster: None) -> None:

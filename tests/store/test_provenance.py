@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nasdistill.store.provenance import environment, file_sha256, usable_cores
+from nasdistill.store.provenance import _cpu_quota, environment, file_sha256, usable_cores
 
 
 def test_environment_is_plain_json_with_the_installed_versions() -> None:
@@ -46,3 +46,20 @@ def test_the_store_and_the_space_load_without_torch() -> None:
         "print([name for name in ('torch', 'pandas', 'onnxruntime', 'ray', 'optuna', 'numpy') if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "150000 100000\n"}, 1.5),
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4.0),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ({}, None),
+    ],
+)
+def test_a_containers_quota_counts(files: dict[str, str], cores: float | None, tmp_path: Path) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert _cpu_quota(tmp_path) == cores
