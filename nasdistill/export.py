@@ -98,8 +98,8 @@ def _output_text(trial: TrialResult, classes: int, batch: int) -> str:
             "no non-maximum suppression needed (scores were taken at confidence 0.001)."
         )
     return (
-        f"({batch}, {4 + classes}, anchors): centre x, centre y, width, height in input pixels, then a probability\nfor each class; "
-        "apply non-maximum suppression (scores were taken at confidence 0.001, IoU 0.7)."
+        f"({batch}, {4 + classes}, anchors): centre x, centre y, width, height in input pixels, then a probability for each "
+        "class;\napply non-maximum suppression (scores were taken at confidence 0.001, IoU 0.7)."
     )
 
 
