@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from nasdistill.config import MOST_EPOCHS, TrainingSettings
+from nasdistill.config import MOST_EPOCHS, SHORT, OptimizerName, TrainingSettings
 from nasdistill.data.views import open_views
 from nasdistill.devices.profile import load_devices
 from nasdistill.distill.compute import Compute, Precision, choose_compute, keep_freed_memory
@@ -158,6 +158,7 @@ class StepTimer:
     weights: LossWeights
     compute: Compute
     losses: LossChoice = field(default_factory=LossChoice)
+    optimizer: OptimizerName = SHORT.optimizer
     wall_s: list[float] = field(default_factory=list)
     spent_s: list[float] = field(default_factory=list)
     """By the clock of `spent`."""
@@ -180,7 +181,18 @@ class StepTimer:
             wall.append(time.perf_counter())
             return False
 
-        stage = Stage("timing", 2, LEARNING_RATE, self.weights, False, 0, 2, BATCH_SIZE, self.losses)
+        stage = Stage(
+            "timing",
+            steps=2,
+            learning_rate=LEARNING_RATE,
+            weights=self.weights,
+            freeze_backbone=False,
+            first_step=0,
+            all_steps=2,
+            batch_size=BATCH_SIZE,
+            losses=self.losses,
+            optimizer=self.optimizer,
+        )
         StageTraining(
             self.student,
             self.connectors,
@@ -205,13 +217,14 @@ def make_timer(
     weights: LossWeights,
     compute: Compute,
     losses: LossChoice = DEFAULT,
+    optimizer: OptimizerName = SHORT.optimizer,
 ) -> StepTimer:
     """A timer of a student whose connectors fit the setting's teacher."""
     torch.manual_seed(0)
     generators = losses.feature == "mgd"
     channels = setting.inputs.teacher.channels[:3]
     connectors = Connectors(student.pyramid_channels, channels, generators=generators)
-    return StepTimer(student, connectors, feed, weights, compute, losses)
+    return StepTimer(student, connectors, feed, weights, compute, losses, optimizer)
 
 
 def distillation_timer(

@@ -108,7 +108,7 @@ def measure(options: argparse.Namespace) -> Outcome:
                 "arch": arch,
                 "size": size,
                 "seconds": seconds,
-                "recipe": options.recipe,
+                "recipe": RECIPES[options.recipe].model_dump(),
             }
             parts = Parts(Path(work) / PARTIAL.name if options.quick else PARTIAL, key)
             cost = parts.get(f"cost {name}", partial(cost_of, setting, arch, mix, options.quick))

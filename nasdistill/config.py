@@ -13,6 +13,7 @@ from nasdistill.records import CacheKind, Record, TrialConfig, ViewsName
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Rate = Annotated[float, Field(gt=0.0, le=1.0)]
 Weight = Annotated[float, Field(ge=0.0, le=1000.0)]
+OptimizerName = Literal["muon", "adamw"]
 MOST_EPOCHS = 10_000
 """Of one training."""
 
@@ -31,6 +32,8 @@ class Recipe(Record):
     closing_share: Share = 0.1
     """The last share of the steps draws light views alone, where the pool has heavy ones (Mosaic, MixUp, CutMix) too."""
     batch_size: Annotated[int, Field(ge=1, le=1024)] = 16
+    optimizer: OptimizerName = "adamw"
+    """See `distill/optimizers.py`; warming, which is always short, takes Muon."""
 
     def with_trial(self, config: TrialConfig) -> "Recipe":
         """The recipe with what a trial's search space chose itself."""
@@ -54,7 +57,12 @@ CLASSIC = Recipe(
 )
 # For trials of minutes from inherited weights; the measurements behind it are in docs/decisions.md.
 SHORT = Recipe(
-    name="short", stage1_share=0.1, stage1_learning_rate=1e-3, stage2_learning_rate=2e-3, stage2_label_weight=1.0
+    name="short",
+    stage1_share=0.1,
+    stage1_learning_rate=8e-3,
+    stage2_learning_rate=1.6e-2,
+    stage2_label_weight=1.0,
+    optimizer="muon",
 )
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (SHORT, CLASSIC)}
 

@@ -7,19 +7,21 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch.optim import Optimizer
 
 from nasdistill.distill.stage import StageTraining
 from nasdistill.store.atomic import replacing
 
-_MODEL, _CONNECTORS, _OPTIMIZER = "model.", "connectors.", "optimizer."
+_MODEL, _CONNECTORS = "model.", "connectors."
 
 
 def save_training(path: Path, training: StageTraining, facts: Mapping[str, str]) -> None:
-    """Write weights, connectors, the optimiser's moments and the step; `facts` come back from `read_facts`."""
+    """Write weights, connectors, the optimisers' moments and the step; `facts` come back from `read_facts`."""
     tensors = {_MODEL + name: tensor for name, tensor in training.student.model.state_dict().items()}
     tensors |= {_CONNECTORS + name: tensor for name, tensor in training.connectors.state_dict().items()}
-    for index, moments in training.optimizer.state_dict()["state"].items():
-        tensors |= {f"{_OPTIMIZER}{index}.{name}": tensor for name, tensor in moments.items()}
+    for prefix, optimizer in _by_prefix(training):
+        for index, moments in optimizer.state_dict()["state"].items():
+            tensors |= {f"{prefix}{index}.{name}": tensor for name, tensor in moments.items()}
     # clones, since two names may share their memory, which the format refuses
     kept = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     scaler = json.dumps(training.scaler.state_dict())
@@ -47,11 +49,17 @@ def restore_training(path: Path, training: StageTraining) -> None:
 
     training.student.model.load_state_dict(part(_MODEL))
     training.connectors.load_state_dict(part(_CONNECTORS))
-    moments: dict[int, dict[str, torch.Tensor]] = {}
-    for name, tensor in part(_OPTIMIZER).items():
-        index, moment = name.split(".", 1)
-        moments.setdefault(int(index), {})[moment] = tensor
-    groups = training.optimizer.state_dict()["param_groups"]
-    training.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    for prefix, optimizer in _by_prefix(training):
+        moments: dict[int, dict[str, torch.Tensor]] = {}
+        for name, tensor in part(prefix).items():
+            index, moment = name.split(".", 1)
+            moments.setdefault(int(index), {})[moment] = tensor
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": moments, "param_groups": groups})
     training.scaler.load_state_dict(json.loads(facts["scaler"]))
     training.go_on_from(int(facts["step"]))
+
+
+def _by_prefix(training: StageTraining) -> list[tuple[str, Optimizer]]:
+    """The stage's optimisers, by what the names of their moments begin with."""
+    return [(f"optimizer.{number}.", optimizer) for number, optimizer in enumerate(training.optimizers)]

@@ -2,23 +2,24 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import nn
 
+from nasdistill.config import OptimizerName
 from nasdistill.distill.compute import Compute
 from nasdistill.distill.connectors import Connectors
 from nasdistill.distill.feed import Feed
 from nasdistill.distill.objective import DistillationLoss, LossChoice, LossWeights
+from nasdistill.distill.optimizers import OPTIMIZERS, set_learning_rate
 from nasdistill.errors import DeadlineReachedError, TrialError
 from nasdistill.students.dynamic_conv import annealer
 from nasdistill.students.student import Student
 
 GRADIENT_CLIP = 10.0
-WEIGHT_DECAY = 5e-4
 FINAL_LR_SHARE = 0.05
 
 
@@ -40,6 +41,7 @@ class Stage:
     batch_size: int = 16
     losses: LossChoice = field(default_factory=LossChoice)
     closing_steps: int = 0
+    optimizer: OptimizerName = "muon"
 
 
 @dataclass(frozen=True)
@@ -80,12 +82,7 @@ class StageTraining:
         self._criterion = DistillationLoss(student, connectors, stage.losses)
         models = (student.model, connectors)
         self._parameters = [p for model in models for p in model.parameters() if p.requires_grad]
-        on_gpu = (
-            compute.device.type == "cuda"
-        )  # one kernel for all tensors; launching kernels is what limits a GPU here
-        self.optimizer = torch.optim.AdamW(
-            parameter_groups(models), lr=stage.learning_rate, foreach=not on_gpu, fused=on_gpu
-        )
+        self.optimizers = OPTIMIZERS[stage.optimizer](models, stage.learning_rate, compute.device.type == "cuda")
         self.scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.autocast is torch.float16)
         self._anneal = annealer(student.model)
         self._indices = feed.indices(stage.steps, stage.batch_size, seed, stage.closing_steps)
@@ -125,8 +122,7 @@ class StageTraining:
 
     def _one_step(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
         stage, step = self.stage, self.step
-        for group in self.optimizer.param_groups:
-            group["lr"] = stage.learning_rate * learning_rate_share(step, stage.steps)
+        set_learning_rate(self.optimizers, stage.learning_rate * learning_rate_share(step, stage.steps))
         batch = self._feed.batch(indices, self._compute.device, self.student.strides)
         progress = (stage.first_step + step) / max(1, stage.all_steps - 1)
         self._anneal(progress)
@@ -142,11 +138,14 @@ class StageTraining:
         )
         if not torch.isfinite(parts["total"]):
             raise TrialError(f"the loss became {parts['total'].item()} in {stage.name} at step {step}")
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(parts["total"]).backward()
-        self.scaler.unscale_(self.optimizer)
+        for optimizer in self.optimizers:
+            self.scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_(self._parameters, GRADIENT_CLIP)
-        self.scaler.step(self.optimizer)
+        for optimizer in self.optimizers:
+            self.scaler.step(optimizer)
         self.scaler.update()
         return parts
 
@@ -178,16 +177,6 @@ def first_not_finite(model: nn.Module) -> str | None:
     if torch.isfinite(nn.utils.get_total_norm(tensors.values(), norm_type=math.inf)):
         return None
     return next(name for name, tensor in tensors.items() if not torch.isfinite(tensor).all())
-
-
-def parameter_groups(modules: Iterable[nn.Module]) -> list[dict[str, object]]:
-    """Trainable parameters in two groups: weights that decay, and biases and BatchNorm parameters that do not."""
-    decayed, plain = [], []
-    for module in modules:
-        for parameter in module.parameters():
-            if parameter.requires_grad:
-                (decayed if parameter.ndim > 1 else plain).append(parameter)
-    return [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": plain, "weight_decay": 0.0}]
 
 
 def learning_rate_share(step: int, steps: int) -> float:

@@ -19,7 +19,8 @@ from nasdistill.distill.compute import Compute
 from nasdistill.distill.connectors import Connectors
 from nasdistill.distill.feed import Feed
 from nasdistill.distill.objective import DistillationLoss, LossWeights
-from nasdistill.distill.stage import GRADIENT_CLIP, learning_rate_share, parameter_groups
+from nasdistill.distill.optimizers import muon, set_learning_rate
+from nasdistill.distill.stage import GRADIENT_CLIP, learning_rate_share
 from nasdistill.errors import DeadlineReachedError
 from nasdistill.students.slicing import SlicePlan, load_slice, plan_slices
 from nasdistill.students.student import Student
@@ -72,8 +73,9 @@ def warm_supernet(
     criteria = {
         id(student): DistillationLoss(student, connectors) for student in (supernet, *(m.student for m in tried))
     }
-    optimizer = torch.optim.AdamW(parameter_groups((supernet.model, connectors)), lr=learning_rate, foreach=True)
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    trained = (supernet.model, connectors)
+    parameters = [p for model in trained for p in model.parameters() if p.requires_grad]
+    optimizers = muon(trained, learning_rate)
     orders = [feed.indices(steps, batch_size, seed + index) for index, feed in enumerate(feeds)]
     started = time.perf_counter()
     for step in range(steps):
@@ -82,11 +84,11 @@ def warm_supernet(
         share = max(step / steps, (time.perf_counter() - started) / seconds)
         if share >= 1.0:
             return step
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate * learning_rate_share(int(share * 1000), 1000)
+        set_learning_rate(optimizers, learning_rate * learning_rate_share(int(share * 1000), 1000))
         turn = step % len(feeds)
         batch = feeds[turn].batch(next(orders[turn]), compute.device, supernet.strides)
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
         member = _turn(step, tried, chooser)
         student = supernet if member is None else member.student
         with compute.context():
@@ -98,7 +100,8 @@ def warm_supernet(
             continue
         parts["total"].backward()
         nn.utils.clip_grad_norm_(parameters, GRADIENT_CLIP)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         on_progress(share)
     return steps
 

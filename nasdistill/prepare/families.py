@@ -25,8 +25,8 @@ from nasdistill.teacher.teacher import Teacher
 from nasdistill.workbench import SupernetFile
 
 Report = Callable[[str], None]
-WARM_VERSION = 2
-WARM_LEARNING_RATE = 2e-3
+WARM_VERSION = 3
+WARM_LEARNING_RATE = 1.6e-2
 MOST_MEMBERS = 6
 # A lineage that starts from the teacher's own weights needs less warming than one that starts from nothing.
 SLICED_SHARE = 0.4

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from nasdistill.config import TrainingSettings
+from nasdistill.config import Recipe, TrainingSettings
 from nasdistill.distill.compute import Compute, choose_compute, keep_freed_memory
 from nasdistill.distill.connectors import Connectors
 from nasdistill.distill.feed import Feed
@@ -58,10 +58,10 @@ def _time_step(
     keep_freed_memory()
     compute = choose_compute(training.precision)
     student = build_student(line.family, line.archs[len(line.archs) // 2], names)
-    return step_seconds(student, channels, pool.folders.feed(compute), compute, training.recipe.batch_size)
+    return step_seconds(student, channels, pool.folders.feed(compute), compute, training.recipe)
 
 
-def step_seconds(student: Student, channels: Sequence[int], feed: Feed, compute: Compute, batch_size: int) -> float:
+def step_seconds(student: Student, channels: Sequence[int], feed: Feed, compute: Compute, recipe: Recipe) -> float:
     """Median seconds of a distillation step with everything free, on as many threads as torch now has.
 
     `channels` are the teacher's, by level. `student` changes: it is a copy that nothing else needs.
@@ -71,7 +71,17 @@ def step_seconds(student: Student, channels: Sequence[int], feed: Feed, compute:
     compute.place(connectors)
     seconds: list[float] = []
     for repeat in range(1 + TIMED_STEPS):
-        stage = Stage("calibration", 1, 1e-6, LossWeights(label=1.0), False, 0, 1, batch_size)
+        stage = Stage(
+            "calibration",
+            steps=1,
+            learning_rate=1e-6,
+            weights=LossWeights(label=1.0),
+            freeze_backbone=False,
+            first_step=0,
+            all_steps=1,
+            batch_size=recipe.batch_size,
+            optimizer=recipe.optimizer,
+        )
         started = time.perf_counter()
         StageTraining(student, connectors, feed, stage, lambda progress: 2.0, compute, seed=repeat).run()
         if repeat:  # the first step allocates

@@ -192,7 +192,7 @@ def _step_seconds(config: TrialConfig, assets: Assets) -> float:
     student, _ = bench.student(config)
     pruned = prune(student, pruning_of(config, bench)).student
     feed = bench.feed(config.image_size)
-    return step_seconds(pruned, assets.teacher_channels, feed, bench.compute, assets.training.recipe.batch_size)
+    return step_seconds(pruned, assets.teacher_channels, feed, bench.compute, assets.training.recipe)
 
 
 def _put_in_place(made: Path, folder: Path) -> None:

@@ -15,13 +15,13 @@ from nasdistill.distill.compute import Compute
 from nasdistill.distill.connectors import Connectors
 from nasdistill.distill.feed import Feed
 from nasdistill.distill.objective import LossWeights
+from nasdistill.distill.optimizers import parameter_groups
 from nasdistill.distill.stage import (
     FINAL_LR_SHARE,
     Stage,
     StageRun,
     StageTraining,
     learning_rate_share,
-    parameter_groups,
     set_trainable,
 )
 from nasdistill.errors import DeadlineReachedError, TrialError
