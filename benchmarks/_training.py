@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from nasdistill.config import MOST_EPOCHS, SHORT, OptimizerName, TrainingSettings
+from nasdistill.config import MOST_EPOCHS, SHORT, Recipe, TrainingSettings
 from nasdistill.data.views import open_views
 from nasdistill.devices.profile import load_devices
 from nasdistill.distill.compute import Compute, Precision, choose_compute, keep_freed_memory
@@ -33,7 +33,6 @@ from nasdistill.teacher.targets import PLAIN
 from nasdistill.trial import TrialPlace, trial_in_rungs
 from nasdistill.workbench import Assets, OnlineSource, SupernetFile, Workbench
 
-BATCH_SIZE = 16
 DISTILLED = LossWeights(feature=1.0, cls=1.0, box=1.0, label=1.0)
 LEARNING_RATE = 1e-5  # small: timing steps must not end in a loss that is not finite
 
@@ -90,14 +89,14 @@ class Setting:
         )
 
 
-def length_of(steps: int) -> tuple[int, int, int]:
+def length_of(steps: int, batch_size: int = SHORT.batch_size) -> tuple[int, int, int]:
     """Epochs and images an epoch of a training of about `steps` steps, and how many it really has.
 
     A step is an epoch, so that a training has any number of them; where that would be more epochs than settings allow,
     several steps are.
     """
     each = -(-steps // MOST_EPOCHS)
-    return steps // each, each * BATCH_SIZE, steps // each * each
+    return steps // each, each * batch_size, steps // each * each
 
 
 def spent(compute: Compute) -> float:
@@ -158,7 +157,8 @@ class StepTimer:
     weights: LossWeights
     compute: Compute
     losses: LossChoice = field(default_factory=LossChoice)
-    optimizer: OptimizerName = SHORT.optimizer
+    recipe: Recipe = SHORT
+    """What it says of batches and the optimiser."""
     wall_s: list[float] = field(default_factory=list)
     spent_s: list[float] = field(default_factory=list)
     """By the clock of `spent`."""
@@ -189,9 +189,9 @@ class StepTimer:
             freeze_backbone=False,
             first_step=0,
             all_steps=2,
-            batch_size=BATCH_SIZE,
+            batch_size=self.recipe.batch_size,
             losses=self.losses,
-            optimizer=self.optimizer,
+            optimizer=self.recipe.optimizer,
         )
         StageTraining(
             self.student,
@@ -217,14 +217,14 @@ def make_timer(
     weights: LossWeights,
     compute: Compute,
     losses: LossChoice = DEFAULT,
-    optimizer: OptimizerName = SHORT.optimizer,
+    recipe: Recipe = SHORT,
 ) -> StepTimer:
     """A timer of a student whose connectors fit the setting's teacher."""
     torch.manual_seed(0)
     generators = losses.feature == "mgd"
     channels = setting.inputs.teacher.channels[:3]
     connectors = Connectors(student.pyramid_channels, channels, generators=generators)
-    return StepTimer(student, connectors, feed, weights, compute, losses, optimizer)
+    return StepTimer(student, connectors, feed, weights, compute, losses, recipe)
 
 
 def distillation_timer(

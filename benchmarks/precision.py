@@ -20,7 +20,6 @@ import torch
 
 from benchmarks._harness import Goal, Outcome, paired_ratios, print_table, run_benchmark, spread
 from benchmarks._training import (
-    BATCH_SIZE,
     Setting,
     add_input_arguments,
     distillation_timer,
@@ -28,7 +27,7 @@ from benchmarks._training import (
     run_one_trial,
     warm,
 )
-from nasdistill.config import TrainingSettings
+from nasdistill.config import SHORT, TrainingSettings
 from nasdistill.distill.compute import Precision, choose_compute
 from nasdistill.prepare.families import plan_warming, supernets
 from nasdistill.records import Scalar, TrialConfig
@@ -121,7 +120,7 @@ def measure(options: argparse.Namespace) -> Outcome:
             "trials": trials,
             "data": setting.data_name,
             "image_size": IMAGE_SIZE,
-            "batch_size": BATCH_SIZE,
+            "batch_size": SHORT.batch_size,
         },
         table=[
             {

@@ -10,7 +10,7 @@ from torch.optim import AdamW, Optimizer
 from nasdistill.config import OptimizerName
 
 WEIGHT_DECAY = 5e-4
-MOMENTUM = 0.95
+MOMENTUM = 0.9
 UPDATE_RMS = 0.2
 """Root mean square of a Muon update at a learning rate of 1: AdamW's usual one, so that one rate serves both
 (Liu et al., Muon is Scalable for LLM Training, arXiv 2502.16982, eq. 4)."""

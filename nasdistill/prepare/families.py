@@ -86,6 +86,7 @@ def plan_warming(
     for lineage in lineages:
         key = json.dumps(
             [WARM_VERSION, lineage.name, [dict(arch) for arch in lineage.archs], seconds[lineage.name], training.seed]
+            + [training.recipe.batch_size]
             + [plan.target_key for plan in plans]
             + [pretrained[lineage.name].sha256 if lineage.name in pretrained else ""],
             sort_keys=True,

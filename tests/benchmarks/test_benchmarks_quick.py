@@ -29,6 +29,7 @@ NAMES = (
     "distill_gain",
     "peer_ultralytics",
     "real_search",
+    "optimizers",
 )
 
 
