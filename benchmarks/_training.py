@@ -89,7 +89,7 @@ class Setting:
         )
 
 
-def length_of(steps: int, batch_size: int = SHORT.batch_size) -> tuple[int, int, int]:
+def length_of(steps: int, batch_size: int) -> tuple[int, int, int]:
     """Epochs and images an epoch of a training of about `steps` steps, and how many it really has.
 
     A step is an epoch, so that a training has any number of them; where that would be more epochs than settings allow,
@@ -129,6 +129,8 @@ def open_setting(
         InputError: something is missing or wrong.
     """
     keep_freed_memory()  # as the workers of a search do
+    if torch.cuda.is_available():  # as the preparation of a search does
+        training = training.model_copy(update={"recipe": training.recipe.on_gpu()})
     inputs = load_inputs(data, teacher, None, False, space, load_devices(["local"]), folder)
     if image_sizes is not None:
         inputs = dataclasses.replace(inputs, image_sizes=tuple(image_sizes))
@@ -217,14 +219,14 @@ def make_timer(
     weights: LossWeights,
     compute: Compute,
     losses: LossChoice = DEFAULT,
-    recipe: Recipe = SHORT,
+    recipe: Recipe | None = None,
 ) -> StepTimer:
     """A timer of a student whose connectors fit the setting's teacher."""
     torch.manual_seed(0)
     generators = losses.feature == "mgd"
     channels = setting.inputs.teacher.channels[:3]
     connectors = Connectors(student.pyramid_channels, channels, generators=generators)
-    return StepTimer(student, connectors, feed, weights, compute, losses, recipe)
+    return StepTimer(student, connectors, feed, weights, compute, losses, recipe or setting.training.recipe)
 
 
 def distillation_timer(

@@ -30,7 +30,7 @@ from benchmarks._losses import LABELS, MIXES, Mix
 from benchmarks._parts import Parts
 from benchmarks._training import Setting, add_input_arguments, length_of, open_setting, run_one_trial
 from benchmarks.distill_gain import starting_weights
-from nasdistill.config import RECIPES, TrainingSettings
+from nasdistill.config import TrainingSettings
 from nasdistill.data.views import open_views
 from nasdistill.data_free.inversion import InversionSettings, starting_noise
 from nasdistill.data_free.synthesis import Synthesis, known_sizes, pseudo_labels, synthesise, write_batch
@@ -208,8 +208,8 @@ def train(
     else:
         setting = open_setting(data, teacher, cache, training, [size], form=DISTILLED.form)
     start = starting_weights(setting, arch, work)
-    epochs, images, _ = length_of(steps)
-    own = training.model_copy(update={"epochs": epochs, "seed": 0, "recipe": RECIPES["short"]})
+    epochs, images, _ = length_of(steps, setting.training.recipe.batch_size)
+    own = setting.training.model_copy(update={"epochs": epochs, "seed": 0})
     assets = setting.assets({lineage(FAMILY, arch): start}, own, images_per_epoch=images)
     pool = dataclasses.replace(assets.pools[size], validation=real.pools[0].folders.validation)
     folder = work / "trial"

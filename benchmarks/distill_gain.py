@@ -93,7 +93,8 @@ def measure(options: argparse.Namespace) -> Outcome:
     seeds = 1 if options.quick else options.seeds
     seconds = (TRIAL_OVERHEAD_S + 4.0) if options.quick else 60.0 * options.minutes
     arch: dict[str, Scalar] = {"depth": options.depth, "width": options.width}
-    training = TrainingSettings(views_per_image=3, max_views=64 if options.quick else 6000)
+    most = 64 if options.quick else 6000
+    training = TrainingSettings(recipe=RECIPES[options.recipe], views_per_image=3, max_views=most)
     rows: list[dict[str, object]] = []
     gains: list[float] = []
     with tempfile.TemporaryDirectory() as work:
@@ -102,13 +103,14 @@ def measure(options: argparse.Namespace) -> Outcome:
         for name in names:
             mix = MIXES[name]
             setting = open_setting(options.data, options.teacher, folder, training, [size], form=mix.form)
+            training = setting.training
             key = {
                 "data": setting.inputs.data_hash,
                 "teacher": setting.inputs.teacher.sha256,
                 "arch": arch,
                 "size": size,
                 "seconds": seconds,
-                "recipe": RECIPES[options.recipe].model_dump(),
+                "recipe": training.recipe.model_dump(),
             }
             parts = Parts(Path(work) / PARTIAL.name if options.quick else PARTIAL, key)
             cost = parts.get(f"cost {name}", partial(cost_of, setting, arch, mix, options.quick))
@@ -125,10 +127,8 @@ def measure(options: argparse.Namespace) -> Outcome:
                 ):
                     steps = max(2, int((seconds - TRIAL_OVERHEAD_S - spent) / step_s))
                     trial = f"{arm} seed {seed}" if arm == "labels" else f"{arm} {options.charge} seed {seed}"
-                    epochs, images, steps = length_of(steps)
-                    own = training.model_copy(
-                        update={"epochs": epochs, "seed": seed, "recipe": RECIPES[options.recipe]}
-                    )
+                    epochs, images, steps = length_of(steps, training.recipe.batch_size)
+                    own = training.model_copy(update={"epochs": epochs, "seed": seed})
                     assets = setting.assets({lineage(FAMILY, arch): start}, own, images_per_epoch=images)
                     config = each.config(family=FAMILY, arch=arch, image_size=size)
                     found = parts.get(trial, partial(_trial, config, assets, steps, Path(work) / "trial"))

@@ -27,6 +27,7 @@ from safetensors.torch import load_file
 from benchmarks._harness import RESULTS, Goal, Outcome, run_benchmark, spread
 from benchmarks._losses import MIXES
 from benchmarks._parts import Parts
+from benchmarks._peer import BATCH_SIZE as PEER_BATCH_SIZE
 from benchmarks._peer import as_ultralytics, link_dataset, scored_model, train_with_ultralytics
 from benchmarks._training import Setting, add_input_arguments, length_of, open_setting, run_one_trial
 from benchmarks.distill_gain import FAMILY, cost_of, interval, starting_weights
@@ -81,7 +82,7 @@ def train_ours(
     setting: Setting, arch: Mapping[str, Scalar], start: SupernetFile, size: int, steps: int, seed: int, work: Path
 ) -> Trained:
     """Run one of our trials of the default mix with `steps` steps."""
-    epochs, images, steps = length_of(steps)
+    epochs, images, steps = length_of(steps, setting.training.recipe.batch_size)
     own = setting.training.model_copy(update={"epochs": epochs, "seed": seed})
     assets = setting.assets({lineage(FAMILY, arch): start}, own, images_per_epoch=images)
     config = MIXES["default"].config(family=FAMILY, arch=arch, image_size=size)
@@ -116,15 +117,17 @@ def measure(options: argparse.Namespace) -> Outcome:
             ours.append(_kept(parts, f"ours {seed}", one))
             other = partial(train_peer, setting, arch, start, size, seconds, seed, work)
             peers.append(_kept(parts, f"peer {seed}", other))
+    # by images, since batches differ; both by the clock on the wall, ours with what is not a step: export and scores
     ratios = [
-        (peer.seconds / peer.steps) / (own.seconds / own.steps) for own, peer in zip(ours, peers, strict=True)
-    ]  # both by the clock on the wall, ours with what is not a step: export and scores
+        (own.steps * setting.training.recipe.batch_size / own.seconds) / (peer.steps * PEER_BATCH_SIZE / peer.seconds)
+        for own, peer in zip(ours, peers, strict=True)
+    ]
     differences = [a.map50_95 - b.map50_95 for a, b in zip(ours, peers, strict=True)]
     mean, low, high = interval(differences)
     print(f"mAP50-95, ours minus the peer's: {mean:+.4f} (95 % interval {low:+.4f} to {high:+.4f}, {seeds} pairs)")
     return Outcome(
         value=statistics.median(ratios),
-        unit="times the peer's steps per second",
+        unit="times the peer's images per second",
         goal=STEPS_GOAL,
         spread=spread(ratios),
         detail={

@@ -69,6 +69,8 @@ def prepare(session: Session, training: TrainingSettings, epochs_asked: int | No
     """
     run, inputs, clock = session.run, session.inputs, session.clock
     before = run.read_run().get("preparation", {})
+    if session.place.gpus and not before:
+        training = training.model_copy(update={"recipe": training.recipe.on_gpu()})
     if session.timed and not before:
         training = _affordable(session, training)
     training, filled = _fill_pools(session, training)
