@@ -129,8 +129,9 @@ def _train_all(
     lines = [line for line in setting.inputs.lineages if line.name in wanted]
     teacher, classes = setting.inputs.teacher, setting.inputs.dataset.names
     plans = plan_warming(lines, classes, teacher, setting.pools, setting.training, warming_s, processes, folder)
-    for plan in plans:
-        warm(setting, plan, folder)
+    if any(f"{name} by {arm}" not in parts for name in names for arm in arms()):
+        for plan in plans:
+            warm(setting, plan, folder)
     jobs = {}
     for name in names:
         steps_s = parts.get(f"{name} steps", partial(_step_seconds, setting, name, size))
