@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from nasdistill.config import CLASSIC, GPU_BATCH_SIZE, SHORT, Recipe
 from nasdistill.distill.optimizers import (
     ITERATIONS,
     OPTIMIZERS,
@@ -110,3 +111,15 @@ def test_muon_has_dense_weights_alone() -> None:
     decayed, plain = parameter_groups([model], without=dense_weights([model]))
     assert decayed["weight_decay"] > 0 and plain["weight_decay"] == 0
     assert [p.ndim for p in decayed["params"]] == [4, 4] and {p.ndim for p in plain["params"]} == {1}
+
+
+def test_a_gpu_gets_batches_that_keep_it_busy() -> None:
+    assert SHORT.batch_size < SHORT.on_gpu().batch_size == GPU_BATCH_SIZE
+    assert CLASSIC.on_gpu() == CLASSIC
+    larger = SHORT.model_copy(update={"batch_size": 64})
+    assert larger.on_gpu() == larger
+
+
+def test_a_recipe_recorded_before_there_was_a_choice_means_adamw() -> None:
+    recorded = CLASSIC.model_dump(exclude={"optimizer"})
+    assert Recipe.model_validate(recorded).optimizer == "adamw"
