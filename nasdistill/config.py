@@ -33,7 +33,7 @@ class Recipe(Record):
     """The last share of the steps draws light views alone, where the pool has heavy ones (Mosaic, MixUp, CutMix) too."""
     batch_size: Annotated[int, Field(ge=1, le=1024)] = 16
     optimizer: OptimizerName = "adamw"
-    """See `distill/optimizers.py`; warming, which is always short, takes Muon."""
+    """See `distill/optimizers.py`."""
 
     def on_gpu(self) -> "Recipe":
         """The recipe with batches that a GPU is busy with."""

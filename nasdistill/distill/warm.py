@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from nasdistill.config import OptimizerName
 from nasdistill.distill.batchnorm import recalibrate
 from nasdistill.distill.compute import Compute
 from nasdistill.distill.connectors import Connectors
 from nasdistill.distill.feed import Feed
 from nasdistill.distill.objective import DistillationLoss, LossWeights
-from nasdistill.distill.optimizers import muon, set_learning_rate
+from nasdistill.distill.optimizers import OPTIMIZERS, set_learning_rate
 from nasdistill.distill.stage import GRADIENT_CLIP, learning_rate_share
 from nasdistill.errors import DeadlineReachedError
 from nasdistill.students.slicing import SlicePlan, load_slice, plan_slices
@@ -50,6 +51,7 @@ def warm_supernet(
     should_stop: Callable[[], bool] = lambda: False,
     seconds: float = float("inf"),
     batch_size: int = 16,
+    optimizer: OptimizerName = "muon",
 ) -> int:
     """Train `supernet` in place for at most `steps` steps and `seconds`; returns the number of steps done.
 
@@ -75,7 +77,7 @@ def warm_supernet(
     }
     trained = (supernet.model, connectors)
     parameters = [p for model in trained for p in model.parameters() if p.requires_grad]
-    optimizers = muon(trained, learning_rate)
+    optimizers = OPTIMIZERS[optimizer](trained, learning_rate)
     orders = [feed.indices(steps, batch_size, seed + index) for index, feed in enumerate(feeds)]
     started = time.perf_counter()
     for step in range(steps):
@@ -87,8 +89,8 @@ def warm_supernet(
         set_learning_rate(optimizers, learning_rate * learning_rate_share(int(share * 1000), 1000))
         turn = step % len(feeds)
         batch = feeds[turn].batch(next(orders[turn]), compute.device, supernet.strides)
-        for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
+        for one in optimizers:
+            one.zero_grad(set_to_none=True)
         member = _turn(step, tried, chooser)
         student = supernet if member is None else member.student
         with compute.context():
@@ -100,8 +102,8 @@ def warm_supernet(
             continue
         parts["total"].backward()
         nn.utils.clip_grad_norm_(parameters, GRADIENT_CLIP)
-        for optimizer in optimizers:
-            optimizer.step()
+        for one in optimizers:
+            one.step()
         on_progress(share)
     return steps
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from nasdistill.config import TrainingSettings
+from nasdistill.config import OptimizerName, TrainingSettings
 from nasdistill.distill.compute import choose_compute, keep_freed_memory
 from nasdistill.distill.warm import warm_supernet
 from nasdistill.prepare.pools import PoolPlan
@@ -25,8 +25,10 @@ from nasdistill.teacher.teacher import Teacher
 from nasdistill.workbench import SupernetFile
 
 Report = Callable[[str], None]
-WARM_VERSION = 3
-WARM_LEARNING_RATE = 1.6e-2
+WARM_VERSION = 4
+# What starts from nothing has far to go; Muon's large steps spoil what is cut from the teacher (docs/decisions.md).
+WARM_FROM_TEACHER: tuple[OptimizerName, float] = ("adamw", 2e-3)
+WARM_FROM_NOTHING: tuple[OptimizerName, float] = ("muon", 1.6e-2)
 MOST_MEMBERS = 6
 # A lineage that starts from the teacher's own weights needs less warming than one that starts from nothing.
 SLICED_SHARE = 0.4
@@ -86,7 +88,6 @@ def plan_warming(
     for lineage in lineages:
         key = json.dumps(
             [WARM_VERSION, lineage.name, [dict(arch) for arch in lineage.archs], seconds[lineage.name], training.seed]
-            + [training.recipe.batch_size]
             + [plan.target_key for plan in plans]
             + [pretrained[lineage.name].sha256 if lineage.name in pretrained else ""],
             sort_keys=True,
@@ -180,19 +181,20 @@ def _warm(
     )
     members = [build_student(plan.lineage.family, smaller[index], names) for index in spread]
     feeds = [p.folders.feed(compute) for p in pools]
+    optimizer, learning_rate = WARM_FROM_NOTHING if teacher is None else WARM_FROM_TEACHER
     steps = warm_supernet(
         supernet,
         members,
         teacher_channels,
         feeds,
         steps=1_000_000,
-        learning_rate=WARM_LEARNING_RATE,
+        learning_rate=learning_rate,
         compute=compute,
         seed=training.seed,
         on_progress=lambda share: report(f"{share:.3f}"),
         should_stop=stop_file.exists,
         seconds=plan.seconds,
-        batch_size=training.recipe.batch_size,
+        optimizer=optimizer,
     )
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in supernet.model.state_dict().items()}
     with replacing(plan.path) as temporary:
