@@ -22,7 +22,7 @@ from nasdistill.students.importance import sorted_by_importance
 from nasdistill.students.pretrained import fit_weights, read_weights
 from nasdistill.students.slicing import related, transplant
 from nasdistill.teacher.teacher import Teacher
-from nasdistill.workbench import SupernetFile
+from nasdistill.workbench import FROM_TEACHER, SupernetFile
 
 Report = Callable[[str], None]
 WARM_VERSION = 4
@@ -52,7 +52,7 @@ class WarmPlan:
     @property
     def supernet(self) -> SupernetFile:
         """What a worker needs to open it."""
-        start = "teacher-slices+" if self.sliced else "pretrained+" if self.pretrained else ""
+        start = f"{FROM_TEACHER}+" if self.sliced else "pretrained+" if self.pretrained else ""
         return SupernetFile(self.path, dict(self.lineage.largest), f"{start}warmed")
 
 
