@@ -22,7 +22,7 @@ import torch
 from benchmarks._harness import Goal, Outcome, paired_ratios, run_benchmark, spread
 from benchmarks._losses import MIXES, Mix
 from benchmarks._training import Setting, add_input_arguments, make_timer, open_setting
-from nasdistill.config import SHORT, TrainingSettings
+from nasdistill.config import TrainingSettings
 from nasdistill.distill.compute import choose_compute
 from nasdistill.distill.objective import LossWeights
 from nasdistill.records import Scalar
@@ -107,7 +107,7 @@ def measure(options: argparse.Namespace) -> Outcome:
             "teacher": {"name": setting.inputs.teacher.name, "params_m": setting.inputs.teacher.parameters_m},
             "data": setting.data_name,
             "image_size": IMAGE_SIZE,
-            "batch_size": SHORT.batch_size,
+            "batch_size": setting.training.recipe.batch_size,
             "precision": str(choose_compute(training.precision).autocast or torch.float32),
         },
         table=[

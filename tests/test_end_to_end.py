@@ -2,7 +2,6 @@
 
 import csv
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -94,7 +93,7 @@ def test_a_student_is_trained_for_longer_and_goes_on_after_ctrl_c(run: Path, mon
 
     code, out, err = nasdistill(*command)
     assert code == 0 and "goes on with a training of 4 epochs" in err, err
-    assert re.search(r"goes on in stage 2 at step [1-9]", (run / "trained/0000/log.txt").read_text())
+    assert "goes on in stage 2 at step 2 of 11" in (run / "trained/0000/log.txt").read_text()
     trained = json.loads(out)["trial"]
     assert (trained["trial"], trained["epochs"], trained["state"]) == (0, 4, "complete")
     assert (run / "trained/0000/student.onnx").is_file() and len(list((run / "trained").iterdir())) == 1

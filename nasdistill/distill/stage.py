@@ -41,7 +41,7 @@ class Stage:
     batch_size: int = 16
     losses: LossChoice = field(default_factory=LossChoice)
     closing_steps: int = 0
-    optimizer: OptimizerName = "muon"
+    optimizer: OptimizerName = "adamw"
 
 
 @dataclass(frozen=True)
