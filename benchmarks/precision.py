@@ -27,7 +27,7 @@ from benchmarks._training import (
     run_one_trial,
     warm,
 )
-from nasdistill.config import SHORT, TrainingSettings
+from nasdistill.config import TrainingSettings
 from nasdistill.distill.compute import Precision, choose_compute
 from nasdistill.prepare.families import plan_warming, supernets
 from nasdistill.records import Scalar, TrialConfig
@@ -120,7 +120,8 @@ def measure(options: argparse.Namespace) -> Outcome:
             "trials": trials,
             "data": setting.data_name,
             "image_size": IMAGE_SIZE,
-            "batch_size": SHORT.batch_size,
+            "batch_size": setting.training.recipe.batch_size,
+            "optimizer": setting.training.recipe.optimizer,
         },
         table=[
             {
