@@ -61,10 +61,10 @@ def step_seconds(setting: Setting, config: TrialConfig) -> dict[str, float]:
     return {"step_s": round(median(timer.spent_s), 4)}
 
 
-def epochs_within(core_seconds: float, steps_s: Sequence[float], steps_per_epoch: int) -> int:
-    """The same number of epochs for all trials, so that together they take about `core_seconds`."""
+def steps_within(core_seconds: float, steps_s: Sequence[float]) -> int:
+    """The same number of steps for all trials, so that together they take about `core_seconds`."""
     left = core_seconds - TRIAL_OVERHEAD_S * len(steps_s)
-    return max(1, round(left / (sum(steps_s) * steps_per_epoch)))
+    return max(1, round(left / sum(steps_s)))
 
 
 def run_jobs(parts: Parts, jobs: Mapping[str, Job], processes: int) -> None:

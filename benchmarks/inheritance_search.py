@@ -5,8 +5,7 @@
     python -m benchmarks.inheritance_search --quick    # on the embedded demo, tiny: it shows that it works
 
 Both sides have the same core seconds for the same twelve students. One spends a fifth of them on warming the families,
-the other trains every student that much longer, in whole epochs: where a fifth is less than one, as in 12 minutes, both
-train as long and the second leaves it unused. Compared are the median trial's mAP50 and the front's hypervolume. A
+the other trains every student that many steps longer. Compared are the median trial's mAP50 and the front's hypervolume. A
 student has the same latency on both sides, taken from one file when nothing else runs. Each trial is kept as it comes in
 `benchmarks/results/inheritance_search.partial.json`: the same command goes on where a killed run ended.
 """
@@ -25,8 +24,8 @@ import torch
 
 from benchmarks._harness import RESULTS, Goal, Outcome, run_benchmark, spread
 from benchmarks._parts import Parts
-from benchmarks._students import Job, draw_students, epochs_within, facts, lineages_of, run_jobs, step_seconds
-from benchmarks._training import Setting, add_input_arguments, open_setting, warm
+from benchmarks._students import Job, draw_students, facts, lineages_of, run_jobs, step_seconds, steps_within
+from benchmarks._training import Setting, add_input_arguments, length_of, open_setting, warm
 from nasdistill.config import TrainingSettings
 from nasdistill.devices.profiler import open_profiler
 from nasdistill.pareto.hypervolume import default_reference, hypervolume
@@ -69,7 +68,7 @@ def measure(options: argparse.Namespace) -> Outcome:
         }
         parts = Parts(Path(temporary) / PARTIAL.name if options.quick else PARTIAL, key)
         work = folder / "inheritance_search"  # a resumed run times the files that the first one left
-        rows, epochs = _both_sides(setting, configs, parts, options.processes, core_s, folder, work)
+        rows, steps = _both_sides(setting, configs, parts, options.processes, core_s, folder, work)
     sides = {side: _summary(rows, side) for side in SIDES}
     ratio = sides["inherited"]["median_map50"] / max(sides["random"]["median_map50"], 1e-3)
     return Outcome(
@@ -81,7 +80,7 @@ def measure(options: argparse.Namespace) -> Outcome:
             "quick": options.quick,
             "sides": sides,
             "hypervolume_larger": sides["inherited"]["hypervolume"] > sides["random"]["hypervolume"],
-            "epochs": epochs,
+            "steps": steps,
             "core_seconds_a_side": core_s,
             "students": rows,
             "data": setting.data_name,
@@ -113,19 +112,17 @@ def _both_sides(
 ) -> tuple[list[dict[str, Any]], dict[str, int]]:
     names, training = setting.inputs.dataset.names, setting.training
     steps_s = [parts.get(f"step {i}", partial(step_seconds, setting, c))["step_s"] for i, c in enumerate(configs)]
-    steps_per_epoch = setting.assets({}, training).steps_per_epoch
     lines = [line for line in setting.inputs.lineages if line.name in lineages_of(configs)]
     warming_s = WARM_SHARE * core_s
     plans = plan_warming(lines, names, setting.inputs.teacher, setting.pools, training, warming_s, processes, cache)
     for plan in plans:
         parts.get(f"warming {plan.lineage.name}", partial(_warmed, setting, plan, cache))
-    epochs = {
-        "inherited": epochs_within(core_s - warming_s, steps_s, steps_per_epoch),
-        "random": epochs_within(core_s, steps_s, steps_per_epoch),
-    }
+    # not in epochs: a fifth of the time is less than one of them
+    steps = {"inherited": steps_within(core_s - warming_s, steps_s), "random": steps_within(core_s, steps_s)}
     jobs = {}
     for side, nets in (("inherited", supernets(plans)), ("random", {})):
-        assets = setting.assets(nets, training.model_copy(update={"epochs": epochs[side]}))
+        epochs, images, steps[side] = length_of(steps[side], training.recipe.batch_size)
+        assets = setting.assets(nets, training.model_copy(update={"epochs": epochs}), images)
         jobs |= {f"{side} {i}": Job(c, assets, work / f"{side}-{i}") for i, c in enumerate(configs)}
     run_jobs(parts, jobs, processes)
     profiler = open_profiler(setting.inputs.device)
@@ -135,7 +132,7 @@ def _both_sides(
         found = {side: parts[f"{side} {index}"] for side in SIDES}
         latency_ms = profiler.measure(artifact).median_ms
         rows.append({"family": config.family, "params": facts(config), "latency_ms": latency_ms, **found})
-    return rows, epochs
+    return rows, steps
 
 
 def _warmed(setting: Setting, plan: WarmPlan, cache: Path) -> dict[str, Any]:

@@ -297,7 +297,7 @@ class TestOtherCommands:
         assert devices.out.startswith("local: onnxruntime, fp32, 1 thread")
         listed = {line.split(":")[0].strip() for line in spaces.out.splitlines()}
         assert listed >= {"demo", "edge-default", "all-families", *FAMILIES, "width_p2", "levels"}
-        assert [device["name"] for device in json.loads(nasdistill("devices", "--json").out)] == ["local"]
+        assert [device["name"] for device in json.loads(nasdistill("devices", "--json").out)["devices"]] == ["local"]
         listed = json.loads(nasdistill("spaces", "--json").out)
         assert {space["name"] for space in listed["spaces"]} >= {"demo", "edge-default"}
         assert [family["name"] for family in listed["families"]] == list(FAMILIES)

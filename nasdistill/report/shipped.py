@@ -10,10 +10,10 @@ from nasdistill.space.loader import list_spaces, load_space
 
 
 def print_devices(as_json: bool) -> None:
-    """The shipped devices, a line or an object each."""
+    """The shipped devices, a line each, or one object of them."""
     found = list_devices()
     if as_json:
-        print(json.dumps([device.model_dump() for device in found]))
+        print(json.dumps({"devices": [device.model_dump() for device in found]}))
         return
     for device in found:
         size = "any size" if device.image_size is None else f"{device.image_size} px"

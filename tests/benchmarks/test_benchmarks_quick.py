@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import _losses, cached_step, distill_gain, precision, real_search, retention
 from benchmarks._parts import Parts
-from benchmarks._students import draw_students, epochs_within
+from benchmarks._students import draw_students, steps_within
 from nasdistill.errors import InputError
 from nasdistill.prepare.length import TRIAL_OVERHEAD_S
 from nasdistill.space.loader import load_space
@@ -135,5 +135,5 @@ def test_drawn_students_differ_and_families_take_turns() -> None:
     assert configs == draw_students(space, 9, seed=0)
 
 
-def test_epochs_fill_the_time() -> None:
-    assert epochs_within(core_seconds=2 * TRIAL_OVERHEAD_S + 3 * 10 * 1.5, steps_s=[0.5, 1.0], steps_per_epoch=10) == 3
+def test_steps_fill_the_time() -> None:
+    assert steps_within(core_seconds=2 * TRIAL_OVERHEAD_S + 30 * 1.5, steps_s=[0.5, 1.0]) == 30
