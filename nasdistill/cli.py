@@ -203,6 +203,7 @@ def export(
     from nasdistill.export import export as write_export
     from nasdistill.pareto.of_run import devices_of_run, objectives_of_run
     from nasdistill.pareto.select import choose
+    from nasdistill.report.columns import with_unit
     from nasdistill.store.run_folder import RunFolder
 
     folder = RunFolder.open(run)
@@ -216,8 +217,9 @@ def export(
     if as_json:
         print(json.dumps({"trial": chosen.model_dump(), "files": files}))
         return
+    costs = ", ".join(with_unit(cost, chosen) for cost in objectives.costs)
     print(
-        f"trial {chosen.trial}: mAP50 {chosen.map50:.4f}, mAP50-95 {chosen.map50_95:.4f}, {chosen.latency_ms:.2f} ms, "
+        f"trial {chosen.trial}: mAP50 {chosen.map50:.4f}, mAP50-95 {chosen.map50_95:.4f}, {costs}, "
         f"{chosen.params_m:.3f} M parameters"
     )
     print("\n".join(files))

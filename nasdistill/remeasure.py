@@ -5,35 +5,50 @@ students and devices, instead of all samples of one student after the other, spr
 them.
 """
 
+import math
 import statistics
+import time
 from collections.abc import Callable, Sequence
 
 from nasdistill.devices.profile import DeviceProfile
 from nasdistill.devices.profiler import open_profiler
 from nasdistill.errors import NasdistillError
 from nasdistill.measure.costs import device_figures
-from nasdistill.records import fields_of
+from nasdistill.pareto.objectives import Objectives
+from nasdistill.records import TrialResult, fields_of
 from nasdistill.store.run_folder import RunFolder
 
 ROUNDS = 3
 MOST_SECONDS = 40.0
+LEAST_S = 0.3  # of a measurement: opening the model, looking for idle cores, warm-up, samples
+CLEARLY = 1.5  # more than a neighbour on the other cores slows a student down
 MOST_DISTURBED = 0.25  # of the measurements: single ones are outvoted by the median of the rounds
 
 
 def remeasure(
-    run: RunFolder, devices: Sequence[DeviceProfile], on_progress: Callable[[float], None], log: Callable[[str], None]
+    run: RunFolder,
+    devices: Sequence[DeviceProfile],
+    objectives: Objectives,
+    on_progress: Callable[[float], None],
+    log: Callable[[str], None],
 ) -> int:
-    """Measure every complete trial's artifact again on each device, the main one first, and store the median over rounds.
+    """Measure complete trials' artifacts again on each device, the main one first, and store the median over rounds.
 
-    Returns how many trials were measured. With many students or devices, shorter samples keep the whole near
-    MOST_SECONDS. Trials whose artifact is gone, or can no longer be measured (which `log` is told, as it is when the
-    machine was busy), keep their figures, and so does every figure that is not reported.
+    Returns how many trials were measured. With many students or devices the whole is kept near MOST_SECONDS: by shorter
+    samples, by leaving out those that no busy machine can have kept off the front (CLEARLY), and by fewer rounds.
+    Trials whose artifact is gone, or can no longer be measured (which `log` is told, as it is when the machine was busy),
+    keep their figures, and so does every figure that is not reported.
     """
+    began = time.monotonic()
     complete = [result for result in run.trials() if result.state == "complete"]
     artifacts = {result.trial: run.trial_folder(result.trial) / "student.onnx" for result in complete}
     complete = [result for result in complete if artifacts[result.trial].is_file()]
     if not complete:
         return 0
+    if ROUNDS * LEAST_S * len(complete) * len(devices) > MOST_SECONDS:
+        chosen = [result for result in complete if not _clearly_beaten(result, complete, objectives)]
+        log(f"{len(complete) - len(chosen)} of {len(complete)} students are clearly beaten and keep their latency")
+        complete = chosen
     measurements = ROUNDS * len(complete) * len(devices)
     each = MOST_SECONDS / measurements
     profilers = {}
@@ -42,7 +57,10 @@ def remeasure(
         profilers[device.name if index else None] = open_profiler(device.model_copy(update=quick))
     measured: dict[int, dict[str, list[float]]] = {result.trial: {} for result in complete}
     done, disturbed, failed = 0, 0, set[int]()
-    for _ in range(ROUNDS):
+    for rounds in range(ROUNDS):
+        spent = time.monotonic() - began
+        if rounds and spent + spent / rounds > MOST_SECONDS:
+            break
         for result in complete:
             for name, profiler in profilers.items():
                 done += 1
@@ -58,11 +76,26 @@ def remeasure(
                 disturbed += stats.disturbed
                 for figure, value in device_figures(stats, name).items():
                     measured[result.trial].setdefault(figure, []).append(value)
-    if disturbed > MOST_DISTURBED * measurements:
-        log(f"the machine was busy in {disturbed} of {measurements} measurements: do not trust the latencies too far")
-    complete = [result for result in complete if result.trial not in failed]
+    if disturbed > MOST_DISTURBED * done:
+        log(f"the machine was busy in {disturbed} of {done} measurements: do not trust the latencies too far")
+    complete = [result for result in complete if measured[result.trial]]
     for result in complete:
         fields = fields_of({name: statistics.median(values) for name, values in measured[result.trial].items()})
         fields["further"] = {**result.further, **fields["further"]}
         run.write_trial(result.model_copy(update=fields))
     return len(complete)
+
+
+def _clearly_beaten(result: TrialResult, others: Sequence[TrialResult], objectives: Objectives) -> bool:
+    """Whether another is at least as accurate and as cheap, and CLEARLY times as fast on every device."""
+
+    def beats(other: TrialResult) -> bool:
+        if other.map50 < result.map50 or other.map50_95 < result.map50_95:
+            return False
+        exact = [cost for cost in objectives.costs if not cost.is_latency]
+        if any((cost.of(other) or 0.0) > (cost.of(result) or 0.0) for cost in exact):
+            return False
+        latencies = ["latency_ms", *(name for name in result.further if name.startswith("latency_ms@"))]
+        return all((other.figure(name) or math.inf) * CLEARLY <= (result.figure(name) or 0.0) for name in latencies)
+
+    return any(beats(other) for other in others)

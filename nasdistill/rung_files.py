@@ -13,8 +13,8 @@ from nasdistill.store.rungs import TRAINING_NAME, read_rung_scores, write_rung_s
 class RungFiles:
     """The files of one trial in `folder`, where a retried or resumed trial finds them.
 
-    `stage` is the name of the stage that was under way, None where there is nothing to go on with. A file of another
-    configuration or other settings is not used.
+    `stage` is the name of the stage that was under way, None where there is nothing to go on with, and `seconds` what had
+    been spent on it by then. A file of another configuration or other settings is not used.
     """
 
     def __init__(self, folder: Path, config: TrialConfig, training: TrainingSettings) -> None:
@@ -23,7 +23,9 @@ class RungFiles:
         self._key = hashlib.sha256(text.encode()).hexdigest()
         self._training = folder / TRAINING_NAME
         facts = read_facts(self._training)
-        self.stage = facts["stage"] if facts is not None and facts.get("key") == self._key else None
+        known = facts if facts is not None and facts.get("key") == self._key else {}
+        self.stage = known.get("stage")
+        self.seconds = float(known.get("seconds", 0.0))
 
     def restore(self, training: StageTraining) -> None:
         """Bring a stage set up like the one that was under way to where that was."""
@@ -31,7 +33,7 @@ class RungFiles:
 
     def save(self, training: StageTraining, score: RungScore) -> None:
         """Training first: a score on disk then always has the training that goes with it, or a later one."""
-        facts = {"key": self._key, "stage": training.stage.name}
+        facts = {"key": self._key, "stage": training.stage.name, "seconds": str(score.seconds)}
         save_training(self._training, training, facts)
         before = [one for one in read_rung_scores(self._folder) if one.rung < score.rung]
         write_rung_scores(self._folder, [*before, score])

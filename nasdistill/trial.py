@@ -87,6 +87,7 @@ def trial_in_rungs(config: TrialConfig, bench: Workbench, place: TrialPlace, rep
         )
 
     files = RungFiles(place.folder, config, training)
+    started -= files.seconds
     way = _Way(config, bench, place, files, figures, started, report)
     torch.manual_seed(training.seed)
     connectors = _connectors(student, config, bench)
@@ -206,7 +207,7 @@ def _gradients(
         connectors,
         bench.feed(config.image_size),
         stage.weights,
-        config.temperature_end,
+        temperature_at(begins, config.temperature_start, config.temperature_end, config.temperature_schedule),
         bench.compute,
         losses=stage.losses,
         teacher_share=teacher_share_at(begins, config.weight_schedule),

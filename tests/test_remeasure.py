@@ -7,6 +7,8 @@ from test_export import tiny_onnx
 
 from nasdistill.devices.onnxruntime_local import OnnxRuntimeLocal
 from nasdistill.devices.profile import DeviceProfile
+from nasdistill.errors import NasdistillError
+from nasdistill.pareto.objectives import DEFAULT
 from nasdistill.records import TrialResult
 from nasdistill.remeasure import ROUNDS, remeasure
 from nasdistill.store.run_folder import RunFolder
@@ -34,7 +36,7 @@ def run(tmp_path: Path) -> RunFolder:
 
 def test_all_devices_are_timed_again(run: RunFolder) -> None:
     before, shares = run.trials(), []
-    assert remeasure(run, (MAIN, OTHER), shares.append, lambda line: None) == 1
+    assert remeasure(run, (MAIN, OTHER), DEFAULT, shares.append, lambda line: None) == 1
     after = run.trials()
     assert after[1:] == before[1:]
     timed = after[0]
@@ -46,7 +48,7 @@ def test_all_devices_are_timed_again(run: RunFolder) -> None:
 
 
 def test_one_device_leaves_the_others_alone(run: RunFolder) -> None:
-    remeasure(run, (MAIN,), lambda share: None, lambda line: None)
+    remeasure(run, (MAIN,), DEFAULT, lambda share: None, lambda line: None)
     assert run.trials()[0].further == {"latency_ms@other": 3.6e6, "energy_mj@other": 5.0}
     assert run.trials()[0].latency_ms < 3.6e6
 
@@ -54,7 +56,7 @@ def test_one_device_leaves_the_others_alone(run: RunFolder) -> None:
 def test_a_damaged_artifact_keeps_its_figures(run: RunFolder) -> None:
     told: list[str] = []
     (run.trial_folder(1) / "student.onnx").write_bytes(b"cut off")
-    assert remeasure(run, (MAIN,), lambda share: None, told.append) == 1
+    assert remeasure(run, (MAIN,), DEFAULT, lambda share: None, told.append) == 1
     first, second, _ = run.trials()
     assert first.latency_ms < 3.6e6 and second.latency_ms == 3.6e6
     assert [line for line in told if line.startswith("trial 1 keeps the latency it had: ")] != []
@@ -68,5 +70,36 @@ def test_a_busy_machine_is_told(run: RunFolder, monkeypatch: pytest.MonkeyPatch)
         "measure",
         lambda self, *given: real(self, *given).model_copy(update={"disturbed": True}),
     )
-    remeasure(run, (MAIN,), lambda share: None, told.append)
+    remeasure(run, (MAIN,), DEFAULT, lambda share: None, told.append)
     assert told == ["the machine was busy in 3 of 3 measurements: do not trust the latencies too far"]
+
+
+def test_of_many_students_those_that_are_clearly_beaten_are_left_out(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nasdistill.remeasure.MOST_SECONDS", 3.0)
+    told: list[str] = []
+    figures = {"map50_95": 0.3, "latency_p90_ms": 9.9, "params_m": 1.0}
+    # of trial 0's second device nobody knows the others' latency; trial 4 may have been disturbed, trial 5 is beaten,
+    # trial 6 is slow and accurate
+    for number, accuracy, latency in ((3, 0.5, 1.0), (4, 0.5, 1.4), (5, 0.5, 1.6), (6, 0.9, 99.0)):
+        scores = {"map50": accuracy, "latency_ms": latency, **figures}
+        run.write_trial(TrialResult(trial=number, state="complete", family="f", fidelity=1.0, **scores))
+        tiny_onnx(run.trial_folder(number) / "student.onnx", 2.0)
+    assert remeasure(run, (MAIN,), DEFAULT, lambda share: None, told.append) == 4
+    assert told[0] == "1 of 5 students are clearly beaten and keep their latency"
+    assert [result.trial for result in run.trials() if result.latency_p90_ms == 9.9] == [5]
+
+
+def test_what_was_measured_once_counts(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = OnnxRuntimeLocal.measure, list[int]()
+
+    def breaks(self: OnnxRuntimeLocal, *given: object) -> object:
+        calls.append(1)
+        if len(calls) == 2:
+            raise NasdistillError("the device went away")
+        return real(self, *given)
+
+    monkeypatch.setattr(OnnxRuntimeLocal, "measure", breaks)
+    assert remeasure(run, (MAIN,), DEFAULT, lambda share: None, lambda line: None) == 1
+    assert run.trials()[0].latency_ms < 3.6e6

@@ -164,10 +164,14 @@ def _keep(rows: np.ndarray) -> np.ndarray:
 
 
 def _shift_colours(image: np.ndarray, policy: ViewPolicy, rng: np.random.Generator) -> np.ndarray:
-    """Hue, saturation and brightness by random factors, through tables (as in Ultralytics)."""
+    """Hue by a random shift, saturation and brightness by random factors, through tables (as in Ultralytics)."""
     gains = 1 + rng.uniform(-1, 1, 3) * [policy.hue, policy.saturation, policy.brightness]
     values = np.arange(256)
-    tables = [(values * gains[0]) % 180, np.clip(values * gains[1], 0, 255), np.clip(values * gains[2], 0, 255)]
+    tables = [
+        (values + (gains[0] - 1) * 180) % 180,
+        np.clip(values * gains[1], 0, 255),
+        np.clip(values * gains[2], 0, 255),
+    ]
     table = np.stack(tables, axis=1).astype(np.uint8)[None]
     return np.asarray(cv2.cvtColor(cv2.LUT(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), table), cv2.COLOR_HSV2RGB))
 

@@ -29,7 +29,7 @@ from nasdistill.store.atomic import write_text
 
 __all__ = ["ViewPolicy", "Views", "build_views", "letterboxed_split", "open_views", "view_key"]
 
-VERSION = 3  # raise it when the same arguments would give other views
+VERSION = 4  # raise it when the same arguments would give other views
 Progress = Callable[[int, int], None]
 
 

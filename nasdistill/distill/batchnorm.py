@@ -26,6 +26,6 @@ def recalibrate(student: Student, feed: Feed, compute: Compute) -> None:
     student.model.train()
     for indices in feed.indices(BATCHES, BATCH_SIZE, seed=0):
         with compute.context():
-            student.model(feed.batch(indices, compute.device).images)
+            student.model(feed.images(indices, compute.device))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

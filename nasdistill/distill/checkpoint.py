@@ -13,15 +13,20 @@ from nasdistill.distill.stage import StageTraining
 from nasdistill.store.atomic import replacing
 
 _MODEL, _CONNECTORS = "model.", "connectors."
+_RANDOM = "random."
 
 
 def save_training(path: Path, training: StageTraining, facts: Mapping[str, str]) -> None:
-    """Write weights, connectors, the optimisers' moments and the step; `facts` come back from `read_facts`."""
+    """Write weights, connectors, the optimisers' moments, torch's random numbers and the step.
+
+    `facts` come back from `read_facts`.
+    """
     tensors = {_MODEL + name: tensor for name, tensor in training.student.model.state_dict().items()}
     tensors |= {_CONNECTORS + name: tensor for name, tensor in training.connectors.state_dict().items()}
     for prefix, optimizer in _by_prefix(training):
         for index, moments in optimizer.state_dict()["state"].items():
             tensors |= {f"{prefix}{index}.{name}": tensor for name, tensor in moments.items()}
+    tensors |= {_RANDOM + device: state for device, state in _random_states(training.device).items()}
     # clones, since two names may share their memory, which the format refuses
     kept = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     scaler = json.dumps(training.scaler.state_dict())
@@ -56,8 +61,28 @@ def restore_training(path: Path, training: StageTraining) -> None:
             moments.setdefault(int(index), {})[moment] = tensor
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        _lay_out_like_parameters(optimizer)
     training.scaler.load_state_dict(json.loads(facts["scaler"]))
     training.go_on_from(int(facts["step"]))
+    random = part(_RANDOM)
+    if "cpu" in random:
+        torch.set_rng_state(random["cpu"])
+    if "cuda" in random and training.device.type == "cuda":
+        torch.cuda.set_rng_state(random["cuda"], training.device)
+
+
+def _random_states(device: torch.device) -> dict[str, torch.Tensor]:
+    """Of the generators that a step may draw from (masked generative distillation does)."""
+    states = {"cpu": torch.get_rng_state()}
+    return states | {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else states
+
+
+def _lay_out_like_parameters(optimizer: Optimizer) -> None:
+    """Moments were written row by row, weights lie channels last: torch's fused kernels want both alike."""
+    for parameter, moments in optimizer.state.items():
+        for name, moment in moments.items():
+            if isinstance(moment, torch.Tensor) and moment.shape == parameter.shape:
+                moments[name] = torch.empty_like(parameter).copy_(moment)
 
 
 def _by_prefix(training: StageTraining) -> list[tuple[str, Optimizer]]:

@@ -23,6 +23,14 @@ class Compute:
         """The block in which a forward pass runs."""
         return torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None)
 
+    def scaler(self) -> torch.amp.GradScaler:
+        """What keeps gradients within float16's range; in other types it does nothing."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.autocast is torch.float16)
+
+    def without_float16(self) -> "Compute":
+        """For gradients that no scaler keeps in range."""
+        return Compute(self.device, None) if self.autocast is torch.float16 else self
+
     def place(self, module: nn.Module) -> nn.Module:
         """Move a module there, in channels_last. Changes `module`.
 
@@ -34,12 +42,15 @@ class Compute:
 
 
 def choose_compute(precision: Precision = "auto") -> Compute:
-    """A GPU when there is one, else the CPU; `auto` takes bfloat16 where the hardware has it.
+    """A GPU when there is one, else the CPU; `auto` takes bfloat16 where the hardware has it, float16 on older GPUs.
 
     On CPUs that is AVX512-BF16 or AMX; emulated bfloat16 is slower than float32.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    has_bfloat16 = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
+    if device.type == "cuda":
+        has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        has_bfloat16 = torch.cpu._is_avx512_bf16_supported()
     if precision == "bfloat16" or (precision == "auto" and has_bfloat16):
         return Compute(device, torch.bfloat16)
     if precision == "auto" and device.type == "cuda":

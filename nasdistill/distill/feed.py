@@ -57,10 +57,14 @@ class Feed:
 
         On the CPU nothing is copied twice; on a GPU tensors are moved as bytes, then widened.
         """
-        images = torch.from_numpy(self.views.images[indices]).to(device, non_blocking=True).float().div_(255.0)
         labels = {name: torch.from_numpy(array).to(device) for name, array in self.views.batch_labels(indices).items()}
         targets = None
         if self.targets is not None:
             anchors = None if strides is None else anchor_count(self.image_size, strides)
             targets = self.targets.batch(indices, anchors).to(device)
-        return Batch(images.contiguous(memory_format=torch.channels_last), labels, targets)
+        return Batch(self.images(indices, device), labels, targets)
+
+    def images(self, indices: np.ndarray, device: torch.device) -> Tensor:
+        """The images of a batch alone: the teacher is not asked for any."""
+        images = torch.from_numpy(self.views.images[indices]).to(device, non_blocking=True).float().div_(255.0)
+        return images.contiguous(memory_format=torch.channels_last)

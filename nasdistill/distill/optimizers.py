@@ -10,6 +10,7 @@ from torch.optim import AdamW, Optimizer
 from nasdistill.config import OptimizerName
 
 WEIGHT_DECAY = 5e-4
+GRADIENT_CLIP = 10.0
 MOMENTUM = 0.9
 UPDATE_RMS = 0.2
 """Root mean square of a Muon update at a learning rate of 1: AdamW's usual one, so that one rate serves both
@@ -41,6 +42,26 @@ def set_learning_rate(optimizers: Iterable[Optimizer], learning_rate: float) -> 
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate
+
+
+def step_all(
+    loss: Tensor, optimizers: Sequence[Optimizer], parameters: Sequence[Tensor], scaler: torch.amp.GradScaler
+) -> bool:
+    """The backward pass of `loss`, and a step of all optimisers, or of none: where the gradient is not finite.
+
+    Gradients of all `parameters` are clipped together, so what is not finite in one would be in every other. Returns
+    whether the step was made; with an enabled `scaler` (float16) a step now and then is not.
+    """
+    for optimizer in optimizers:
+        optimizer.zero_grad(set_to_none=True)
+    scaler.scale(loss).backward()
+    for optimizer in optimizers:
+        scaler.unscale_(optimizer)
+    finite = bool(torch.isfinite(nn.utils.clip_grad_norm_(parameters, GRADIENT_CLIP)))
+    for optimizer in optimizers if finite else ():
+        scaler.step(optimizer)
+    scaler.update()
+    return finite
 
 
 class Muon(Optimizer):

@@ -31,6 +31,7 @@ def loss_gradients(
     `losses` and `teacher_share` are those of the stage that follows. `student` and `connectors` are not changed. A batch
     whose loss is not finite is left out.
     """
+    compute = compute.without_float16()
     twin = Student(copy.deepcopy(student.model), student.family, student.backbone_layers)
     compute.place(twin.model)
     set_trainable(twin, freeze_backbone=False)

@@ -14,12 +14,11 @@ from nasdistill.distill.compute import Compute
 from nasdistill.distill.connectors import Connectors
 from nasdistill.distill.feed import Feed
 from nasdistill.distill.objective import DistillationLoss, LossChoice, LossWeights
-from nasdistill.distill.optimizers import OPTIMIZERS, set_learning_rate
+from nasdistill.distill.optimizers import OPTIMIZERS, set_learning_rate, step_all
 from nasdistill.errors import DeadlineReachedError, TrialError
 from nasdistill.students.dynamic_conv import annealer
 from nasdistill.students.student import Student
 
-GRADIENT_CLIP = 10.0
 FINAL_LR_SHARE = 0.05
 
 
@@ -83,11 +82,16 @@ class StageTraining:
         models = (student.model, connectors)
         self._parameters = [p for model in models for p in model.parameters() if p.requires_grad]
         self.optimizers = OPTIMIZERS[stage.optimizer](models, stage.learning_rate, compute.device.type == "cuda")
-        self.scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.autocast is torch.float16)
+        self.scaler = compute.scaler()
         self._anneal = annealer(student.model)
         self._indices = feed.indices(stage.steps, stage.batch_size, seed, stage.closing_steps)
         self._recent: list[dict[str, float]] = []
         self._seconds = 0.0
+
+    @property
+    def device(self) -> torch.device:
+        """Where it trains."""
+        return self._compute.device
 
     def go_on_from(self, step: int) -> None:
         """Skip the batches of the first `step` steps, which an earlier process made; weights are the caller's to load."""
@@ -138,15 +142,11 @@ class StageTraining:
         )
         if not torch.isfinite(parts["total"]):
             raise TrialError(f"the loss became {parts['total'].item()} in {stage.name} at step {step}")
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(parts["total"]).backward()
-        for optimizer in self.optimizers:
-            self.scaler.unscale_(optimizer)
-        nn.utils.clip_grad_norm_(self._parameters, GRADIENT_CLIP)
-        for optimizer in self.optimizers:
-            self.scaler.step(optimizer)
-        self.scaler.update()
+        if (
+            not step_all(parts["total"], self.optimizers, self._parameters, self.scaler)
+            and not self.scaler.is_enabled()
+        ):
+            raise TrialError(f"the gradient is not finite in {stage.name} at step {step}")
         return parts
 
     def _losses(self) -> dict[str, float]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 
 from nasdistill.config import OptimizerName
@@ -20,8 +20,8 @@ from nasdistill.distill.compute import Compute
 from nasdistill.distill.connectors import Connectors
 from nasdistill.distill.feed import Feed
 from nasdistill.distill.objective import DistillationLoss, LossWeights
-from nasdistill.distill.optimizers import OPTIMIZERS, set_learning_rate
-from nasdistill.distill.stage import GRADIENT_CLIP, learning_rate_share
+from nasdistill.distill.optimizers import OPTIMIZERS, set_learning_rate, step_all
+from nasdistill.distill.stage import learning_rate_share
 from nasdistill.errors import DeadlineReachedError
 from nasdistill.students.slicing import SlicePlan, load_slice, plan_slices
 from nasdistill.students.student import Student
@@ -53,10 +53,11 @@ def warm_supernet(
     batch_size: int = 16,
     optimizer: OptimizerName = "muon",
 ) -> int:
-    """Train `supernet` in place for at most `steps` steps and `seconds`; returns the number of steps done.
+    """Train `supernet` in place for at most `steps` steps and `seconds`; returns how many changed it.
 
     `members` are smaller networks of the family, smallest first; one that is no slice of the supernet takes no turn.
-    Steps go through `feeds` (an input size each) in turn.
+    Steps go through `feeds` (an input size each) in turn, and whose turn it is changes after all of them, so that
+    everyone meets every size. A step whose loss or gradient is not finite changes nothing.
     The learning rate's cosine follows the clock when time is the tighter limit, so that it always ends low.
 
     Raises:
@@ -78,20 +79,19 @@ def warm_supernet(
     trained = (supernet.model, connectors)
     parameters = [p for model in trained for p in model.parameters() if p.requires_grad]
     optimizers = OPTIMIZERS[optimizer](trained, learning_rate)
+    scaler = compute.scaler()
     orders = [feed.indices(steps, batch_size, seed + index) for index, feed in enumerate(feeds)]
-    started = time.perf_counter()
+    started, done = time.perf_counter(), 0
     for step in range(steps):
         if should_stop():
             raise DeadlineReachedError(f"stopped while warming a family at step {step}")
         share = max(step / steps, (time.perf_counter() - started) / seconds)
         if share >= 1.0:
-            return step
+            break
         set_learning_rate(optimizers, learning_rate * learning_rate_share(int(share * 1000), 1000))
         turn = step % len(feeds)
         batch = feeds[turn].batch(next(orders[turn]), compute.device, supernet.strides)
-        for one in optimizers:
-            one.zero_grad(set_to_none=True)
-        member = _turn(step, tried, chooser)
+        member = _turn(step // len(feeds), tried, chooser)
         student = supernet if member is None else member.student
         with compute.context():
             output = supernet.model(batch.images) if member is None else _run_member(supernet, member, batch.images)
@@ -100,19 +100,16 @@ def warm_supernet(
         parts = criteria[id(student)](output, batch.targets, batch.labels, weights, TEMPERATURE)
         if not torch.isfinite(parts["total"]):  # one bad step must not spoil a lineage for all its trials
             continue
-        parts["total"].backward()
-        nn.utils.clip_grad_norm_(parameters, GRADIENT_CLIP)
-        for one in optimizers:
-            one.step()
+        done += step_all(parts["total"], optimizers, parameters, scaler)
         on_progress(share)
-    return steps
+    return done
 
 
-def _turn(step: int, members: Sequence[Member], chooser: random.Random) -> Member | None:
+def _turn(turn: int, members: Sequence[Member], chooser: random.Random) -> Member | None:
     """Whose turn it is: the supernet itself (None), a random member, the smallest, a random member, and so on."""
-    if not members or step % 4 == 0:
+    if not members or turn % 4 == 0:
         return None
-    return members[0] if step % 4 == 2 else chooser.choice(members)
+    return members[0] if turn % 4 == 2 else chooser.choice(members)
 
 
 def _run_member(supernet: Student, member: Member, images: Tensor) -> dict[str, Tensor]:

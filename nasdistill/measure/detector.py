@@ -47,10 +47,15 @@ class OnnxDetector:
         ]
         return np.concatenate(parts)[:count]
 
-    def detect_views(self, images_bchw: np.ndarray, confidence: float = CONFIDENCE) -> list[Detections]:
-        """Detections in input pixels of letterboxed images (b, 3, s, s) uint8."""
-        raw = self.raw(images_bchw.astype(np.float32) / 255.0)
-        return suppress(torch.from_numpy(raw), confidence)
+    def detect_views(
+        self, images_bchw: np.ndarray, confidence: float = CONFIDENCE, classes: Sequence[int] | None = None
+    ) -> list[Detections]:
+        """Detections in input pixels of letterboxed images (b, 3, s, s) uint8.
+
+        With `classes` only those of the model are looked for, and their places in it are the classes that are found.
+        """
+        raw = torch.from_numpy(self.raw(images_bchw.astype(np.float32) / 255.0))
+        return suppress(raw, confidence) if classes is None else _of_classes(raw, confidence, list(classes))
 
     def detect_files(self, paths: Sequence[Path], confidence: float = 0.25) -> list[Detections]:
         """Detections in the pixels of image files, letterboxed as in training and validation."""
@@ -80,3 +85,16 @@ def suppress(raw_bna: torch.Tensor, confidence: float = CONFIDENCE) -> list[Dete
     )
     rows = [found.cpu().numpy() for found in kept]
     return [Detections(row[:, :4], row[:, 4], row[:, 5].astype(np.int64)) for row in rows]
+
+
+def _of_classes(raw_bna: torch.Tensor, confidence: float, classes: list[int]) -> list[Detections]:
+    """Chosen before suppression: other classes must not use up the detections an image may have."""
+    if raw_bna.shape[-1] != 6:
+        return suppress(torch.cat([raw_bna[:, :4], raw_bna[:, 4:][:, classes]], dim=1), confidence)
+    places = {of_model: place for place, of_model in enumerate(classes)}
+    found = []
+    for each in suppress(raw_bna, confidence):
+        kept = [index for index, of_model in enumerate(each.classes) if int(of_model) in places]
+        there = np.array([places[int(each.classes[index])] for index in kept], dtype=np.int64)
+        found.append(Detections(each.boxes_xyxy[kept], each.scores[kept], there))
+    return found

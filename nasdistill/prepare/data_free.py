@@ -67,7 +67,7 @@ def synthetic_data(
     """
     began = time.monotonic()
     threads_before = torch.get_num_threads()
-    compute = choose_compute(precision)
+    compute = choose_compute(precision).without_float16()
     settings = settings or InversionSettings(batch_size=batch_size(size))
     compute.place(teacher.model)
     what = Synthesis(

@@ -13,7 +13,9 @@ from safetensors.torch import save_file
 
 from nasdistill.config import OptimizerName, TrainingSettings
 from nasdistill.distill.compute import choose_compute, keep_freed_memory
+from nasdistill.distill.stage import first_not_finite
 from nasdistill.distill.warm import warm_supernet
+from nasdistill.errors import NasdistillError
 from nasdistill.prepare.pools import PoolPlan
 from nasdistill.prepare.starts import PretrainedFile
 from nasdistill.store.atomic import replacing
@@ -25,7 +27,7 @@ from nasdistill.teacher.teacher import Teacher
 from nasdistill.workbench import FROM_TEACHER, SupernetFile
 
 Report = Callable[[str], None]
-WARM_VERSION = 4
+WARM_VERSION = 5
 # What starts from nothing has far to go; Muon's large steps spoil what is cut from the teacher (docs/decisions.md).
 WARM_FROM_TEACHER: tuple[OptimizerName, float] = ("adamw", 2e-3)
 WARM_FROM_NOTHING: tuple[OptimizerName, float] = ("muon", 1.6e-2)
@@ -196,6 +198,9 @@ def _warm(
         seconds=plan.seconds,
         optimizer=optimizer,
     )
+    broken = first_not_finite(supernet.model)
+    if broken:  # it would stay in the cache
+        raise NasdistillError(f"warming {plan.lineage.name} left values that are not finite in {broken}")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in supernet.model.state_dict().items()}
     with replacing(plan.path) as temporary:
         save_file(tensors, temporary, metadata={"lineage": plan.lineage.name, "steps": str(steps)})
@@ -203,11 +208,16 @@ def _warm(
 
 
 def in_data_order(model: torch.nn.Module, class_order: Sequence[int]) -> torch.nn.Module:
-    """Reorder the class outputs of a teacher's copy to the data's classes. Changes `model`."""
-    for branch in model.model[-1].cv3:
-        final = branch[-1]
-        final.weight = torch.nn.Parameter(final.weight[list(class_order)].detach().clone())
-        final.bias = torch.nn.Parameter(final.bias[list(class_order)].detach().clone())
+    """Give a teacher's copy the data's classes alone, in the data's order, in all branches. Changes `model`."""
+    head = model.model[-1]
+    for name in ("cv3", "one2one_cv3"):  # an NMS-free head has both
+        for branch in getattr(head, name, None) or ():
+            final = branch[-1]
+            final.weight = torch.nn.Parameter(final.weight[list(class_order)].detach().clone())
+            final.bias = torch.nn.Parameter(final.bias[list(class_order)].detach().clone())
+            final.out_channels = len(class_order)
+    head.nc = len(class_order)
+    head.no = head.nc + 4 * head.reg_max
     return model
 
 

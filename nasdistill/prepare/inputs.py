@@ -3,6 +3,7 @@
 import math
 import os
 import random
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -60,10 +61,21 @@ class Inputs:
 
 
 def cache_folder() -> Path:
-    """Where views, targets and supernets are kept between runs: $NASDISTILL_CACHE, or the user's cache folder."""
-    if "NASDISTILL_CACHE" in os.environ:
-        return Path(os.environ["NASDISTILL_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "nasdistill"
+    """Where views, targets and supernets are kept between runs: $NASDISTILL_CACHE, or the user's cache folder; made.
+
+    Raises:
+        InputError: it cannot be made or written.
+    """
+    own = os.environ.get("NASDISTILL_CACHE")
+    folder = Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nasdistill"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"cache folder {folder}: cannot be used ({reason}); set NASDISTILL_CACHE") from None
+    return folder
 
 
 def load_inputs(

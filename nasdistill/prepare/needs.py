@@ -108,19 +108,26 @@ def check_cache(space: SearchSpace, kind: CacheKind) -> None:
 
 
 def choose_cache(
-    space: SearchSpace, kind: CacheKind, teacher: Teacher, sizes: Sequence[int], own_size: int, count: int, folder: Path
+    space: SearchSpace,
+    kind: CacheKind,
+    teacher: Teacher,
+    sizes: Sequence[int],
+    own_size: int,
+    count: int,
+    folder: Path,
+    classes: int,
 ) -> tuple[CacheKind, TargetForm]:
     """The form of cache for `count` views: as asked, or for `auto` the fullest that the disk has room for.
 
-    `sizes` are the students' input sizes, `own_size` the teacher's. Full where it takes at most half of what is free in
-    `folder` (which need not exist) and 20 GB, else sparse where the losses allow it, else online.
+    `sizes` are the students' input sizes, `own_size` the teacher's, `classes` those of the data. Full where it takes at
+    most half of what is free in `folder` (which need not exist) and 20 GB, else sparse where the losses allow it, else
+    online.
     """
     form = needs_of(space).form
     sparse = replace(form, sparse=True, maps=False)
     if kind == "auto":
         existing = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
         room = min(MOST_CACHE_BYTES, MOST_OF_THE_DISK * disk_usage(existing).free)
-        classes = teacher.classes
         needed = count * cache_bytes(form, teacher, sizes, own_size, classes)
         if needed <= room:
             kind = "full"

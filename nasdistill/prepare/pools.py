@@ -16,6 +16,7 @@ import torch
 
 from nasdistill.config import TrainingSettings
 from nasdistill.data.dataset import Split
+from nasdistill.data.views import VERSION as VIEWS_VERSION
 from nasdistill.data.views import ViewPolicy, build_views, is_complete, letterboxed_split, open_views, view_key
 from nasdistill.distill.compute import choose_compute
 from nasdistill.prepare.inputs import Inputs
@@ -76,7 +77,7 @@ def plan_pools(
     for size in sorted({*inputs.image_sizes, inputs.teacher_size}):
         key = view_key(inputs.data_hash, size, count, policy, training.seed)
         checked = f"val-{len(validation.image_paths)}"
-        validation_key = _hash([inputs.data_hash, size, checked])
+        validation_key = _hash([VIEWS_VERSION, inputs.data_hash, size, checked])
         # class order before size: other data may have the same boxes under other names
         facts = [key, inputs.teacher.sha256, inputs.class_order, own, precision, asdict(form), targets.VERSION]
         target_key = _hash(facts)

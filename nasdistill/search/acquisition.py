@@ -35,7 +35,7 @@ class Goal:
         self._costs, self._task = costs, task
         k = known.values.shape[1]
         self._scores = [i for i in range(k) if i not in (task.latency_objective, *task.costs, *task.figures)]
-        self._low_fidelity = bool((known.fidelity < 1.0).any())
+        self._other_fidelity = bool((known.fidelity != 1.0).any())
         x = self._inputs(known.points, known.fidelity)
         pending = known.pending
         full = known.fidelity == 1.0
@@ -101,7 +101,11 @@ class Goal:
 
     def _inputs(self, points: Sequence[Candidate], fidelity: Array) -> Array:
         features = self._costs.features(points)
-        return np.column_stack([features, fidelity]) if self._low_fidelity else features
+        if not self._other_fidelity:
+            return features
+        # trials of an earlier run may have been any number of times as long: that goes from 1 to 2
+        longer = 2.0 - 1.0 / np.maximum(fidelity, 1.0)
+        return np.column_stack([features, np.where(fidelity > 1.0, longer, fidelity)])
 
     def _dimension(self, columns: int) -> np.ndarray[Any, np.dtype[np.int64]]:
         own = self._costs.encoder.dimension

@@ -71,6 +71,7 @@ class BudgetClock:
         self._now = now
         self._started = now()
         self._spent = already_used
+        self._longest = 0
 
     @classmethod
     def resumed(cls, budget: Budget, results: Iterable[TrialResult], seconds_used: float = 0.0) -> BudgetClock:
@@ -85,13 +86,15 @@ class BudgetClock:
     def count(self, result: TrialResult) -> None:
         """Charge a finished trial. Rejected and interrupted ones are no trials done, but epochs are spent in any case.
 
-        One that was stopped at a rung is done: nothing will go on with it.
+        One that was stopped at a rung is done: nothing will go on with it. A failed one does not know how far it came, and
+        counts as long as the longest so far, or failures would be free.
         """
         if self.budget.kind == "trials":
             stopped_early = result.state == "stopped" and result.fidelity > 0
             self._spent += result.state in ("complete", "failed") or stopped_early
         elif self.budget.kind == "epochs":
-            self._spent += result.epochs
+            self._longest = max(self._longest, result.epochs)
+            self._spent += result.epochs or (self._longest if result.state == "failed" else 0)
 
     def count_repeat(self, score: RepeatScore) -> None:
         """Charge a trial that was trained again: its epochs. It is no trial."""

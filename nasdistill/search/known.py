@@ -17,8 +17,10 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 
 PROPOSAL = "latency_first:proposal"
 """System attribute of a trial: all parameters proposed for it, so that other workers see them while it runs."""
+ELSEWHERE = "elsewhere"
+"""User attribute of a trial of an earlier run that was shorter or longer: its point may be tried again."""
 FIDELITY, PARTIAL_VALUES = "fidelity", "partial_values"
-"""User attributes of a trial that ended early: the share (0 to 1) of full training it had, and its objectives then."""
+"""User attributes of a trial that ended early, or was longer: the share of full training it had, and its objectives."""
 
 
 @dataclass(eq=False)
@@ -71,17 +73,18 @@ class StudyReader:
             point = self._of_trial(trial)
             if point is None:
                 continue
-            taken.add(point.key)
+            if not trial.user_attrs.get(ELSEWHERE):
+                taken.add(point.key)
             if trial.state == TrialState.COMPLETE:
                 feasible = all(value <= 0.0 for value in trial.constraints.values())
                 rows.append((point, sign * np.array(trial.values), 1.0, feasible))
             elif not trial.state.is_finished():
                 pending.append(point)
-            elif 0.0 < float(trial.user_attrs.get(FIDELITY, 0.0)) < 1.0 and PARTIAL_VALUES in trial.user_attrs:
+            elif float(trial.user_attrs.get(FIDELITY, 0.0)) > 0.0 and PARTIAL_VALUES in trial.user_attrs:
                 values = sign * np.array(trial.user_attrs[PARTIAL_VALUES], dtype=float)
                 rows.append((point, values, float(trial.user_attrs[FIDELITY]), True))
         rows = [row for row in rows if np.isfinite(row[1]).all()]
-        rows.sort(key=lambda row: row[2] < 1.0)
+        rows.sort(key=lambda row: row[2] != 1.0)
         return Known(
             points=[row[0] for row in rows],
             values=np.array([row[1] for row in rows]).reshape(len(rows), len(sign)),

@@ -32,7 +32,7 @@ from nasdistill.search.distributions import (
     unseen_point,
 )
 from nasdistill.search.journal import ORIGIN, TRIAL, StudyJournal
-from nasdistill.search.known import FIDELITY, PARTIAL_VALUES
+from nasdistill.search.known import ELSEWHERE, FIDELITY, PARTIAL_VALUES
 from nasdistill.search.latency_first import LatencyFirstSampler
 from nasdistill.search.reconcile import directions_of, ended, partial_of, reconcile, values_of
 from nasdistill.search.worker import BUDGET_USED_UP, INTERRUPTED, SEARCH_STOPPED
@@ -59,7 +59,7 @@ class Draft:
 
 @dataclass(frozen=True)
 class Warmth:
-    """A result of an earlier run on the same space, and the share (0 to 1] of this run's trial length that it had."""
+    """A result of an earlier run on the same space, and what multiple of this run's trial length it had, above 0."""
 
     result: TrialResult
     fidelity: float = 1.0
@@ -156,7 +156,8 @@ class Proposals:
             return
         self._observe(result)
         values = values_of(result, self._objectives)
-        self._tell_constraints(running.draft.asked, result)
+        for name, missed in self._missed(result).items():
+            running.draft.asked.set_constraint(name, missed)
         if values is None:
             infeasible = self._as_infeasible(result)
             for name, value in partial_of(result, self._objectives).items():
@@ -202,12 +203,12 @@ class Proposals:
     def _forget(self, trial: optuna.Trial) -> None:
         self._mind.tell(trial, state=TrialState.FAIL)
 
-    def _tell_constraints(self, trial: optuna.Trial, result: TrialResult) -> None:
+    def _missed(self, result: TrialResult) -> dict[str, float]:
         """By how much, relative to the limit, a measured student misses each constraint; at most 0 where it keeps it."""
-        for limit in self._constraints:
-            value = limit.objective.of(result)
-            if value is not None:
-                trial.set_constraint(limit.objective.name, (value - limit.value) / limit.value)
+        measured = [(limit, limit.objective.of(result)) for limit in self._constraints]
+        return {
+            limit.objective.name: (value - limit.value) / limit.value for limit, value in measured if value is not None
+        }
 
     def _as_infeasible(self, result: TrialResult) -> list[float] | None:
         """What a sampler that ranks by violated constraints is told of a rejected trial: None for all others.
@@ -230,13 +231,13 @@ class Proposals:
         self._sampler.observe(found[0], **result.costs())
 
     def _warm_up(self, warmth: Warmth) -> None:
-        """Tell the sampler a result of an earlier run; one of shorter training only as what it was."""
+        """Tell the sampler a result of an earlier run; one of shorter or longer training only as what it was."""
         self._observe(warmth.result)
         found, values = point_of(self._space, warmth.result.params), values_of(warmth.result, self._objectives)
         if found is None or values is None:
             return
-        full = warmth.fidelity >= 1.0
-        partial: dict[str, Any] = {} if full else {FIDELITY: warmth.fidelity, PARTIAL_VALUES: values}
+        full = warmth.fidelity == 1.0
+        partial: dict[str, Any] = {} if full else {FIDELITY: warmth.fidelity, PARTIAL_VALUES: values, ELSEWHERE: True}
         self._mind.add_trial(ended(*found, values if full else None, partial))
         if full:
             self._seen.add(identity(self._space, found[0]))
@@ -294,7 +295,8 @@ class Proposals:
             found = point_of(self._space, result.params)
             if found is not None:
                 partial = partial_of(result, self._objectives)
-                self._mind.add_trial(ended(*found, values_of(result, self._objectives), partial))
+                values = values_of(result, self._objectives) or self._as_infeasible(result)
+                self._mind.add_trial(ended(*found, values, partial, constraints=self._missed(result)))
 
     def _remember(self, results: Mapping[int, TrialResult]) -> None:
         for frozen in self._journal.trials():
@@ -306,8 +308,8 @@ class Proposals:
             if found is not None:
                 complete = frozen.state == TrialState.COMPLETE
                 partial = partial_of(result, self._objectives)
-                values = frozen.values if complete else None
-                self._mind.add_trial(ended(*found, values, partial, frozen.system_attrs))
+                values = frozen.values if complete else self._as_infeasible(result)
+                self._mind.add_trial(ended(*found, values, partial, frozen.system_attrs, self._missed(result)))
 
 
 def _lasting(frozen: FrozenTrial) -> dict[str, Scalar]:

@@ -46,6 +46,7 @@ def ended(
     values: Sequence[float] | None,
     user_attributes: dict[str, Any],
     system_attributes: dict[str, Scalar] | None = None,
+    constraints: dict[str, float] | None = None,
 ) -> FrozenTrial:
     """A finished trial that no study has yet: failed when `values` is None."""
     trial = create_trial(
@@ -55,6 +56,7 @@ def ended(
         distributions=dict(distributions),
         user_attrs=user_attributes,
         system_attrs=system_attributes or {},
+        constraints=constraints or None,
     )
     trial.datetime_start = trial.datetime_complete = datetime.now()
     return trial

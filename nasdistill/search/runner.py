@@ -65,6 +65,7 @@ def run_search(
     warm_workers: bool = True,
     journal: StudyJournal | None = None,
     reserve: RepeatReserve | None = None,
+    trial_epochs: int = 0,
 ) -> list[TrialResult]:
     """Search `space` until the budget is used up and return all results of the run, earlier parts included.
 
@@ -78,7 +79,7 @@ def run_search(
     `scheduler` decides who goes on at the rungs that a worker stops at, by `rung_scores` of earlier parts too. Without
     `warm_workers` every trial gets a process of its own, seconds slower each. The Optuna study goes to `journal`, by
     default a file in the run folder. No trial is begun that would run into `reserve`, the part of the budget that is
-    kept for repeats of the front.
+    kept for repeats of the front. `trial_epochs` is the length of a trial, where it is known.
 
     Raises InputError for an unknown sampler, an address where no Ray is or resources that it does not have,
     InterruptedSearchError after Ctrl-C (everything finished is kept), and whatever writing a result or `on_event`
@@ -95,7 +96,7 @@ def run_search(
     journal = journal or open_journal_file(run.path / JOURNAL_NAME, directions_of(objectives))
     proposals = Proposals(space, chosen_sampler, journal, objectives, results, seed, enqueued, warm, constraints)
     ledger = Ledger(run, proposals, clock, stop, on_event)
-    searcher = StudySearcher(proposals, ledger, clock, stop, workers, results, admit, estimate, reserve)
+    searcher = StudySearcher(proposals, ledger, clock, stop, workers, results, admit, estimate, reserve, trial_epochs)
     resources = dict(resources_per_trial or {"cpu": 1})
     try:
         with start_ray(workers, ray_address, cpus=_cpus(workers, resources)), stopping_on_signals(stop):

@@ -44,7 +44,7 @@ class StudySearcher(Searcher):
     `admit` may turn a point down before any training by returning the reason (the trial is `rejected`; when it raises,
     `failed`). `estimate` may tell how many seconds a point takes: it is corrected by the median factor at which it was
     off for the complete trials, and where it answers None (or there is no hook) their median time counts. Neither hook
-    is called on a worker, so both must be quick.
+    is called on a worker, so both must be quick. `trial_epochs` (0: unknown) is how long a trial is meant to be.
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class StudySearcher(Searcher):
         admit: Admit | None = None,
         estimate: Estimate | None = None,
         reserve: RepeatReserve | None = None,
+        trial_epochs: int = 0,
     ) -> None:
         super().__init__(metric=None, mode=None)
         self._proposals = proposals
@@ -69,6 +70,7 @@ class StudySearcher(Searcher):
         self._admit = admit
         self._estimate = estimate
         self._reserve = reserve
+        self._trial_epochs = trial_epochs
         # Trials that Tune has and has not reported as complete. Tune sleeps when it gets None while it has none.
         self._live: set[str] = set()
         self._retries: deque[TrialJob] = deque()
@@ -139,7 +141,9 @@ class StudySearcher(Searcher):
             return running < self._clock.left
         if self._clock.budget.kind == "epochs":
             epochs = [result.epochs for result in self._complete() if result.epochs]
-            return not epochs or (running + 1) * statistics.median(epochs) <= self._left()
+            each = statistics.median(epochs) if epochs else self._trial_epochs
+            first = not running and not self._ledger.finished  # something is tried, however small the budget
+            return first or (running + 1) * each <= self._left()
         return True
 
     def _fits(self, draft: Draft) -> bool:

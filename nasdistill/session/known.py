@@ -93,16 +93,16 @@ def kept_warm_start(run: RunFolder, epochs: int) -> list[Warmth]:
     if not file.is_file():
         return []
     results = read_trials_csv(file)
-    return [Warmth(result, min(1.0, result.epochs / epochs) if result.epochs else 1.0) for result in results]
+    return [Warmth(result, result.epochs / epochs if result.epochs else 1.0) for result in results]
 
 
 def _yaml_entries(text: str, path: Path) -> list[tuple[str, dict[str, Any]]]:
     try:
         content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that is none is a ValueError
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark is not None else ""
-        raise InputError(f"--enqueue {path}{where}: {getattr(error, 'problem', None) or 'no YAML'}") from None
+        raise InputError(f"--enqueue {path}{where}: {getattr(error, 'problem', None) or 'not valid YAML'}") from None
     if isinstance(content, dict):
         content = [content]
     if not isinstance(content, list):

@@ -1,9 +1,10 @@
 """Opening what a run works on: data, teacher and space, read, checked and matched."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nasdistill.devices.profile import DeviceProfile
 from nasdistill.errors import InputError
 from nasdistill.prepare.inputs import Inputs, load_inputs
 from nasdistill.progress import Progress
@@ -31,7 +32,7 @@ def open_inputs(
     `recorded` is what run.json says of a run that goes on, empty for a new one.
 
     Raises:
-        InputError: a wrong input, or data that are no longer those of the run.
+        InputError: a wrong input, or data, space, teacher or devices that are no longer those of the run.
     """
     synthesis = None
     if settings["data"] == NO_DATA:
@@ -47,9 +48,30 @@ def open_inputs(
         on_progress=progress.phase,
         synthesise=synthesis,
     )
-    if recorded.get("data_hash", inputs.data_hash) != inputs.data_hash:
-        raise InputError(f"{inputs.dataset.yaml_path}: the data changed since the run was started; start a new run")
+    _check_unchanged(inputs, recorded)
     return inputs, synthesis
+
+
+def _check_unchanged(inputs: Inputs, recorded: Mapping[str, Any]) -> None:
+    """Scores on other data, of another teacher's students or from another device belong on no front of the run."""
+    here = {
+        "data_hash": (inputs.data_hash, str(inputs.dataset.yaml_path), "the data"),
+        "space_text": (inputs.space.text, inputs.space.source, "the search space"),
+        "device": (_as_json(inputs.device), f"device {inputs.device.name}", "it"),
+        "further_devices": (_as_json(inputs.devices[1:]), "--device", "a further device"),
+    }
+    for key, (now, where, what) in here.items():
+        if recorded.get(key, now) != now:
+            raise InputError(f"{where}: {what} changed since the run was started; start a new run")
+    before = recorded.get("teacher", {}).get("sha256", inputs.teacher.sha256)
+    if before != inputs.teacher.sha256:
+        raise InputError(f"teacher {inputs.teacher.name}: it changed since the run was started; start a new run")
+
+
+def _as_json(devices: DeviceProfile | Sequence[DeviceProfile]) -> Any:
+    if isinstance(devices, DeviceProfile):
+        return devices.model_dump(mode="json")
+    return [device.model_dump(mode="json") for device in devices]
 
 
 def tell_notes(inputs: Inputs, goals: Goals, progress: Progress) -> None:

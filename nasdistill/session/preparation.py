@@ -138,7 +138,14 @@ def _fill_pools(session: Session, training: TrainingSettings) -> tuple[TrainingS
     teacher, names, order = inputs.teacher, inputs.dataset.names, inputs.class_order
     count, own_size, workers = pools.pool_size(inputs, training), inputs.teacher_size, session.place.workers
     kind, form = choose_cache(
-        inputs.space, training.cache, teacher, inputs.image_sizes, own_size, count, session.cache / "targets"
+        inputs.space,
+        training.cache,
+        teacher,
+        inputs.image_sizes,
+        own_size,
+        count,
+        session.cache / "targets",
+        len(names),
     )
     training = training.model_copy(update={"cache": kind})  # on resuming the disk may look different
     progress.log(_cache_line(kind, cache_bytes(form, teacher, inputs.image_sizes, own_size, len(names)) * count))

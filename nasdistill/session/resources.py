@@ -2,6 +2,8 @@
 
 import contextlib
 import functools
+import math
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,11 +47,12 @@ def workplace(request: SearchRequest, run: Path, cache: Path, data: Path) -> Ite
         if request.gpus_per_trial is not None:
             gpus = request.gpus_per_trial
         else:
-            gpus = min(1.0, there / (request.workers or int(total("CPU")) or 1)) if there else 0.0
-        found = Workplace(request.workers or usable_cores(), gpus, None)
-        check_resources(found.per_trial)
+            # the workers that share a GPU have equal parts of it
+            gpus = 1.0 / math.ceil((request.workers or int(total("CPU")) or 1) / there) if there else 0.0
+        one = Workplace(1, gpus, None)
+        check_resources(one.per_trial)
+        # more workers than Ray has room for would wait for ever
+        workers = min(room_for(one.per_trial), request.workers or sys.maxsize)
         if request.ray_address is not None:
-            found = Workplace(request.workers or room_for(found.per_trial), gpus, run)
-            cache.mkdir(parents=True, exist_ok=True)
             check_shared({"run folder": run, "cache folder": cache}, data)
-        yield found
+        yield Workplace(workers, gpus, None if request.ray_address is None else run)

@@ -17,7 +17,7 @@ from nasdistill.records import TrialResult
 from nasdistill.remeasure import remeasure
 from nasdistill.report.html import write_report
 from nasdistill.search.budget import Budget, BudgetClock
-from nasdistill.search.events import SearchEvent, TrialFinished
+from nasdistill.search.events import SearchEvent, TrialFinished, TrialStarted
 from nasdistill.search.journal import StudyJournal
 from nasdistill.search.pareto_asha import DEFAULT_SCHEDULER, NONE
 from nasdistill.search.reserve import WORKER_START_S, RepeatReserve, repeats_for
@@ -54,10 +54,24 @@ def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], pro
     """Run a checked request (see `request.check`) to its end: tables, models and report are in `run`.
 
     Raises:
-        InputError: a wrong input, before anything is spent.
+        InputError: a wrong input, before anything is spent, or another process works on the run.
         InterruptedSearchError: Ctrl-C; everything finished is kept.
         NothingSucceededError: no trial was completed.
     """
+    with contextlib.ExitStack() as held:
+        if request.resume:
+            held.enter_context(run.held())
+        _search(request, run, settings, progress, held)
+
+
+def _search(
+    request: SearchRequest,
+    run: RunFolder,
+    settings: dict[str, Any],
+    progress: Progress,
+    held: contextlib.ExitStack,
+) -> None:
+    """The same, while no other process works on the run: a new one is held from when its folder is made."""
     recorded = run.read_run() if request.resume else {}
     request = replace(request, sampler=request.sampler or recorded.get("sampler", DEFAULT_SAMPLER))
     used = float(recorded.get("seconds", 0.0))
@@ -92,6 +106,7 @@ def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], pro
     scheduler = settings.get("scheduler") or DEFAULT_SCHEDULER
     if not request.resume:
         run = RunFolder.create(run.path)
+        held.enter_context(run.held())
         if warm_start:
             write_trials_csv(run.path / WARM_START_NAME, warm_start, ())
         run.update_run(settings=settings, enqueued=enqueued, started=_now(), teacher=_teacher_facts(inputs))
@@ -103,6 +118,10 @@ def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], pro
     try:
         with workplace(request, run.path, cache, inputs.dataset.yaml_path) as place:
             run.update_run(workers=place.workers)
+            if request.workers is not None and place.workers < request.workers:
+                progress.log(
+                    f"{place.workers} workers instead of {request.workers}: no more trials fit at the same time"
+                )
             session = Session(run, inputs, goals, clock, place, cache, progress)
             prepared = prepare(session, training, settings["epochs"], early_stopping=scheduler != NONE)
             start_s = _run_trials(
@@ -110,9 +129,10 @@ def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], pro
             )
             repeat_front(session, prepared.assets, repeats_for(clock.budget, asked), start_s)
         progress.phase("timing the students again, nothing else running")
-        remeasure(run, goals.devices, progress.share, progress.log)
+        remeasure(run, goals.devices, goals.objectives, progress.share, progress.log)
     except KeyboardInterrupt:
-        _write(run)
+        with contextlib.suppress(OSError):
+            _write(run)
         raise InterruptedSearchError("interrupted; everything finished is kept, and --resume goes on") from None
     except Exception as error:
         if isinstance(error, InterruptedSearchError) or run.results():
@@ -120,7 +140,8 @@ def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], pro
                 _write(run)
         raise
     finally:
-        run.update_run(seconds=watch.seconds, ended=_now())
+        with contextlib.suppress(OSError):
+            run.update_run(seconds=watch.seconds, ended=_now())
     results = _write(run)
     if not any(result.state == "complete" for result in results):
         reasons = sorted({result.reason for result in results if result.reason})
@@ -143,12 +164,15 @@ def _run_trials(
 ) -> float:
     """Run the search proper; returns the seconds that a worker took to start, at least WORKER_START_S."""
     run, goals, clock, place = session.run, session.goals, session.clock, session.place
-    began, start_s = time.monotonic(), list[float]()
+    began, start_s = dict[int, float](), list[float]()
 
     def on_event(event: SearchEvent) -> None:
+        if isinstance(event, TrialStarted):
+            began[event.trial] = time.monotonic()
         if isinstance(event, TrialFinished):
             if not start_s and event.result.state == "complete":
-                start_s.append(time.monotonic() - began - event.result.seconds)
+                since = began.get(event.result.trial, time.monotonic())
+                start_s.append(time.monotonic() - since - event.result.seconds)
             run.update_run(seconds=watch.seconds)  # a killed run knows what it has used
         session.progress.event(event)
 
@@ -173,6 +197,7 @@ def _run_trials(
         enqueued=run.read_run().get("enqueued", ()),
         warm=kept_warm_start(run, training.epochs),
         journal=journal,
+        trial_epochs=training.epochs,
         reserve=RepeatReserve(
             clock.budget,
             repeats_for(clock.budget, repeats_asked),

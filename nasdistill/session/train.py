@@ -80,6 +80,18 @@ def train(request: TrainRequest, progress: Progress) -> TrialResult:
     clock = BudgetClock(request.budget)
     progress.begin(clock, (), objectives)
     progress.log(f"trial {chosen.trial} {chosen.family}: {_figures(chosen)} after {chosen.epochs} epochs of the search")
+    with run.held():
+        return _train(request, run, settings, chosen, clock, progress)
+
+
+def _train(
+    request: TrainRequest,
+    run: RunFolder,
+    settings: dict[str, object],
+    chosen: TrialResult,
+    clock: BudgetClock,
+    progress: Progress,
+) -> TrialResult:
     config, assets = _prepared(request, run, settings, chosen, clock, progress)
     folder = run.trained_folder(chosen.trial)
     under_way = folder.with_name(f"{folder.name}.under-way")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from nasdistill import __version__
@@ -18,6 +20,7 @@ from nasdistill.store.atomic import write_text
 from nasdistill.store.tables import read_trials_csv, write_pareto_csv, write_trials_csv
 
 FORMAT_VERSION = 1
+LOCK_NAME = ".lock"
 R = TypeVar("R", bound=Record)
 
 
@@ -78,6 +81,19 @@ class RunFolder:
                 "update nasdistill"
             )
         return run
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """The run for this process alone, by a lock that ends with it. Raises InputError while another has it."""
+        lock = FileLock(self.path / LOCK_NAME, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise InputError(f"run folder {self.path}: another process is working on it") from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     @property
     def run_file(self) -> Path:

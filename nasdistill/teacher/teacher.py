@@ -4,6 +4,8 @@ Its raw output is brought to one form for every family: class logits, and box di
 anchor point, in units of the level's stride), whether its head predicts distributions (DFL), plain distances or is NMS-free.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,7 +121,11 @@ def load_teacher(path: Path, model_yaml: Path | None = None, trust: bool = False
         raise InputError(f"{path}: the teacher is no detector with a Detect head (found {kind})")
     # rounded up as Ultralytics does when it trains: the file keeps the size that was asked for
     size = checkpoint.image_size and -(-checkpoint.image_size // 32) * 32
-    teacher = Teacher(checkpoint.model, checkpoint.names, path.name, file_sha256(path), size)
+    sha256 = file_sha256(path)
+    if model_yaml is not None:  # the same tensors are another teacher under another description
+        description = json.dumps(checkpoint.model.yaml, sort_keys=True, default=str)
+        sha256 = hashlib.sha256(f"{sha256} {description}".encode()).hexdigest()
+    teacher = Teacher(checkpoint.model, checkpoint.names, path.name, sha256, size)
     if teacher.strides[:3] != (8, 16, 32):
         raise InputError(f"{path}: the teacher's strides are {teacher.strides}; 8, 16, 32 are needed")
     return teacher

@@ -1,6 +1,7 @@
 """A stage: what is frozen stays, the loss falls, a broken or late one ends as it should, a seed says all."""
 
 import copy
+import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -142,6 +143,12 @@ class TestBrokenTrials:
         with pytest.raises(TrialError, match=r"stage 7 left values .* model\.0\.bn\.running_var"):
             train(student, feed, steps=1)
 
+    def test_a_gradient_that_is_not_finite(self, feed: Feed) -> None:
+        student = tiny_student()
+        student.model.model[0].conv.weight.register_hook(lambda gradient: gradient * math.inf)
+        with pytest.raises(TrialError, match="the gradient is not finite in stage 7 at step 0"):
+            train(student, feed, steps=2)
+
     def test_the_budget_ends_in_the_middle(self, feed: Feed) -> None:
         asked = []
 
@@ -163,7 +170,25 @@ def test_bfloat16_trains_as_well_and_keeps_float32_weights(feed: Feed) -> None:
         assert {parameter.dtype for parameter in rounded.model.parameters()} == {torch.float32}
 
 
-def test_depthwise_layers_stay_in_float32_and_hand_on_bfloat16() -> None:
+def test_float16_leaves_out_steps_that_overflow_and_trains_on(feed: Feed) -> None:
+    """Both optimisers wait: what overflows in the gradient of one would be clipped into the other's weights."""
+    student, half = tiny_student(), Compute(torch.device("cpu"), torch.float16)
+    adamws, muons = student.model.model[1].bn.bias, student.model.model[1].conv.weight
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def overflow_now_and_then(gradient: torch.Tensor) -> torch.Tensor:
+        seen.append((adamws.detach().clone(), muons.detach().clone()))
+        return gradient * math.inf if len(seen) % 4 == 0 else gradient
+
+    adamws.register_hook(overflow_now_and_then)
+    train(student, feed, steps=12, compute=half)
+    assert all(torch.isfinite(tensor).all() for tensor in student.model.state_dict().values())
+    moved = [tuple(not torch.equal(a, b) for a, b in zip(*pair, strict=True)) for pair in itertools.pairwise(seen)]
+    assert set(moved) == {(True, True), (False, False)}
+    assert not moved[3][0] and not moved[7][0]
+
+
+def test_depthwise_layers_run_in_the_type_of_autocast() -> None:
     student = tiny_student("mobilenetv3")
     Compute(torch.device("cpu"), torch.bfloat16).place(student.model)
     seen = []

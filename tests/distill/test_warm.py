@@ -1,6 +1,7 @@
 """Warming a family: the supernet and its members learn together, and a trial's slice starts usable."""
 
 import copy
+import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -85,24 +86,47 @@ def test_a_members_turn_only_touches_what_it_has(feed: Feed, monkeypatch: pytest
     assert all(torch.equal(tensor, statistics[key]) for key, tensor in supernet.model.named_buffers())
 
 
-def test_sizes_take_turns(feed: Feed) -> None:
+@pytest.mark.parametrize("sizes", [1, 2, 3, 4])
+def test_everyone_meets_every_size(feed: Feed, monkeypatch: pytest.MonkeyPatch, sizes: int) -> None:
     class Counting(Feed):
-        asked: list[str]
+        label: int
 
         def batch(self, indices: np.ndarray, device: torch.device, strides: Sequence[int] | None = None) -> Batch:
-            self.asked.append(self.label)
+            asked.append(self.label)
             return super().batch(indices, device, strides)
 
-    asked: list[str] = []
-    feeds = []
-    for label in ("a", "b"):
+    def turn(step: int, tried: Sequence[warming.Member], chooser: random.Random) -> warming.Member | None:
+        member = taken(step, tried, chooser)
+        who.append(0 if member is None else 1 + tried.index(member))
+        return member
+
+    asked, who, feeds, taken = list[int](), list[int](), [], warming._turn
+    for label in range(sizes):
         counting = Counting(feed.views, feed.targets)
-        object.__setattr__(counting, "asked", asked)
         object.__setattr__(counting, "label", label)
         feeds.append(counting)
+    monkeypatch.setattr(warming, "_turn", turn)
     supernet, members = family()
-    warm(supernet, members, feeds, 5)
-    assert asked == ["a", "b", "a", "b", "a"]
+    torch.manual_seed(0)
+    steps = 8 * sizes
+    assert warm_supernet(supernet, members, CHANNELS, feeds, steps, 2e-2, CPU, seed=0, batch_size=2) == steps
+    assert asked == list(range(sizes)) * 8
+    assert set(zip(who, asked, strict=True)) == {(one, size) for one in range(3) for size in range(sizes)}
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing(feed: Feed) -> None:
+    """One bad step must not spoil a lineage for all its trials: the file would stay in the cache."""
+    supernet, members = family()
+    weight = supernet.model.model[0].conv.weight
+    asked = []
+
+    def spoil(gradient: torch.Tensor) -> torch.Tensor:
+        asked.append(len(asked))
+        return gradient * float("inf") if len(asked) == 2 else gradient
+
+    weight.register_hook(spoil)
+    assert warm(supernet, members, [feed], 4) == 3
+    assert all(torch.isfinite(tensor).all() for tensor in supernet.model.state_dict().values())
 
 
 def test_the_clock_ends_it(feed: Feed) -> None:

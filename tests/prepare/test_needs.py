@@ -55,7 +55,7 @@ def test_targets_have_the_levels_of_the_space(families: str, levels: int) -> Non
     text = f"name: a\nfamilies: {families}\nimage_size: 128\ndistill: {{box_loss: ld}}\n"
     space, teacher = parse_space(text, "a.yaml"), small_teacher()
     assert needs_of(space).form == TargetForm(bins=True, levels=levels)
-    _, sparse = choose_cache(space, "sparse", teacher, [128], SIZE, 10, Path("."))
+    _, sparse = choose_cache(space, "sparse", teacher, [128], SIZE, 10, Path("."), len(NAMES))
     assert sparse == TargetForm(sparse=True, bins=True, levels=levels)
 
 
@@ -114,11 +114,11 @@ class TestCacheKind:
         space, teacher = space_of(distill), small_teacher()
         full = 1000 * cache_bytes(needs_of(space).form, teacher, [96, 64], SIZE, len(NAMES))
         monkeypatch.setattr(needs, "disk_usage", lambda path: Usage(0, 0, int(free_of_full * full)))
-        found, form = choose_cache(space, "auto", teacher, [96, 64], SIZE, 1000, tmp_path / "not" / "yet")
+        found, form = choose_cache(space, "auto", teacher, [96, 64], SIZE, 1000, tmp_path / "not" / "yet", len(NAMES))
         assert found == kind
         assert form.sparse == (kind == "sparse") and form.spatial == ("cbam" in distill)
 
     def test_what_is_asked_for_is_taken(self, tmp_path: Path) -> None:
         for kind in ("full", "sparse", "online"):
-            found, form = choose_cache(space_of("{}"), kind, small_teacher(), [96], SIZE, 10, tmp_path)
+            found, form = choose_cache(space_of("{}"), kind, small_teacher(), [96], SIZE, 10, tmp_path, len(NAMES))
             assert found == kind and form.sparse == (kind == "sparse")

@@ -71,3 +71,10 @@ def test_trials_count_when_they_were_really_done() -> None:
 def test_epochs_count_whatever_became_of_the_trial() -> None:
     clock = BudgetClock.resumed(parse_budget("10epochs"), [result(0), result(1, "stopped", 4)])
     assert (clock.used, clock.left) == (7, 3)
+
+
+def test_a_failed_trial_costs_as_many_epochs_as_the_longest_so_far() -> None:
+    clock = BudgetClock(parse_budget("20epochs"))
+    for one in (result(0, "failed", 0), result(1, epochs=8), result(2, "failed", 0), result(3, "rejected", 0)):
+        clock.count(one)
+    assert clock.used == 16

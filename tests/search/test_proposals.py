@@ -380,3 +380,49 @@ def test_samplers_that_rank_by_constraints_learn_by_how_much_one_was_missed(tmp_
 
 def drafts(proposals: Proposals) -> list[Draft]:
     return list(iter(proposals.ask, None))
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "latency-first"])
+@pytest.mark.parametrize("journal_lost", [False, True])
+def test_a_resumed_search_knows_which_students_missed_a_constraint(
+    tmp_path: Path, sampler: str, journal_lost: bool
+) -> None:
+    limits = parse_constraints(["latency_ms<=10"])
+
+    def opened_again(results: Sequence[TrialResult]) -> Proposals:
+        journal = open_journal_file(tmp_path / "study.journal", directions_of(OBJECTIVES))
+        journal.lost = journal_lost and bool(results)
+        made = make_sampler(sampler, Task(SmallSpace(), seed=0), len(results))
+        return Proposals(SmallSpace(), made, journal, OBJECTIVES, results, constraints=limits)
+
+    proposals = opened_again([])
+    for _ in range(2):
+        draft = proposals.ask()
+        assert draft is not None
+        proposals.start(draft)
+    points = proposals.running
+    slow = ended(0, "rejected", points[0], "latency_ms").model_copy(update={"latency_ms": 15.0})
+    results = [slow, complete(1, points[1])]
+    for result in results:
+        proposals.finish(result)
+    told = [(trial.state, trial.constraints) for trial in proposals._mind.trials]
+    again = [(trial.state, trial.constraints) for trial in opened_again(results)._mind.trials]
+    assert again == told
+    assert told[0][1] == {"latency_ms": 0.5}
+
+
+def test_what_was_trained_for_longer_elsewhere_is_tried_here(tmp_path: Path) -> None:
+    """Scores of another length are no scores of this run, whether they are too low or too high."""
+    (tmp_path / "all").mkdir()
+    points = [draft.params for draft in drafts(opened(tmp_path / "all"))]
+    warm = [Warmth(complete(number, params, 0.9), fidelity=12.5) for number, params in enumerate(points)]
+    journal = open_journal_file(tmp_path / "study.journal", directions_of(OBJECTIVES))
+    sampler = make_sampler("latency-first", Task(SmallSpace(), seed=0))
+    proposals = Proposals(SmallSpace(), sampler, journal, OBJECTIVES, warm=warm)
+    tried = []
+    while (draft := proposals.ask()) is not None:
+        tried.append(draft)
+        proposals.finish(complete(proposals.start(draft), draft.params, 0.1 * len(tried)))
+    assert sorted(key_of(draft.params) for draft in tried) == sorted(key_of(params) for params in points)
+    assert {draft.origin for draft in tried} == {"sampler"}
+    assert all(trial.state is TrialState.FAIL for trial in proposals._mind.trials[: len(warm)])

@@ -164,6 +164,13 @@ def test_an_epoch_budget_is_not_overrun(tmp_path: Path) -> None:
     assert len(results) == 5
 
 
+@pytest.mark.parametrize(("epochs", "trials"), [(8, 2), (2, 1)])
+def test_an_epoch_budget_is_not_overrun_by_many_workers(tmp_path: Path, epochs: int, trials: int) -> None:
+    budget = parse_budget(f"{epochs}epochs")
+    results = run_search(SmallSpace(), CurveWorker, FileRun(tmp_path), budget, workers=2, trial_epochs=3)
+    assert len(results) == trials
+
+
 def test_refused_points_reach_no_worker(tmp_path: Path) -> None:
     def admit(params: dict[str, object]) -> str | None:
         if params["family"] == "b" and params["b.depth"] == 2:
