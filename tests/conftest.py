@@ -4,6 +4,8 @@ import os
 
 # Read by Ray when it is imported: under `uv run` it would start workers in a copy of the folder, with uv of their own.
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # before any other import
+# Ray's workers run at a low priority, and on a machine that does anything else the tests would wait for minutes.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 
 from pathlib import Path

@@ -123,6 +123,15 @@ class TestWrongSearches:
 
         monkeypatch.setattr("nasdistill.session.resources.start_ray", started)
 
+    def test_a_cache_that_cannot_be_written(
+        self, nasdistill: Nasdistill, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "file").write_text("")
+        monkeypatch.setenv("NASDISTILL_CACHE", "file/cache")
+        code, _, err = nasdistill("search", "--budget", "1trials")
+        assert code == 2 and "cache folder file/cache: cannot be used" in err and "NASDISTILL_CACHE" in err
+        assert err.count("\n") == 1 and not (tmp_path / "results").exists()
+
     def test_what_is_right_would_start(self, nasdistill: Nasdistill, demo_yaml: Path, teacher: Path) -> None:
         with pytest.raises(AssertionError, match="the search has started"):
             nasdistill("search", "--budget", "1trials", "--data", demo_yaml, "--teacher", teacher)

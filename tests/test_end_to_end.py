@@ -12,6 +12,7 @@ from command_line import nasdistill
 
 from nasdistill.prepare.inputs import DEMO_TEACHER
 from nasdistill.rung_files import RungFiles
+from nasdistill.store.run_folder import RunFolder
 
 SPACE = """\
 name: tiny
@@ -61,6 +62,34 @@ def test_what_a_search_leaves(run: Path) -> None:
     assert "<!doctype html>" in (run / "report.html").read_text()
     code, out, _ = nasdistill("pareto", run)
     assert code == 0 and "mAP50-95" in out and "2 complete" in out
+
+
+@pytest.mark.parametrize("command", ["search", "train"])
+def test_a_run_is_one_process_at_a_time(run: Path, command: str) -> None:
+    arguments = ("--resume", "--out", run) if command == "search" else (run, "--trial", "0", "--budget", "4epochs")
+    with RunFolder.open(run).held():
+        code, _, err = nasdistill(command, *arguments)
+    assert code == 2 and err.endswith("run: another process is working on it\n")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("teacher", {"sha256": "0" * 64}, "teacher demo_teacher.safetensors: it changed since the run was started"),
+        ("space_text", "name: other", "tiny.yaml: the search space changed since the run was started"),
+        ("device", {"name": "local"}, "device local: it changed since the run was started"),
+        ("data_hash", "0", "data.yaml: the data changed since the run was started"),
+    ],
+)
+def test_what_belongs_on_no_front_of_the_run_is_refused(run: Path, key: str, value: object, words: str) -> None:
+    file = run / "run.json"
+    before = file.read_text()
+    file.write_text(json.dumps({**json.loads(before), key: value}))
+    try:
+        code, _, err = nasdistill("search", "--resume", "--budget", "3trials", "--out", run)
+    finally:
+        file.write_text(before)
+    assert code == 2 and words in err and err.splitlines()[-1].endswith("start a new run")
 
 
 def test_a_student_is_exported_as_it_was_scored(run: Path) -> None:

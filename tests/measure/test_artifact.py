@@ -131,6 +131,32 @@ class TestSuppress:
         assert len(suppress(raw[None])[0].scores) == MAX_DETECTIONS
 
 
+class TestOfClasses:
+    """A teacher may know more classes than the data, and those must not take the places of the others."""
+
+    @pytest.fixture
+    def detector(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OnnxDetector:
+        write_onnx(tiny_student().model, SIZE, tmp_path / "student.onnx")
+        detector = OnnxDetector(tmp_path / "student.onnx")
+        monkeypatch.setattr(detector, "raw", lambda images: self.raw.numpy())
+        return detector
+
+    def test_before_suppression(self, detector: OnnxDetector) -> None:
+        cells = torch.arange(400)
+        boxes = [cells % 20 * 10.0, cells // 20 * 10.0, *torch.full((2, 400), 5.0)]
+        scores = [torch.zeros(400), torch.full((400,), 0.9), torch.full((400,), 0.5)]
+        self.raw = torch.stack([*boxes, *scores])[None]
+        (found,) = detector.detect_views(np.zeros((1, 3, SIZE, SIZE), np.uint8), classes=(2, 0))
+        assert len(found.scores) == MAX_DETECTIONS and set(found.classes) == {0}
+        assert found.scores.max() == found.scores.min() == np.float32(0.5)
+
+    def test_of_what_an_nms_free_detector_found(self, detector: OnnxDetector) -> None:
+        rows = [[0.0, 0.0, 5.0, 5.0, score, kind] for score, kind in ((0.9, 1.0), (0.8, 2.0), (0.7, 0.0))]
+        self.raw = torch.tensor([rows])
+        (found,) = detector.detect_views(np.zeros((1, 3, SIZE, SIZE), np.uint8), classes=(2, 0))
+        assert found.classes.tolist() == [0, 1] and found.scores.tolist() == pytest.approx([0.8, 0.7])
+
+
 def test_an_nms_free_detector_is_only_cut(tmp_path: Path) -> None:
     model = opinionated(DetectionModel("yolo26n.yaml", nc=len(NAMES), verbose=False)).eval()
     model.end2end = True

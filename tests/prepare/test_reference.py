@@ -33,6 +33,12 @@ def test_several_workers_find_what_one_does(inputs: Inputs, tmp_path: Path, monk
     assert not list(tmp_path.glob("*.onnx"))
 
 
+def test_a_device_for_one_size_of_students_times_the_teacher_at_its_own(inputs: Inputs, tmp_path: Path) -> None:
+    device = inputs.device.model_copy(update={"image_size": 64})
+    costs = reference._export_and_time(inputs.teacher, 96, (device,), tmp_path / "teacher.onnx", lambda text: None)
+    assert costs["latency_ms"] > 0
+
+
 def test_shares_are_all_images_once_and_fit_the_memory() -> None:
     for images, workers in ((148, 16), (148, 2), (7, 4), (1, 1)):
         parts = reference._shares(images, workers, 1.0)

@@ -58,6 +58,7 @@ def test_every_format_gives_the_same_complete_points(tmp_path: Path, name: str) 
     [
         ("a.txt", "x", ("expected a file ending in",)),
         ("a.yaml", "[1", ("a.yaml, line 1",)),
+        ("a.yaml", "[{family: 2024-13-45}]", ("not valid YAML",)),
         ("a.yaml", "3", ("expected a list",)),
         ("a.yaml", "[]", ("no configuration",)),
         ("a.yaml", "[3]", ("entry 1", "got 3")),
