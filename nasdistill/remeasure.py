@@ -8,7 +8,9 @@ them.
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from nasdistill.devices.profile import DeviceProfile
 from nasdistill.devices.profiler import open_profiler
@@ -22,6 +24,8 @@ ROUNDS = 3
 MOST_SECONDS = 40.0
 LEAST_S = 0.3  # of a measurement: opening the model, looking for idle cores, warm-up, samples
 CLEARLY = 1.5  # more than a neighbour on the other cores slows a student down
+_TEACHER = "the teacher"
+_RUNS = 6  # of a slow model in a measurement: one to warm up, samples
 MOST_DISTURBED = 0.25  # of the measurements: single ones are outvoted by the median of the rounds
 
 
@@ -31,11 +35,14 @@ def remeasure(
     objectives: Objectives,
     on_progress: Callable[[float], None],
     log: Callable[[str], None],
+    teacher: Path | None = None,
 ) -> int:
     """Measure complete trials' artifacts again on each device, the main one first, and store the median over rounds.
 
-    Returns how many trials were measured. With many students or devices the whole is kept near MOST_SECONDS: by shorter
-    samples, by leaving out those that no busy machine can have kept off the front (CLEARLY), and by fewer rounds.
+    Returns how many trials were measured. The exported `teacher` takes its turns among them, so that a speed-up compares
+    figures of the same minute; `run.json` keeps its new ones. With many students or devices the whole is kept near
+    MOST_SECONDS: by shorter samples, by leaving out those that no busy machine can have kept off the front (CLEARLY), and
+    by fewer rounds.
     Trials whose artifact is gone, or can no longer be measured (which `log` is told, as it is when the machine was busy),
     keep their figures, and so does every figure that is not reported.
     """
@@ -49,41 +56,57 @@ def remeasure(
         chosen = [result for result in complete if not _clearly_beaten(result, complete, objectives)]
         log(f"{len(complete) - len(chosen)} of {len(complete)} students are clearly beaten and keep their latency")
         complete = chosen
-    measurements = ROUNDS * len(complete) * len(devices)
+    subjects = {_TEACHER: teacher} if teacher is not None and _is_quick(run.read_run()) else {}
+    subjects |= {f"trial {result.trial}": artifacts[result.trial] for result in complete}
+    measurements = ROUNDS * len(subjects) * len(devices)
     each = MOST_SECONDS / measurements
     profilers = {}
     for index, device in enumerate(devices):
         quick = {"max_seconds": min(device.max_seconds, max(0.1, each * 0.7)), "warmup_s": min(device.warmup_s, 0.1)}
+        # the size is known to be right for students, and the teacher may have its own
+        quick |= {"image_size": None}
         profilers[device.name if index else None] = open_profiler(device.model_copy(update=quick))
-    measured: dict[int, dict[str, list[float]]] = {result.trial: {} for result in complete}
-    done, disturbed, failed = 0, 0, set[int]()
+    measured: dict[str, dict[str, list[float]]] = {subject: {} for subject in subjects}
+    done, disturbed, failed = 0, 0, set[str]()
     for rounds in range(ROUNDS):
         spent = time.monotonic() - began
         if rounds and spent + spent / rounds > MOST_SECONDS:
             break
-        for result in complete:
+        for subject, artifact in subjects.items():
             for name, profiler in profilers.items():
                 done += 1
                 on_progress(done / measurements)
-                if result.trial in failed:
+                if subject in failed:
                     continue
                 try:
-                    stats = profiler.measure(artifacts[result.trial])
+                    stats = profiler.measure(artifact)
                 except NasdistillError as error:
-                    failed.add(result.trial)
-                    log(f"trial {result.trial} keeps the latency it had: {error}")
+                    failed.add(subject)
+                    log(f"{subject} keeps the latency it had: {error}")
                     continue
                 disturbed += stats.disturbed
                 for figure, value in device_figures(stats, name).items():
-                    measured[result.trial].setdefault(figure, []).append(value)
+                    measured[subject].setdefault(figure, []).append(value)
     if disturbed > MOST_DISTURBED * done:
         log(f"the machine was busy in {disturbed} of {done} measurements: do not trust the latencies too far")
-    complete = [result for result in complete if measured[result.trial]]
+    medians = {
+        subject: {name: statistics.median(values) for name, values in figures.items()}
+        for subject, figures in measured.items()
+    }
+    if medians.get(_TEACHER):
+        run.update_run(teacher={**run.read_run()["teacher"], **medians[_TEACHER]})
+    complete = [result for result in complete if medians[f"trial {result.trial}"]]
     for result in complete:
-        fields = fields_of({name: statistics.median(values) for name, values in measured[result.trial].items()})
+        fields = fields_of(medians[f"trial {result.trial}"])
         fields["further"] = {**result.further, **fields["further"]}
         run.write_trial(result.model_copy(update=fields))
     return len(complete)
+
+
+def _is_quick(recorded: Mapping[str, Any]) -> bool:
+    """Whether the teacher's turns leave most of the time to the students."""
+    latency_ms = recorded["teacher"]["latency_ms"]
+    return bool(ROUNDS * _RUNS * latency_ms / 1000 < MOST_SECONDS / 4)
 
 
 def _clearly_beaten(result: TrialResult, others: Sequence[TrialResult], objectives: Objectives) -> bool:

@@ -103,3 +103,16 @@ def test_what_was_measured_once_counts(run: RunFolder, monkeypatch: pytest.Monke
     monkeypatch.setattr(OnnxRuntimeLocal, "measure", breaks)
     assert remeasure(run, (MAIN,), DEFAULT, lambda share: None, lambda line: None) == 1
     assert run.trials()[0].latency_ms < 3.6e6
+
+
+@pytest.mark.parametrize(("latency_ms", "again"), [(3.6e2, True), (3.6e6, False)])
+def test_the_teacher_takes_its_turns_unless_it_is_very_slow(run: RunFolder, latency_ms: float, again: bool) -> None:
+    run.update_run(teacher={"name": "t", "map50": 0.9, "latency_ms": latency_ms, "latency_ms@other": 3.6e6})
+    tiny_onnx(run.path / "teacher.onnx", 2.0)
+    sized = MAIN.model_copy(update={"image_size": 640})  # of students
+    shares: list[float] = []
+    remeasure(run, (sized, OTHER), DEFAULT, shares.append, lambda line: None, run.path / "teacher.onnx")
+    found = run.read_run()["teacher"]
+    assert (found["name"], found["map50"]) == ("t", 0.9)
+    assert (found["latency_ms"] < latency_ms, found["latency_ms@other"] < 3.6e6) == (again, again)
+    assert len(shares) == ROUNDS * 2 * (1 + again)

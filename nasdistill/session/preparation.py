@@ -76,8 +76,9 @@ def prepare(session: Session, training: TrainingSettings, epochs_asked: int | No
     training, filled = _fill_pools(session, training)
     figures = _teacher_figures(session, filled.own)
     session.progress.teacher(figures)
-    # One box for the whole run: the recorded figures, and so this, stay as they are when it is resumed.
-    corner = teacher_reference(figures, session.goals.objectives)
+    # One box for the whole run, although the teacher is timed again at the end of each part of it.
+    recorded = run.read_run().get("reference")
+    corner = Reference(**recorded) if recorded else teacher_reference(figures, session.goals.objectives)
     warm_seconds = before.get("warm_core_seconds") or _warm_seconds(clock, session.place.workers, len(inputs.lineages))
     # As divided when the run began: on other workers it goes on with the same supernets, not with others.
     warm_workers = before.get("warm_workers", session.place.workers)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from nasdistill.errors import InterruptedSearchError, NothingSucceededError
+from nasdistill.measure.artifact import write_onnx
 from nasdistill.pareto.front import front
 from nasdistill.pareto.intervals import certainty
 from nasdistill.pareto.of_run import devices_of_run, objectives_of_run, on_device
@@ -23,6 +24,7 @@ from nasdistill.search.pareto_asha import DEFAULT_SCHEDULER, NONE
 from nasdistill.search.reserve import WORKER_START_S, RepeatReserve, repeats_for
 from nasdistill.search.runner import run_search
 from nasdistill.search.samplers import DEFAULT_SAMPLER
+from nasdistill.search.scratch import scratch_folder
 from nasdistill.session.goals import Goals, goals_of
 from nasdistill.session.known import WARM_START_NAME, kept_warm_start, read_configurations, read_warm_start
 from nasdistill.session.opening import open_inputs, tell_notes
@@ -128,8 +130,11 @@ def _search(
                 session, prepared, journal, request.sampler or DEFAULT_SAMPLER, scheduler, asked, watch
             )
             repeat_front(session, prepared.assets, repeats_for(clock.budget, asked), start_s)
-        progress.phase("timing the students again, nothing else running")
-        remeasure(run, goals.devices, goals.objectives, progress.share, progress.log)
+        progress.phase("timing the students and the teacher again, nothing else running")
+        with scratch_folder() as scratch:
+            teacher = scratch / "teacher.onnx"
+            write_onnx(inputs.teacher.model, inputs.teacher_size, teacher, inputs.device.batch)
+            remeasure(run, goals.devices, goals.objectives, progress.share, progress.log, teacher)
     except KeyboardInterrupt:
         with contextlib.suppress(OSError):
             _write(run)
