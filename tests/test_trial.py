@@ -359,26 +359,6 @@ class TestRungs:
         seconds = [score.seconds for score in [*scores[:rungs], *more]]
         assert seconds == sorted(seconds) and again.seconds >= seconds[-1], "the seconds of the first part count"
 
-    def test_a_resumed_trial_draws_the_masks_that_it_would_have_drawn(
-        self, rung_bench: Workbench, tmp_path: Path
-    ) -> None:
-        masked = config(feature_loss="mgd", prune_ratio=0.3)
-
-        def trial(folder: str) -> InRungs:
-            (tmp_path / folder).mkdir(exist_ok=True)
-            return trial_in_rungs(masked, rung_bench, TrialPlace(4, tmp_path / folder, {}), lambda line: None)
-
-        killed = trial("first")
-        next(killed)
-        (tmp_path / "second").mkdir()
-        (tmp_path / "second" / "rung.safetensors").write_bytes((tmp_path / "first" / "rung.safetensors").read_bytes())
-        for _ in killed:
-            pass
-        for _ in trial("second"):
-            pass
-        whole = [(tmp_path / name / "student.safetensors").read_bytes() for name in ("first", "second")]
-        assert whole[0] == whole[1]
-
     def test_what_another_trial_or_a_crash_left_is_not_used(self, rung_bench: Workbench, tmp_path: Path) -> None:
         (tmp_path / "rung.safetensors").write_bytes(b"half a file")
         lines: list[str] = []

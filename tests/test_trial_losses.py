@@ -1,6 +1,7 @@
 """Trials whose losses read everything there is of the teacher, from the cache and online."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import get_args
 
@@ -20,7 +21,7 @@ from nasdistill.search.worker import at_the_end
 from nasdistill.students.families import build_student
 from nasdistill.teacher.forms import TargetForm
 from nasdistill.teacher.targets import create_maps, create_targets, fill_targets, seal_maps, seal_targets
-from nasdistill.trial import TrialPlace, trial_in_rungs
+from nasdistill.trial import InRungs, TrialPlace, trial_in_rungs
 from nasdistill.workbench import Assets, OnlineSource, SizedPool, Workbench
 
 FULL = TargetForm(bins=True, spatial=True, detections=True, facts=True, maps=True)
@@ -81,6 +82,30 @@ def test_a_trial_of_every_loss(pools: dict[str, SizedPool], tmp_path: Path, kind
     stage1, stage2 = (next(line for line in lines if line.startswith(stage)) for stage in ("stage 1", "stage 2"))
     assert all(f"{part} " in stage1 for part in ("feature", "cls", "box", "detections"))
     assert ("label " in stage2) and ("1 steps" if kind == "sparse" else "2 steps") in stage1
+
+
+def test_a_resumed_trial_draws_the_masks_that_it_would_have_drawn(pools: dict[str, SizedPool], tmp_path: Path) -> None:
+    assets = bench_of(pools["full"]).assets
+    training = assets.training.model_copy(update={"epochs": 4, "rungs": (1, 3)})
+    bench = Workbench(dataclasses.replace(assets, training=training))
+    fields = {"family": "yolov5", "arch": TINY_YOLOV5, "image_size": SIZE, "feature_loss": "mgd", "prune_ratio": 0.25}
+
+    def trial(name: str) -> InRungs:
+        place = TrialPlace(0, tmp_path / name, {})
+        return trial_in_rungs(TrialConfig.model_validate(fields), bench, place, lambda line: None)
+
+    folders = [tmp_path / name for name in ("whole", "from the first rung", "from the second rung")]
+    for folder in folders:
+        folder.mkdir()
+    whole = trial(folders[0].name)
+    for folder in folders[1:]:
+        next(whole)
+        shutil.copy(folders[0] / "rung.safetensors", folder)
+    for unfinished in (whole, *(trial(folder.name) for folder in folders[1:])):
+        for _ in unfinished:
+            pass
+    weights = [(folder / "student.safetensors").read_bytes() for folder in folders]
+    assert weights[0] == weights[1] == weights[2]
 
 
 def losses(
