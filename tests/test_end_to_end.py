@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 from command_line import nasdistill
 
+from nasdistill.errors import InterruptedSearchError
 from nasdistill.prepare.inputs import DEMO_TEACHER
 from nasdistill.rung_files import RungFiles
 from nasdistill.store.run_folder import RunFolder
@@ -76,7 +77,6 @@ def test_a_run_is_one_process_at_a_time(run: Path, command: str) -> None:
     ("key", "value", "words"),
     [
         ("teacher", {"sha256": "0" * 64}, "teacher demo_teacher.safetensors: it changed since the run was started"),
-        ("space_text", "name: other", "tiny.yaml: the search space changed since the run was started"),
         ("device", {"name": "local"}, "device local: it changed since the run was started"),
         ("data_hash", "0", "data.yaml: the data changed since the run was started"),
     ],
@@ -90,6 +90,20 @@ def test_what_belongs_on_no_front_of_the_run_is_refused(run: Path, key: str, val
     finally:
         file.write_text(before)
     assert code == 2 and words in err and err.splitlines()[-1].endswith("start a new run")
+
+
+def test_a_run_keeps_its_search_space_whatever_becomes_of_the_file(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = json.loads((run / "run.json").read_text())["space_text"]
+    Path("tiny.yaml").rename("gone.yaml")
+    seen = []
+    monkeypatch.setattr("nasdistill.session.search.tell_notes", lambda inputs, *rest: seen.append(inputs) or stop())
+    code, _, _ = nasdistill("search", "--resume", "--budget", "3trials", "--out", run)
+    Path("gone.yaml").rename("tiny.yaml")
+    assert code == 130 and seen[0].space.text == kept
+
+
+def stop() -> None:
+    raise InterruptedSearchError("seen enough")
 
 
 def test_a_student_is_exported_as_it_was_scored(run: Path) -> None:

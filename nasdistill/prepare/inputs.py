@@ -88,11 +88,12 @@ def load_inputs(
     cache: Path,
     on_progress: Callable[[str], None] = lambda text: None,
     synthesise: MakeData | None = None,
+    kept_space: str | None = None,
 ) -> Inputs:
     """Read and check everything that a person named; without data and teacher, the embedded demo.
 
     With `synthesise` there is no data either: it makes a data.yaml from the teacher and an image size, last of all, once
-    everything else is known to be right.
+    everything else is known to be right. `kept_space` is the text of the search space that a run was started with.
 
     Raises:
         InputError: anything is missing or wrong, in one line.
@@ -103,7 +104,7 @@ def load_inputs(
         missing = "--teacher" if teacher is None else "--data"
         raise InputError(f"{missing} is missing: name both --data and --teacher, or neither for the embedded demo")
     demo = data is None and synthesise is None
-    search_space = load_space(space or (DEMO_SPACE if demo else DEFAULT_SPACE))
+    search_space = load_space(space or (DEMO_SPACE if demo else DEFAULT_SPACE), kept_space)
     if demo:
         on_progress("drawing the demo boards")
         data, teacher = make_demo(cache / "demo"), DEMO_TEACHER

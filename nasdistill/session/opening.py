@@ -29,10 +29,11 @@ def open_inputs(
 ) -> tuple[Inputs, SynthesisOnRequest | None]:
     """The inputs that `settings` name, and what made the images where there were none.
 
-    `recorded` is what run.json says of a run that goes on, empty for a new one.
+    `recorded` is what run.json says of a run that goes on, empty for a new one. Such a run keeps the search space it was
+    started with, whatever has become of the file.
 
     Raises:
-        InputError: a wrong input, or data, space, teacher or devices that are no longer those of the run.
+        InputError: a wrong input, or data, teacher or devices that are no longer those of the run.
     """
     synthesis = None
     if settings["data"] == NO_DATA:
@@ -47,6 +48,7 @@ def open_inputs(
         cache=cache,
         on_progress=progress.phase,
         synthesise=synthesis,
+        kept_space=recorded.get("space_text"),
     )
     _check_unchanged(inputs, recorded)
     return inputs, synthesis
@@ -56,7 +58,6 @@ def _check_unchanged(inputs: Inputs, recorded: Mapping[str, Any]) -> None:
     """Scores on other data, of another teacher's students or from another device belong on no front of the run."""
     here = {
         "data_hash": (inputs.data_hash, str(inputs.dataset.yaml_path), "the data"),
-        "space_text": (inputs.space.text, inputs.space.source, "the search space"),
         "device": (_as_json(inputs.device), f"device {inputs.device.name}", "it"),
         "further_devices": (_as_json(inputs.devices[1:]), "--device", "a further device"),
     }

@@ -22,21 +22,21 @@ class ShippedSpace:
     description: str
 
 
-def load_space(name_or_path: str | Path) -> SearchSpace:
-    """The search space in a file, or the shipped one of that name.
+def load_space(name_or_path: str | Path, kept: str | None = None) -> SearchSpace:
+    """The search space in a file, or the shipped one of that name; `kept` is read in place of the file's own text.
 
     Anything with a folder separator or ending in .yaml or .yml is a file. Raises InputError, in one line, for an
     unknown name, an unreadable file or anything the file may not contain.
     """
     path = Path(name_or_path)
     if path.suffix.lower() in (".yaml", ".yml") or path.name != str(name_or_path):
-        return _load_file(path)
+        return _load_file(path, kept)
     shipped = _shipped_files()
     name = str(name_or_path)
     if name not in shipped:
         hint = nearest_hint(name, shipped)
         raise InputError(f"unknown search space '{name}'; give a .yaml file or one of: {', '.join(shipped)}{hint}")
-    return _load_file(shipped[name])
+    return _load_file(shipped[name], kept)
 
 
 def list_spaces() -> list[ShippedSpace]:
@@ -44,8 +44,8 @@ def list_spaces() -> list[ShippedSpace]:
     return [ShippedSpace(name, path, _load_file(path).description) for name, path in _shipped_files().items()]
 
 
-def _load_file(path: Path) -> SearchSpace:
-    _, text = read_yaml(path, "search space")
+def _load_file(path: Path, kept: str | None = None) -> SearchSpace:
+    text = read_yaml(path, "search space")[1] if kept is None else kept
     return parse_space(text, str(path))
 
 

@@ -121,7 +121,7 @@ def test_a_run_from_before_a_parameter_was_there_is_read_by_what_the_space_fixes
     space = load_space("edge-default")
     params = space.sample(random.Random(0))
     earlier = {name: value for name, value in params.items() if name != "box_where"}
-    assert space.config(earlier).box_where == "everywhere"
+    assert space.config(earlier).box_where == "better"
     assert space.complete(earlier) == params and space.complete({"family": "vgg"}) == {"family": "vgg"}
     with pytest.raises(InputError, match="image_size is missing"):
         space.config({name: value for name, value in earlier.items() if name != "image_size"})
