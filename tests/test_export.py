@@ -15,6 +15,7 @@ from nasdistill import cli
 from nasdistill.errors import InputError
 from nasdistill.export import FORMATS, export
 from nasdistill.records import TrialResult
+from nasdistill.report.format import milliseconds
 from nasdistill.store.run_folder import RunFolder
 
 # trial: latency in ms, mAP50-95. The chord from trial 0 to trial 3 is furthest from trial 1; trial 5 is dominated.
@@ -108,7 +109,7 @@ def test_the_right_trial_leaves(
     assert exported.read_bytes() == (run.path / "trials" / f"{trial:04d}" / "student.onnx").read_bytes()
     assert out.splitlines() == [
         f"trial {trial}: mAP50 {FIGURES[trial][1] * 1.2:.4f}, mAP50-95 {FIGURES[trial][1]:.4f}, "
-        f"{FIGURES[trial][0]:.2f} ms, {FIGURES[trial][0] / 10:.3f} M parameters",
+        f"{milliseconds(FIGURES[trial][0])} ms, {FIGURES[trial][0] / 10:.3f} M parameters",
         f"monday/export/monday-{trial:04d}.onnx",
         f"monday/export/monday-{trial:04d}.md",
     ]
