@@ -62,9 +62,11 @@ def remeasure(
     each = MOST_SECONDS / measurements
     profilers = {}
     for index, device in enumerate(devices):
-        quick = {"max_seconds": min(device.max_seconds, max(0.1, each * 0.7)), "warmup_s": min(device.warmup_s, 0.1)}
-        # the size is known to be right for students, and the teacher may have its own
-        quick |= {"image_size": None}
+        quick = {
+            "max_seconds": min(device.max_seconds, max(0.1, each * 0.7)),
+            "warmup_s": min(device.warmup_s, 0.1),
+            "image_size": None,  # known to be right for students, and the teacher may have its own
+        }
         profilers[device.name if index else None] = open_profiler(device.model_copy(update=quick))
     measured: dict[str, dict[str, list[float]]] = {subject: {} for subject in subjects}
     done, disturbed, failed = 0, 0, set[str]()

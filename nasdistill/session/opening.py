@@ -1,10 +1,9 @@
 """Opening what a run works on: data, teacher and space, read, checked and matched."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nasdistill.devices.profile import DeviceProfile
 from nasdistill.errors import InputError
 from nasdistill.prepare.inputs import Inputs, load_inputs
 from nasdistill.progress import Progress
@@ -58,8 +57,12 @@ def _check_unchanged(inputs: Inputs, recorded: Mapping[str, Any]) -> None:
     """Scores on other data, of another teacher's students or from another device belong on no front of the run."""
     here = {
         "data_hash": (inputs.data_hash, str(inputs.dataset.yaml_path), "the data"),
-        "device": (_as_json(inputs.device), f"device {inputs.device.name}", "it"),
-        "further_devices": (_as_json(inputs.devices[1:]), "--device", "a further device"),
+        "device": (inputs.device.model_dump(mode="json"), f"device {inputs.device.name}", "it"),
+        "further_devices": (
+            [device.model_dump(mode="json") for device in inputs.devices[1:]],
+            "--device",
+            "a further device",
+        ),
     }
     for key, (now, where, what) in here.items():
         if recorded.get(key, now) != now:
@@ -67,12 +70,6 @@ def _check_unchanged(inputs: Inputs, recorded: Mapping[str, Any]) -> None:
     before = recorded.get("teacher", {}).get("sha256", inputs.teacher.sha256)
     if before != inputs.teacher.sha256:
         raise InputError(f"teacher {inputs.teacher.name}: it changed since the run was started; start a new run")
-
-
-def _as_json(devices: DeviceProfile | Sequence[DeviceProfile]) -> Any:
-    if isinstance(devices, DeviceProfile):
-        return devices.model_dump(mode="json")
-    return [device.model_dump(mode="json") for device in devices]
 
 
 def tell_notes(inputs: Inputs, goals: Goals, progress: Progress) -> None:

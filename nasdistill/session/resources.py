@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import math
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +51,8 @@ def workplace(request: SearchRequest, run: Path, cache: Path, data: Path) -> Ite
         one = Workplace(1, gpus, None)
         check_resources(one.per_trial)
         # more workers than Ray has room for would wait for ever
-        workers = min(room_for(one.per_trial), request.workers or sys.maxsize)
+        room = room_for(one.per_trial)
+        workers = min(room, request.workers or room)
         if request.ray_address is not None:
             check_shared({"run folder": run, "cache folder": cache}, data)
         yield Workplace(workers, gpus, None if request.ray_address is None else run)

@@ -81,30 +81,19 @@ def train(request: TrainRequest, progress: Progress) -> TrialResult:
     progress.begin(clock, (), objectives)
     progress.log(f"trial {chosen.trial} {chosen.family}: {_figures(chosen)} after {chosen.epochs} epochs of the search")
     with run.held():
-        return _train(request, run, settings, chosen, clock, progress)
-
-
-def _train(
-    request: TrainRequest,
-    run: RunFolder,
-    settings: dict[str, object],
-    chosen: TrialResult,
-    clock: BudgetClock,
-    progress: Progress,
-) -> TrialResult:
-    config, assets = _prepared(request, run, settings, chosen, clock, progress)
-    folder = run.trained_folder(chosen.trial)
-    under_way = folder.with_name(f"{folder.name}.under-way")
-    under_way.mkdir(parents=True, exist_ok=True)
-    try:
-        with open(under_way / "log.txt", "a", encoding="utf-8", buffering=1) as log:
-            result = _run(config, assets, request.budget, clock, chosen, under_way, log.write, progress)
-    except KeyboardInterrupt:
-        raise InterruptedSearchError("interrupted; the same command goes on from the last score") from None
-    write_text(under_way / "trial.json", result.model_dump_json(indent=2) + "\n")
-    _put_in_place(under_way, folder)
-    write_report(run, run.report_file)
-    return result
+        config, assets = _prepared(request, run, settings, chosen, clock, progress)
+        folder = run.trained_folder(chosen.trial)
+        under_way = folder.with_name(f"{folder.name}.under-way")
+        under_way.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(under_way / "log.txt", "a", encoding="utf-8", buffering=1) as log:
+                result = _run(config, assets, request.budget, clock, chosen, under_way, log.write, progress)
+        except KeyboardInterrupt:
+            raise InterruptedSearchError("interrupted; the same command goes on from the last score") from None
+        write_text(under_way / "trial.json", result.model_dump_json(indent=2) + "\n")
+        _put_in_place(under_way, folder)
+        write_report(run, run.report_file)
+        return result
 
 
 def _prepared(
