@@ -115,13 +115,13 @@ class NodeWorker(CurveWorker):
 
 
 class MeetingWorker(NodeWorker):
-    """The first trial waits for the second one to begin, however long its worker takes to start; half a minute at most."""
+    """The first two trials wait for each other to begin, whichever worker is up first; half a minute at most."""
 
     def done(self, job: TrialJob, begin: float) -> bool:
-        if job.trial:
+        if job.trial > 1:
             return super().done(job, begin)
-        second = job.folder.parent / "1" / "log.txt"
-        return (second.exists() and "process" in second.read_text()) or time.time() >= begin + 30.0
+        other = job.folder.parent / str(1 - job.trial) / "log.txt"
+        return (other.exists() and "process" in other.read_text()) or time.time() >= begin + 30.0
 
 
 class SlowWorker(CurveWorker):
