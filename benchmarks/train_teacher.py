@@ -77,9 +77,8 @@ def finetune(
     return last, steps
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Train, keep the checkpoint, and print what it is worth as one JSON line."""
-    parser = argparse.ArgumentParser(description="Fine-tune a standard model with Ultralytics.")
+def add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is trained on what, and for how long."""
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", default="yolo11n.yaml", help="Ultralytics' YAML [default: yolo11n.yaml]")
     parser.add_argument("--weights", type=Path, help="bare tensors to start from [default: random]")
@@ -88,6 +87,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch", type=int, default=BATCH_SIZE, help=f"images a step [default: {BATCH_SIZE}]")
     parser.add_argument("--seed", type=int, default=0)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train, keep the checkpoint, and print what it is worth as one JSON line."""
+    parser = argparse.ArgumentParser(description="Fine-tune a standard model with Ultralytics.")
+    add_training_arguments(parser)
     parser.add_argument("--to", type=Path, required=True, help="where the checkpoint goes (.pt)")
     options = parser.parse_args(argv)
     dataset = load_dataset(options.data)
