@@ -69,7 +69,7 @@ class SizedPool:
 
 @dataclass(frozen=True)
 class SupernetFile:
-    """A warmed supernet: its weights, its architecture, and where it came from (`teacher-slices+warmed`, `warmed`)."""
+    """A supernet: its weights, its architecture, and its `origin`: `teacher-slices`, `pretrained+warmed` or `warmed`."""
 
     path: Path
     arch: Mapping[str, Scalar]

@@ -1,4 +1,4 @@
-"""Warming every lineage of the search space: one supernet each, shared by all trials of the run, cached by hash."""
+"""The weights that trials start from: one supernet a lineage, cut from the teacher or warmed, cached by hash."""
 
 import functools
 import hashlib
@@ -23,17 +23,15 @@ from nasdistill.students.families import Lineage, build_student
 from nasdistill.students.importance import sorted_by_importance
 from nasdistill.students.pretrained import fit_weights, read_weights
 from nasdistill.students.slicing import related, transplant
+from nasdistill.students.student import Student
 from nasdistill.teacher.teacher import Teacher
 from nasdistill.workbench import FROM_TEACHER, SupernetFile
 
 Report = Callable[[str], None]
-WARM_VERSION = 5
-# What starts from nothing has far to go; Muon's large steps spoil what is cut from the teacher (docs/decisions.md).
-WARM_FROM_TEACHER: tuple[OptimizerName, float] = ("adamw", 2e-3)
-WARM_FROM_NOTHING: tuple[OptimizerName, float] = ("muon", 1.6e-2)
+WARM_VERSION = 6
+OPTIMIZER: OptimizerName = "muon"
+LEARNING_RATE = 1.6e-2
 MOST_MEMBERS = 6
-# A lineage that starts from the teacher's own weights needs less warming than one that starts from nothing.
-SLICED_SHARE = 0.4
 MIN_RELATED = 0.9
 
 
@@ -41,7 +39,8 @@ MIN_RELATED = 0.9
 class WarmPlan:
     """One lineage to be warmed for `seconds` at most; `sliced` says that the teacher's own weights fit it.
 
-    It starts from random weights, then `pretrained` where there is a file, then the teacher's where they fit.
+    It starts from random weights, then `pretrained` where there is a file, then the teacher's where they fit. What is cut
+    from the teacher is not warmed: its trials are no better for it (docs/decisions.md), and 0 seconds are planned.
     """
 
     lineage: Lineage
@@ -54,8 +53,8 @@ class WarmPlan:
     @property
     def supernet(self) -> SupernetFile:
         """What a worker needs to open it."""
-        start = f"{FROM_TEACHER}+" if self.sliced else "pretrained+" if self.pretrained else ""
-        return SupernetFile(self.path, dict(self.lineage.largest), f"{start}warmed")
+        origin = FROM_TEACHER if self.sliced else "pretrained+warmed" if self.pretrained else "warmed"
+        return SupernetFile(self.path, dict(self.lineage.largest), origin)
 
 
 @dataclass(frozen=True)
@@ -79,13 +78,14 @@ def plan_warming(
 ) -> list[WarmPlan]:
     """Divide `core_seconds` between the lineages by the trials that they are likely to get; `pretrained` is by lineage.
 
-    The cache's key holds all that a supernet depends on.
+    The part of those that are cut from the teacher is left to the trials. The cache's key holds all that a supernet
+    depends on.
     """
     pretrained = pretrained or {}
     sliced = {lineage.name: _fits_teacher(lineage, names, teacher) for lineage in lineages}
     likely = trial_shares(lineages)
-    parts = {line.name: likely[line.name] * (SLICED_SHARE if sliced[line.name] else 1.0) for line in lineages}
-    seconds = _shared_out(parts, core_seconds, workers)
+    parts = {name: share for name, share in likely.items() if not sliced[name]}
+    seconds = dict.fromkeys(likely, 0.0) | _shared_out(parts, core_seconds * sum(parts.values()), workers)
     found = []
     for lineage in lineages:
         key = json.dumps(
@@ -95,8 +95,8 @@ def plan_warming(
             sort_keys=True,
         )
         path = cache / "supernets" / f"{hashlib.sha256(key.encode()).hexdigest()[:20]}.safetensors"
-        # with fewer lineages than workers the cores would idle: a lineage then gets several threads
-        threads = max(1, workers // len(lineages))
+        # with fewer lineages to warm than workers the cores would idle: a lineage then gets several threads
+        threads = max(1, workers // max(1, len(parts)))
         start = pretrained.get(lineage.name)
         found.append(WarmPlan(lineage, seconds[lineage.name], path, sliced[lineage.name], threads, start))
     return sorted(found, key=lambda plan: -plan.seconds)  # the longest first: they decide when warming ends
@@ -168,14 +168,31 @@ def _warm(
     torch.set_num_threads(plan.threads)
     keep_freed_memory()
     torch.manual_seed(training.seed)
-    compute = choose_compute(training.precision)
-    archs = plan.lineage.archs
     supernet = build_student(plan.lineage.family, plan.lineage.largest, names, training.seed)
     if plan.pretrained is not None:
         fit_weights(read_weights(plan.pretrained.path), supernet)
     if teacher is not None:
         transplant(in_data_order(sorted_by_importance(teacher.model), class_order), supernet.model)
-    smaller = archs[:-1]
+    steps = _train(plan, supernet, names, teacher_channels, pools, training, stop_file, report) if plan.seconds else 0
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in supernet.model.state_dict().items()}
+    with replacing(plan.path) as temporary:
+        save_file(tensors, temporary, metadata={"lineage": plan.lineage.name, "steps": str(steps)})
+    return Warmed(steps, time.perf_counter() - started)
+
+
+def _train(
+    plan: WarmPlan,
+    supernet: Student,
+    names: tuple[str, ...],
+    teacher_channels: tuple[int, ...],
+    pools: tuple[PoolPlan, ...],
+    training: TrainingSettings,
+    stop_file: Path,
+    report: Report,
+) -> int:
+    """Warm the supernet in place; the steps that it took."""
+    compute = choose_compute(training.precision)
+    smaller = plan.lineage.archs[:-1]
     spread = (
         sorted({round(i * (len(smaller) - 1) / max(1, MOST_MEMBERS - 1)) for i in range(MOST_MEMBERS)})
         if smaller
@@ -183,28 +200,24 @@ def _warm(
     )
     members = [build_student(plan.lineage.family, smaller[index], names) for index in spread]
     feeds = [p.folders.feed(compute) for p in pools]
-    optimizer, learning_rate = WARM_FROM_NOTHING if teacher is None else WARM_FROM_TEACHER
     steps = warm_supernet(
         supernet,
         members,
         teacher_channels,
         feeds,
         steps=1_000_000,
-        learning_rate=learning_rate,
+        learning_rate=LEARNING_RATE,
         compute=compute,
         seed=training.seed,
         on_progress=lambda share: report(f"{share:.3f}"),
         should_stop=stop_file.exists,
         seconds=plan.seconds,
-        optimizer=optimizer,
+        optimizer=OPTIMIZER,
     )
     broken = first_not_finite(supernet.model)
     if broken:  # it would stay in the cache
         raise NasdistillError(f"warming {plan.lineage.name} left values that are not finite in {broken}")
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in supernet.model.state_dict().items()}
-    with replacing(plan.path) as temporary:
-        save_file(tensors, temporary, metadata={"lineage": plan.lineage.name, "steps": str(steps)})
-    return Warmed(steps, time.perf_counter() - started)
+    return steps
 
 
 def in_data_order(model: torch.nn.Module, class_order: Sequence[int]) -> torch.nn.Module:

@@ -1,14 +1,22 @@
-"""What a supernet is cut from: a teacher that may know more classes than the data, in another order."""
+"""What trials start from: slices of a teacher, which may know more classes than the data, and what is warmed for how long."""
 
 import copy
+import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from small import NAMES, SIZE, images_of, opinionated
 from ultralytics.nn.tasks import DetectionModel
 
-from nasdistill.prepare.families import in_data_order
+from nasdistill.config import TrainingSettings
+from nasdistill.prepare.families import WarmPlan, in_data_order, plan_warming, warm_tasks
+from nasdistill.prepare.inputs import Inputs, lineages
+from nasdistill.prepare.pools import plan_pools
+from nasdistill.space.parse import parse_space
 from nasdistill.students.families import build_student
+from nasdistill.students.importance import sorted_by_importance
 from nasdistill.students.slicing import transplant
 from nasdistill.students.student import dense_output
 
@@ -32,3 +40,32 @@ def test_a_student_cut_from_a_teacher_of_more_classes_says_what_the_teacher_says
         torch.testing.assert_close(branch["scores"], of_teacher["scores"][:, ORDER])
         torch.testing.assert_close(branch["boxes"], of_teacher["boxes"])
     assert dense_output(said)["scores"].shape[1] == len(NAMES)
+
+
+def plans_for(inputs: Inputs, space: str, folder: Path, core_seconds: float = 120.0) -> list[WarmPlan]:
+    parsed = parse_space(space, "a.yaml")
+    inputs = dataclasses.replace(inputs, space=parsed, lineages=tuple(lineages(parsed, NAMES)))
+    training = TrainingSettings(max_views=64)
+    pools = plan_pools(inputs, training, folder)
+    return plan_warming(inputs.lineages, NAMES, inputs.teacher, pools, training, core_seconds, 2, folder)
+
+
+def test_what_is_cut_from_the_teacher_is_not_warmed(inputs: Inputs, tmp_path: Path) -> None:
+    families = "yolov5: {depth: 0.33, width: [0.0625, 0.125]}, mobilenetv3: {variant: [small_050, small_100], neck: 32}"
+    space = f"name: a\nfamilies: {{{families}}}\nimage_size: 64\n"
+    cut, warmed = sorted(plans_for(inputs, space, tmp_path), key=lambda plan: plan.seconds)
+    assert (cut.lineage.family, cut.seconds, cut.supernet.origin) == ("yolov5", 0.0, "teacher-slices")
+    # half of the trials are likely to be its own: the other half's part of the time is theirs
+    assert (warmed.lineage.family, warmed.supernet.origin) == ("mobilenetv3", "warmed")
+    assert (warmed.seconds, warmed.threads) == (30.0, 2)  # the only one to warm: both workers' cores are its own
+
+
+def test_a_supernet_without_warming_is_the_teachers_slices(inputs: Inputs, tmp_path: Path) -> None:
+    (plan,) = plans_for(inputs, "name: a\nfamilies: {yolov5: {depth: 0.33, width: 0.0625}}\nimage_size: 64\n", tmp_path)
+    (task,) = warm_tasks([plan], NAMES, inputs.teacher, inputs.class_order, (), TrainingSettings(), tmp_path / "stop")
+    assert task(lambda text: None).steps == 0
+    assert not warm_tasks([plan], NAMES, inputs.teacher, inputs.class_order, (), TrainingSettings(), tmp_path / "stop")
+    expected = build_student("yolov5", plan.lineage.largest, NAMES, seed=0)
+    transplant(in_data_order(sorted_by_importance(inputs.teacher.model), inputs.class_order), expected.model)
+    found = load_file(plan.path)
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.model.state_dict().items())
