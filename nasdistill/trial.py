@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from nasdistill.compress.prune import STAGES, Pruning, prune
+from nasdistill.compress.prune import prune, pruning_of
 from nasdistill.distill.batchnorm import recalibrate
 from nasdistill.distill.connectors import Connectors
 from nasdistill.distill.objective import LossChoice, LossWeights
@@ -63,7 +63,7 @@ def trial_in_rungs(config: TrialConfig, bench: Workbench, place: TrialPlace, rep
     artifact = place.folder / "student.onnx"
     student, init = bench.student(config)
 
-    pruning = pruning_of(config, bench)
+    pruning = pruning_of(config, bench.assets.device.channel_multiple)
     planned = prune(student, pruning).student.model
     write_onnx(planned, size, artifact, bench.assets.device.batch)
     before = _costs(planned, artifact, size, bench)
@@ -183,16 +183,6 @@ def _stages(config: TrialConfig, bench: Workbench, init: str) -> tuple[Stage, St
 def _connectors(student: Student, config: TrialConfig, bench: Workbench) -> Connectors:
     channels = bench.assets.teacher_channels
     return Connectors(student.pyramid_channels, channels, config.connector, generators=config.feature_loss == "mgd")
-
-
-def pruning_of(config: TrialConfig, bench: Workbench) -> Pruning:
-    """What the trial prunes, rounded as its device likes it."""
-    return Pruning(
-        ratio=config.prune_ratio,
-        factors={stage: getattr(config, f"prune_{stage}") for stage in STAGES},
-        importance=config.prune_importance,
-        channel_multiple=bench.assets.device.channel_multiple,
-    )
 
 
 def _gradients(

@@ -60,6 +60,8 @@ def test_what_a_search_leaves(run: Path) -> None:
     assert {trial["param.init"] for trial in trials} == {"teacher-slices"}
     recorded = json.loads((run / "run.json").read_text())
     assert recorded["preparation"]["teacher_forward_passes"] > 0
+    scouted = json.loads((run / "scouted.json").read_text())
+    assert scouted and all(one["figures"]["latency_ms"] > 0 and one["params"]["family"] == "yolov5" for one in scouted)
     assert "<!doctype html>" in (run / "report.html").read_text()
     code, out, _ = nasdistill("pareto", run)
     assert code == 0 and "mAP50-95" in out and "2 complete" in out

@@ -18,6 +18,7 @@ from ultralytics.nn.modules import Detect
 from ultralytics.nn.tasks import DetectionModel
 
 from nasdistill.errors import TrialError
+from nasdistill.records import TrialConfig
 from nasdistill.students.channels import trace_channels
 from nasdistill.students.importance import Criterion, Place, channel_scores, places_of_groups
 from nasdistill.students.student import Student
@@ -55,6 +56,17 @@ class Pruned:
 
     student: Student
     achieved: float
+
+
+def pruning_of(config: TrialConfig, channel_multiple: int) -> Pruning:
+    """What a trial prunes; `channel_multiple` is its device's."""
+    factors = {stage: getattr(config, f"prune_{stage}") for stage in STAGES}
+    return Pruning(
+        ratio=config.prune_ratio,
+        factors=factors,
+        importance=config.prune_importance,
+        channel_multiple=channel_multiple,
+    )
 
 
 def prune(student: Student, pruning: Pruning, gradients: Mapping[str, Tensor] | None = None) -> Pruned:

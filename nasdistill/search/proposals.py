@@ -65,6 +65,10 @@ class Warmth:
     fidelity: float = 1.0
 
 
+Scouted = tuple[Params, Mapping[str, float]]
+"""A point, and costs by name that its untrained student was measured to have."""
+
+
 @dataclass
 class _Running:
     draft: Draft
@@ -75,8 +79,8 @@ class Proposals:
     """The points of one run.
 
     `results` are those the run folder holds already; they are the truth, and the journal is made to agree with them.
-    `enqueued` points come first. The sampler also learns from the `warm` results of an earlier run; they are no trials
-    of this one. `next_trial` is the number that the next started trial gets.
+    `enqueued` points come first. The sampler also learns from the `warm` results of an earlier run and from `scouted`
+    students; they are no trials of this one. `next_trial` is the number that the next started trial gets.
     """
 
     def __init__(
@@ -90,6 +94,7 @@ class Proposals:
         enqueued: Sequence[Mapping[str, Scalar]] = (),
         warm: Sequence[Warmth] = (),
         constraints: Sequence[Limit] = (),
+        scouted: Sequence[Scouted] = (),
     ) -> None:
         self._space = space
         self._sampler = sampler
@@ -105,8 +110,10 @@ class Proposals:
             self._mind = optuna.create_study(directions=directions_of(self._objectives), sampler=sampler)
         self.next_trial = 0
         unfinished = self._take_over(results)
+        for params, figures in scouted:
+            self._measured(params, figures)
         for result in results:
-            self._observe(result)
+            self._measured(result.params, result.costs())
         for warmth in warm:
             self._warm_up(warmth)
         self._queue: deque[tuple[Params, Origin, tuple[int, ...]]] = deque(self._interrupted(unfinished))
@@ -154,7 +161,7 @@ class Proposals:
         running = self._running.pop(result.trial, None)
         if running is None:
             return
-        self._observe(result)
+        self._measured(result.params, result.costs())
         values = values_of(result, self._objectives)
         for name, missed in self._missed(result).items():
             running.draft.asked.set_constraint(name, missed)
@@ -223,16 +230,16 @@ class Proposals:
         values = [objective.of(result) for objective in self._objectives]
         return [0.0 if value is None else float(value) for value in values]
 
-    def _observe(self, result: TrialResult) -> None:
-        """Let a sampler that models costs know those of a trial, rejected ones included."""
-        found = point_of(self._space, result.params)
+    def _measured(self, params: Params, figures: Mapping[str, float]) -> None:
+        """Let a sampler that models costs know those of a student, trained or not."""
+        found = point_of(self._space, params)
         if not isinstance(self._sampler, LatencyFirstSampler) or found is None:
             return
-        self._sampler.observe(found[0], **result.costs())
+        self._sampler.observe(found[0], **figures)
 
     def _warm_up(self, warmth: Warmth) -> None:
         """Tell the sampler a result of an earlier run; one of shorter or longer training only as what it was."""
-        self._observe(warmth.result)
+        self._measured(warmth.result.params, warmth.result.costs())
         found, values = point_of(self._space, warmth.result.params), values_of(warmth.result, self._objectives)
         if found is None or values is None:
             return

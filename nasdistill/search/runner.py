@@ -27,7 +27,7 @@ from nasdistill.search.journal_file import JOURNAL_NAME, open_journal_file
 from nasdistill.search.ledger import Ledger, Run
 from nasdistill.search.nodes import check_resources
 from nasdistill.search.pareto_asha import DEFAULT_SCHEDULER, SCHEDULERS, check_scheduler
-from nasdistill.search.proposals import Proposals, Warmth
+from nasdistill.search.proposals import Proposals, Scouted, Warmth
 from nasdistill.search.reconcile import directions_of
 from nasdistill.search.reserve import RepeatReserve
 from nasdistill.search.samplers import DEFAULT_SAMPLER, Task, make_sampler
@@ -56,6 +56,7 @@ def run_search(
     reference: Reference | None = None,
     enqueued: Sequence[Mapping[str, Scalar]] = (),
     warm: Sequence[Warmth] = (),
+    scouted: Sequence[Scouted] = (),
     resources_per_trial: Mapping[str, float] | None = None,
     ray_address: str | None = None,
     on_event: EventHandler | None = None,
@@ -74,8 +75,9 @@ def run_search(
     a plain `Budget` starts now, with the trials and epochs of a resumed run charged to it. When `run` holds trials, the
     search goes on after them, beginning with the points that were interrupted. A Ray that this process has started is
     used; otherwise one is started (or `ray_address` joined) and shut down again. For `admit` and `estimate` see
-    `StudySearcher`; for `enqueued` and `warm` see `Proposals`, for `constraints` and `reference` `samplers.Task`: the
-    sampler keeps to the constraints as far as it can tell, and the worker rejects what it measures beyond them.
+    `StudySearcher`; for `enqueued`, `warm` and `scouted` see `Proposals`, for `constraints` and `reference` see
+    `samplers.Task`: the sampler keeps to the constraints as far as it can tell, and the worker rejects what it measures
+    beyond them.
     `scheduler` decides who goes on at the rungs that a worker stops at, by `rung_scores` of earlier parts too. Without
     `warm_workers` every trial gets a process of its own, seconds slower each. The Optuna study goes to `journal`, by
     default a file in the run folder. No trial is begun that would run into `reserve`, the part of the budget that is
@@ -94,7 +96,9 @@ def run_search(
     stop = StopControl(run.path / STOP_FILE_NAME, clock, patience)
     stop.clear()
     journal = journal or open_journal_file(run.path / JOURNAL_NAME, directions_of(objectives))
-    proposals = Proposals(space, chosen_sampler, journal, objectives, results, seed, enqueued, warm, constraints)
+    proposals = Proposals(
+        space, chosen_sampler, journal, objectives, results, seed, enqueued, warm, constraints, scouted
+    )
     ledger = Ledger(run, proposals, clock, stop, on_event)
     searcher = StudySearcher(proposals, ledger, clock, stop, workers, results, admit, estimate, reserve, trial_epochs)
     resources = dict(resources_per_trial or {"cpu": 1})

@@ -79,6 +79,8 @@ SAMPLERS: dict[str, Callable[[Task], BaseSampler]] = {
     "qmc": lambda task: HaltonSampler(seed=task.seed),
 }
 DEFAULT_SAMPLER = "latency-first"
+MODELS_COSTS = ("latency-first",)
+"""Those that learn from costs of students that were never trained."""
 
 
 def check_sampler(name: str) -> None:

@@ -1,23 +1,29 @@
 """The steps before the first trial, in order, on the run's own workers; all of it is cached by what it depends on."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from nasdistill.config import TrainingSettings
 from nasdistill.errors import NothingSucceededError
 from nasdistill.pareto.hypervolume import Reference, teacher_reference
-from nasdistill.prepare import families, length, pools, reference
+from nasdistill.prepare import families, length, pools, reference, scouting
 from nasdistill.prepare.needs import cache_bytes, choose_cache
 from nasdistill.search.budget import BudgetClock
 from nasdistill.search.rungs import rung_epochs
 from nasdistill.search.runner import STOP_FILE_NAME
 from nasdistill.session.session import Session
+from nasdistill.store.atomic import write_text
 from nasdistill.workbench import Assets
 
 POOL_SHARE = 0.15  # of a time budget: what drawing views and asking the teacher may cost
 WARM_SHARE = 0.2  # of a time budget: what warming the families may cost
 WARM_SECONDS_PER_LINEAGE = 60.0  # where the budget is not one of time
+SCOUT_SHARE = 0.02  # of a time budget: what timing untrained students may cost
+SCOUT_SECONDS = 30.0  # where the budget is not one of time: so many, and one for each trial or epoch at most
+SCOUTED_NAME = "scouted.json"
+"""In the run folder: points of the space and the costs of their untrained students, so that resuming knows the same."""
 FINISH_RESERVE_S = 15.0  # left of a time budget for the last measurements and the report
 
 
@@ -33,6 +39,7 @@ class Prepared:
     step_seconds: Mapping[str, float]
     timed_size: int
     reference: Reference
+    scouted: Sequence[scouting.Scouted] = ()
 
     def trial_seconds(self, params: Mapping[str, Any]) -> float:
         """Expected seconds of a trial with these flat parameters."""
@@ -59,8 +66,10 @@ class _Filled:
         return len(self.largest.train)
 
 
-def prepare(session: Session, training: TrainingSettings, epochs_asked: int | None, early_stopping: bool) -> Prepared:
-    """Views, targets, the teacher's figures, warmed families and the trials' length.
+def prepare(
+    session: Session, training: TrainingSettings, epochs_asked: int | None, early_stopping: bool, scout: bool
+) -> Prepared:
+    """Views, targets, the teacher's figures, warmed families, costs of untrained students (`scout`) and the trials' length.
 
     What a run has recorded of its preparation stays as it is when it is resumed.
 
@@ -84,6 +93,7 @@ def prepare(session: Session, training: TrainingSettings, epochs_asked: int | No
     warm_workers = before.get("warm_workers", session.place.workers)
     warm, warm_steps = _warm_families(session, training, filled.trained, warm_seconds, warm_workers)
     step_seconds = before.get("step_seconds") or _time_steps(session, training, filled.largest)
+    scouted = _scout(session, training.seed, going_on=bool(before)) if scout else []
     steps_per_epoch = max(1, round(filled.train_images / training.recipe.batch_size))
     if not before:
         epochs = training.epochs
@@ -122,7 +132,7 @@ def prepare(session: Session, training: TrainingSettings, epochs_asked: int | No
         further_devices=inputs.devices[1:],
         needed=session.goals.needed,
     )
-    return Prepared(assets, figures, step_seconds, filled.largest.image_size, corner)
+    return Prepared(assets, figures, step_seconds, filled.largest.image_size, corner, scouted)
 
 
 def _affordable(session: Session, training: TrainingSettings) -> TrainingSettings:
@@ -204,6 +214,23 @@ def _time_steps(session: Session, training: TrainingSettings, largest: pools.Poo
     seconds = session.progress.tasks("timing a training step", tasks, session.place.run_tasks)
     each = len(inputs.lineages)
     return {line.name: max(seconds[index::each]) for index, line in enumerate(inputs.lineages)}
+
+
+def _scout(session: Session, seed: int, going_on: bool) -> list[scouting.Scouted]:
+    """Costs of untrained students, measured when the run begins."""
+    file, inputs, clock, place = session.run.path / SCOUTED_NAME, session.inputs, session.clock, session.place
+    if file.is_file():
+        return [scouting.Scouted(**one) for one in json.loads(file.read_text(encoding="utf-8"))]
+    if going_on:  # a run of an earlier version
+        return []
+    seconds = SCOUT_SHARE * clock.budget.amount if session.timed else min(SCOUT_SECONDS, clock.budget.amount)
+    points = scouting.scout_points(inputs.space, seed)
+    tasks = scouting.scout_tasks(points, inputs.space, inputs.dataset.names, inputs.devices, seconds, place.workers)
+    found = [
+        one for share in session.progress.tasks("timing untrained students", tasks, place.run_tasks) for one in share
+    ]
+    write_text(file, json.dumps([asdict(one) for one in found]) + "\n")
+    return found
 
 
 def _affordable_epochs(

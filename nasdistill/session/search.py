@@ -23,7 +23,7 @@ from nasdistill.search.journal import StudyJournal
 from nasdistill.search.pareto_asha import DEFAULT_SCHEDULER, NONE
 from nasdistill.search.reserve import WORKER_START_S, RepeatReserve, repeats_for
 from nasdistill.search.runner import run_search
-from nasdistill.search.samplers import DEFAULT_SAMPLER
+from nasdistill.search.samplers import DEFAULT_SAMPLER, MODELS_COSTS
 from nasdistill.search.scratch import scratch_folder
 from nasdistill.session.goals import Goals, goals_of
 from nasdistill.session.known import WARM_START_NAME, kept_warm_start, read_configurations, read_warm_start
@@ -125,10 +125,15 @@ def _search(
                     f"{place.workers} workers instead of {request.workers}: no more trials fit at the same time"
                 )
             session = Session(run, inputs, goals, clock, place, cache, progress)
-            prepared = prepare(session, training, settings["epochs"], early_stopping=scheduler != NONE)
-            start_s = _run_trials(
-                session, prepared, journal, request.sampler or DEFAULT_SAMPLER, scheduler, asked, watch
+            sampler = request.sampler or DEFAULT_SAMPLER
+            prepared = prepare(
+                session,
+                training,
+                settings["epochs"],
+                early_stopping=scheduler != NONE,
+                scout=sampler in MODELS_COSTS,
             )
+            start_s = _run_trials(session, prepared, journal, sampler, scheduler, asked, watch)
             repeat_front(session, prepared.assets, repeats_for(clock.budget, asked), start_s)
         progress.phase("timing the students and the teacher again, nothing else running")
         with scratch_folder() as scratch:
@@ -201,6 +206,7 @@ def _run_trials(
         reference=prepared.reference,
         enqueued=run.read_run().get("enqueued", ()),
         warm=kept_warm_start(run, training.epochs),
+        scouted=[(dict(one.params), one.figures) for one in prepared.scouted],
         journal=journal,
         trial_epochs=training.epochs,
         reserve=RepeatReserve(

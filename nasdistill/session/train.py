@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from nasdistill.compress.prune import prune
+from nasdistill.compress.prune import prune, pruning_of
 from nasdistill.config import MOST_EPOCHS, TrainingSettings
 from nasdistill.errors import InputError, InterruptedSearchError
 from nasdistill.pareto.of_run import devices_of_run, objectives_of_run
@@ -31,7 +31,7 @@ from nasdistill.session.session import Session
 from nasdistill.store.atomic import write_text
 from nasdistill.store.provenance import usable_cores
 from nasdistill.store.run_folder import RunFolder
-from nasdistill.trial import TrialPlace, pruning_of, trial_in_rungs
+from nasdistill.trial import TrialPlace, trial_in_rungs
 from nasdistill.workbench import Assets, Workbench
 from nasdistill.worker import searched
 
@@ -120,7 +120,7 @@ def _prepared(
     training = training_of(settings, recorded, inputs.space)
     with workplace(SearchRequest(), run.path, cache, inputs.dataset.yaml_path) as place:
         session = Session(run, inputs, goals, clock, place, cache, progress)
-        prepared = prepare(session, training, training.epochs, early_stopping=bool(training.rungs))
+        prepared = prepare(session, training, training.epochs, early_stopping=bool(training.rungs), scout=False)
     return inputs.space.config(searched(chosen.params)), prepared.assets
 
 
@@ -191,7 +191,7 @@ def _step_seconds(config: TrialConfig, assets: Assets) -> float:
     """Of the student as it will be for most of the training: pruned."""
     bench = Workbench(assets)
     student, _ = bench.student(config)
-    pruned = prune(student, pruning_of(config, bench)).student
+    pruned = prune(student, pruning_of(config, bench.assets.device.channel_multiple)).student
     feed = bench.feed(config.image_size)
     return step_seconds(pruned, assets.teacher_channels, feed, bench.compute, assets.training.recipe)
 

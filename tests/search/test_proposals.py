@@ -20,6 +20,7 @@ from nasdistill.records import Scalar, TrialResult
 from nasdistill.search.distributions import key_of, point_of
 from nasdistill.search.journal import STUDY_NAME
 from nasdistill.search.journal_file import open_journal_file
+from nasdistill.search.latency_first import LatencyFirstSampler
 from nasdistill.search.proposals import Draft, Proposals, Warmth
 from nasdistill.search.reconcile import directions_of
 from nasdistill.search.samplers import SAMPLERS, Task, make_sampler
@@ -324,6 +325,21 @@ def test_warm_results_are_not_proposed_again_and_are_no_trials_of_the_run(tmp_pa
     # what was trained half as long only is worth a full trial
     assert sorted(key_of(draft.params) for draft in left) == sorted(key_of(params) for params in points[-2:])
     assert proposals.next_trial == 0 and on_disk(tmp_path) == []
+
+
+def test_scouted_students_are_known_by_their_costs_and_still_to_be_tried(tmp_path: Path) -> None:
+    (tmp_path / "all").mkdir()
+    points = [draft.params for draft in drafts(opened(tmp_path / "all"))]
+    scouted = [(params, {"latency_ms": 1.0 + number, "gflops": 2.0}) for number, params in enumerate(points)]
+    scouted.append(({"family": "c", "lr": 1}, {"latency_ms": 1.0}))  # of a space that has changed since
+    journal = open_journal_file(tmp_path / "study.journal", directions_of(OBJECTIVES))
+    sampler = make_sampler("latency-first", Task(SmallSpace(), seed=0))
+    assert isinstance(sampler, LatencyFirstSampler)
+    proposals = Proposals(SmallSpace(), sampler, journal, OBJECTIVES, scouted=scouted)
+    assert sorted(sampler._costs.measured.values()) == [1.0 + number for number in range(len(points))]
+    left = drafts(proposals)
+    assert sorted(key_of(draft.params) for draft in left) == sorted(key_of(params) for params in points)
+    Proposals(SmallSpace(), make_sampler("random", Task(SmallSpace())), journal, OBJECTIVES, scouted=scouted)
 
 
 def test_a_rejected_trial_tells_the_sampler_what_it_costs(tmp_path: Path) -> None:
