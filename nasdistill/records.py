@@ -76,6 +76,13 @@ class TrialConfig(Record):
     closing_share: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
 
 
+class Scouted(Record):
+    """A complete point of a search space, and the costs by name that its untrained student was measured to have."""
+
+    params: dict[str, Scalar]
+    figures: dict[str, float]
+
+
 class LatencyStats(Record):
     """One latency measurement of one artifact on one device; times in milliseconds per batch.
 

@@ -62,12 +62,9 @@ def remeasure(
     each = MOST_SECONDS / measurements
     profilers = {}
     for index, device in enumerate(devices):
-        quick = {
-            "max_seconds": min(device.max_seconds, max(0.1, each * 0.7)),
-            "warmup_s": min(device.warmup_s, 0.1),
-            "image_size": None,  # known to be right for students, and the teacher may have its own
-        }
-        profilers[device.name if index else None] = open_profiler(device.model_copy(update=quick))
+        # the size is known to be right for students, and the teacher may have its own
+        quick = device.quick(max(0.1, each * 0.7)).model_copy(update={"image_size": None})
+        profilers[device.name if index else None] = open_profiler(quick)
     measured: dict[str, dict[str, list[float]]] = {subject: {} for subject in subjects}
     done, disturbed, failed = 0, 0, set[str]()
     for rounds in range(ROUNDS):

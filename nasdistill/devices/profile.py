@@ -12,6 +12,7 @@ from nasdistill.errors import InputError
 from nasdistill.records import DEVICE_NAME
 from nasdistill.strict_yaml import nearest_hint, parse_yaml, read_yaml
 
+QUICK_WARM_UP_S = 0.1
 _SHIPPED = Path(__file__).resolve().parent / "shipped"
 
 
@@ -33,6 +34,11 @@ class DeviceProfile(BaseModel):
     warmup_s: Annotated[float, Field(ge=0.0, le=60.0, allow_inf_nan=False)] = 0.2
     min_samples: Annotated[int, Field(ge=4, le=100_000)] = 30
     max_seconds: Annotated[float, Field(gt=0.0, le=600.0, allow_inf_nan=False)] = 1.0
+
+    def quick(self, seconds: float) -> DeviceProfile:
+        """The same device measured for at most `seconds` a model, and hardly warmed up: for many rough figures."""
+        shorter = {"max_seconds": min(self.max_seconds, seconds), "warmup_s": min(self.warmup_s, QUICK_WARM_UP_S)}
+        return self.model_copy(update=shorter)
 
 
 def load_device(name_or_path: str | Path) -> DeviceProfile:

@@ -14,13 +14,12 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from nasdistill.config import OptimizerName
 from nasdistill.distill.batchnorm import recalibrate
 from nasdistill.distill.compute import Compute
 from nasdistill.distill.connectors import Connectors
 from nasdistill.distill.feed import Feed
 from nasdistill.distill.objective import DistillationLoss, LossWeights
-from nasdistill.distill.optimizers import OPTIMIZERS, set_learning_rate, step_all
+from nasdistill.distill.optimizers import muon, set_learning_rate, step_all
 from nasdistill.distill.stage import learning_rate_share
 from nasdistill.errors import DeadlineReachedError
 from nasdistill.students.slicing import SlicePlan, load_slice, plan_slices
@@ -51,7 +50,6 @@ def warm_supernet(
     should_stop: Callable[[], bool] = lambda: False,
     seconds: float = float("inf"),
     batch_size: int = 16,
-    optimizer: OptimizerName = "muon",
 ) -> int:
     """Train `supernet` in place for at most `steps` steps and `seconds`; returns how many changed it.
 
@@ -78,7 +76,7 @@ def warm_supernet(
     }
     trained = (supernet.model, connectors)
     parameters = [p for model in trained for p in model.parameters() if p.requires_grad]
-    optimizers = OPTIMIZERS[optimizer](trained, learning_rate)
+    optimizers = muon(trained, learning_rate)
     scaler = compute.scaler()
     orders = [feed.indices(steps, batch_size, seed + index) for index, feed in enumerate(feeds)]
     started, done = time.perf_counter(), 0

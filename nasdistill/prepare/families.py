@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from nasdistill.config import OptimizerName, TrainingSettings
+from nasdistill.config import TrainingSettings
 from nasdistill.distill.compute import choose_compute, keep_freed_memory
 from nasdistill.distill.stage import first_not_finite
 from nasdistill.distill.warm import warm_supernet
@@ -29,7 +29,6 @@ from nasdistill.workbench import FROM_TEACHER, SupernetFile
 
 Report = Callable[[str], None]
 WARM_VERSION = 6
-OPTIMIZER: OptimizerName = "muon"
 LEARNING_RATE = 1.6e-2
 MOST_MEMBERS = 6
 MIN_RELATED = 0.9
@@ -212,7 +211,6 @@ def _train(
         on_progress=lambda share: report(f"{share:.3f}"),
         should_stop=stop_file.exists,
         seconds=plan.seconds,
-        optimizer=OPTIMIZER,
     )
     broken = first_not_finite(supernet.model)
     if broken:  # it would stay in the cache

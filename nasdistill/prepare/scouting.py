@@ -10,39 +10,31 @@ import random
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from nasdistill.compress.prune import prune, pruning_of
+from nasdistill.compress.prune import STAGES, prune, pruning_of
 from nasdistill.devices.profile import DeviceProfile
 from nasdistill.devices.profiler import open_profiler
 from nasdistill.errors import NasdistillError
 from nasdistill.measure.artifact import write_onnx
 from nasdistill.measure.costs import costs_of
-from nasdistill.records import Scalar, TrialConfig
+from nasdistill.records import Scalar, Scouted, TrialConfig
 from nasdistill.space.search_space import SearchSpace
 from nasdistill.students.families import build_student
 
 Report = Callable[[str], None]
 MOST = 64
+PRUNED = {f"prune_{stage}" for stage in STAGES}
 MOST_DRAWS = 4 * MOST
-QUICK_S, QUICK_WARM_UP_S = 0.3, 0.1  # of one measurement: many rough ones say more here than a few exact ones
-
-
-@dataclass(frozen=True)
-class Scouted:
-    """A complete point of the space, and the costs by name that its student was measured to have."""
-
-    params: Mapping[str, Scalar]
-    figures: Mapping[str, float]
+QUICK_S = 0.3  # of one measurement: many rough ones say more here than a few exact ones
 
 
 def scout_points(space: SearchSpace, seed: int) -> list[dict[str, Scalar]]:
     """Up to MOST random points whose students differ, always the same ones."""
     rng = random.Random(seed)
-    found: dict[object, dict[str, Scalar]] = {}
+    found: dict[str, dict[str, Scalar]] = {}
     for _ in range(MOST_DRAWS):
         params = space.sample(rng)
         found.setdefault(_built(space.config(params)), params)
@@ -76,16 +68,7 @@ def _scout(
     report: Report,
 ) -> list[Scouted]:
     torch.set_num_threads(1)
-    quick = [
-        device.model_copy(
-            update={
-                "max_seconds": min(device.max_seconds, QUICK_S),
-                "warmup_s": min(device.warmup_s, QUICK_WARM_UP_S),
-            }
-        )
-        for device in devices
-    ]
-    main, *others = [open_profiler(device) for device in quick]
+    main, *others = [open_profiler(device.quick(QUICK_S)) for device in devices]
     further = {device.name: profiler for device, profiler in zip(devices[1:], others, strict=True)}
     started, found = time.monotonic(), list[Scouted]()
     with tempfile.TemporaryDirectory() as folder:
@@ -103,11 +86,10 @@ def _scout(
                 figures = costs_of(model, artifact, config.image_size, main, further).figures
             except NasdistillError:  # as a trial it would fail, and say why
                 continue
-            found.append(Scouted(dict(params), dict(figures)))
+            found.append(Scouted(params=dict(params), figures=dict(figures)))
     return found
 
 
-def _built(config: TrialConfig) -> object:
+def _built(config: TrialConfig) -> str:
     """What of a trial its student's shapes depend on."""
-    pruning = pruning_of(config, 1)
-    return config.family, tuple(sorted(config.arch.items())), config.image_size, pruning.ratio, str(pruning.factors)
+    return config.model_dump_json(include={"family", "arch", "image_size", "prune_ratio", *PRUNED})

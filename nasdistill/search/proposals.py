@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 from nasdistill.errors import SpaceExhaustedError
 from nasdistill.pareto.limits import Limit
 from nasdistill.pareto.objectives import Objective
-from nasdistill.records import Scalar, TrialResult
+from nasdistill.records import Scalar, Scouted, TrialResult
 from nasdistill.search.distributions import (
     Params,
     Space,
@@ -63,10 +63,6 @@ class Warmth:
 
     result: TrialResult
     fidelity: float = 1.0
-
-
-Scouted = tuple[Params, Mapping[str, float]]
-"""A point, and costs by name that its untrained student was measured to have."""
 
 
 @dataclass
@@ -110,8 +106,8 @@ class Proposals:
             self._mind = optuna.create_study(directions=directions_of(self._objectives), sampler=sampler)
         self.next_trial = 0
         unfinished = self._take_over(results)
-        for params, figures in scouted:
-            self._measured(params, figures)
+        for student in scouted:
+            self._measured(student.params, student.figures)
         for result in results:
             self._measured(result.params, result.costs())
         for warmth in warm:

@@ -16,7 +16,7 @@ from nasdistill.errors import InterruptedSearchError, NasdistillError
 from nasdistill.pareto.hypervolume import Reference
 from nasdistill.pareto.limits import Limit
 from nasdistill.pareto.objectives import DEFAULT, Objectives
-from nasdistill.records import RungScore, Scalar, TrialResult
+from nasdistill.records import RungScore, Scalar, Scouted, TrialResult
 from nasdistill.search.budget import Budget, BudgetClock
 from nasdistill.search.callback import LedgerCallback, StopWhenAsked
 from nasdistill.search.cluster import environment, start_ray
@@ -27,7 +27,7 @@ from nasdistill.search.journal_file import JOURNAL_NAME, open_journal_file
 from nasdistill.search.ledger import Ledger, Run
 from nasdistill.search.nodes import check_resources
 from nasdistill.search.pareto_asha import DEFAULT_SCHEDULER, SCHEDULERS, check_scheduler
-from nasdistill.search.proposals import Proposals, Scouted, Warmth
+from nasdistill.search.proposals import Proposals, Warmth
 from nasdistill.search.reconcile import directions_of
 from nasdistill.search.reserve import RepeatReserve
 from nasdistill.search.samplers import DEFAULT_SAMPLER, Task, make_sampler

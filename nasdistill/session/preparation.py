@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from nasdistill.config import TrainingSettings
@@ -10,6 +10,7 @@ from nasdistill.errors import NothingSucceededError
 from nasdistill.pareto.hypervolume import Reference, teacher_reference
 from nasdistill.prepare import families, length, pools, reference, scouting
 from nasdistill.prepare.needs import cache_bytes, choose_cache
+from nasdistill.records import Scouted
 from nasdistill.search.budget import BudgetClock
 from nasdistill.search.rungs import rung_epochs
 from nasdistill.search.runner import STOP_FILE_NAME
@@ -39,7 +40,7 @@ class Prepared:
     step_seconds: Mapping[str, float]
     timed_size: int
     reference: Reference
-    scouted: Sequence[scouting.Scouted] = ()
+    scouted: Sequence[Scouted] = ()
 
     def trial_seconds(self, params: Mapping[str, Any]) -> float:
         """Expected seconds of a trial with these flat parameters."""
@@ -216,11 +217,11 @@ def _time_steps(session: Session, training: TrainingSettings, largest: pools.Poo
     return {line.name: max(seconds[index::each]) for index, line in enumerate(inputs.lineages)}
 
 
-def _scout(session: Session, seed: int, going_on: bool) -> list[scouting.Scouted]:
+def _scout(session: Session, seed: int, going_on: bool) -> list[Scouted]:
     """Costs of untrained students, measured when the run begins."""
     file, inputs, clock, place = session.run.path / SCOUTED_NAME, session.inputs, session.clock, session.place
     if file.is_file():
-        return [scouting.Scouted(**one) for one in json.loads(file.read_text(encoding="utf-8"))]
+        return [Scouted.model_validate(one) for one in json.loads(file.read_text(encoding="utf-8"))]
     if going_on:  # a run of an earlier version
         return []
     seconds = SCOUT_SHARE * clock.budget.amount if session.timed else min(SCOUT_SECONDS, clock.budget.amount)
@@ -229,7 +230,7 @@ def _scout(session: Session, seed: int, going_on: bool) -> list[scouting.Scouted
     found = [
         one for share in session.progress.tasks("timing untrained students", tasks, place.run_tasks) for one in share
     ]
-    write_text(file, json.dumps([asdict(one) for one in found]) + "\n")
+    write_text(file, json.dumps([one.model_dump() for one in found]) + "\n")
     return found
 
 

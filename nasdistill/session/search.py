@@ -206,7 +206,7 @@ def _run_trials(
         reference=prepared.reference,
         enqueued=run.read_run().get("enqueued", ()),
         warm=kept_warm_start(run, training.epochs),
-        scouted=[(dict(one.params), one.figures) for one in prepared.scouted],
+        scouted=prepared.scouted,
         journal=journal,
         trial_epochs=training.epochs,
         reserve=RepeatReserve(

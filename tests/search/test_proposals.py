@@ -16,7 +16,7 @@ from search_workers import SmallSpace
 
 from nasdistill.pareto.limits import parse_constraints
 from nasdistill.pareto.objectives import LATENCY_MS, MAP50_95
-from nasdistill.records import Scalar, TrialResult
+from nasdistill.records import Scalar, Scouted, TrialResult
 from nasdistill.search.distributions import key_of, point_of
 from nasdistill.search.journal import STUDY_NAME
 from nasdistill.search.journal_file import open_journal_file
@@ -330,8 +330,13 @@ def test_warm_results_are_not_proposed_again_and_are_no_trials_of_the_run(tmp_pa
 def test_scouted_students_are_known_by_their_costs_and_still_to_be_tried(tmp_path: Path) -> None:
     (tmp_path / "all").mkdir()
     points = [draft.params for draft in drafts(opened(tmp_path / "all"))]
-    scouted = [(params, {"latency_ms": 1.0 + number, "gflops": 2.0}) for number, params in enumerate(points)]
-    scouted.append(({"family": "c", "lr": 1}, {"latency_ms": 1.0}))  # of a space that has changed since
+    scouted = [
+        Scouted(params=params, figures={"latency_ms": 1.0 + number, "gflops": 2.0})
+        for number, params in enumerate(points)
+    ]
+    scouted.append(
+        Scouted(params={"family": "c", "lr": 1}, figures={"latency_ms": 1.0})
+    )  # of a space that has changed since
     journal = open_journal_file(tmp_path / "study.journal", directions_of(OBJECTIVES))
     sampler = make_sampler("latency-first", Task(SmallSpace(), seed=0))
     assert isinstance(sampler, LatencyFirstSampler)
