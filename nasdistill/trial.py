@@ -61,7 +61,8 @@ def trial_in_rungs(config: TrialConfig, bench: Workbench, place: TrialPlace, rep
     started = time.monotonic()
     size, training = config.image_size, bench.assets.training
     artifact = place.folder / "student.onnx"
-    student, init = bench.student(config)
+    start = bench.start(config)
+    student, init = start.student, start.init
 
     pruning = pruning_of(config, bench.assets.device.channel_multiple)
     planned = prune(student, pruning).student.model
@@ -87,6 +88,8 @@ def trial_in_rungs(config: TrialConfig, bench: Workbench, place: TrialPlace, rep
         )
 
     files = RungFiles(place.folder, config, training)
+    if files.stage is None:  # else the stage under way has its own weights on disk
+        bench.adapt(start, config)
     started -= files.seconds
     way = _Way(config, bench, place, files, figures, started, report)
     torch.manual_seed(training.seed)
@@ -96,6 +99,8 @@ def trial_in_rungs(config: TrialConfig, bench: Workbench, place: TrialPlace, rep
         report(_line(stage1, (yield from way.train(student, connectors, stage1))))
     gradients = None if files.stage == stage2.name else _gradients(student, connectors, stage2, config, bench)
     pruned = prune(student, pruning, gradients)
+    if pruned.achieved and files.stage != stage2.name:
+        bench.repair(pruned, student, size)
     if config.prune_ratio:  # its maps have fewer channels now
         connectors = _connectors(pruned.student, config, bench)
     report(_line(stage2, (yield from way.train(pruned.student, connectors, stage2))))

@@ -6,21 +6,24 @@
 import contextlib
 import functools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 
+from nasdistill.compress.prune import Pruned
 from nasdistill.config import TrainingSettings
 from nasdistill.data.views import Views, open_views
 from nasdistill.devices.profile import DeviceProfile
 from nasdistill.devices.profiler import Profiler, open_profiler
 from nasdistill.distill.compute import Compute, choose_compute, keep_freed_memory
 from nasdistill.distill.feed import Feed
-from nasdistill.distill.warm import inherit
+from nasdistill.distill.inherit import adapt, repair
 from nasdistill.records import Scalar, TrialConfig
 from nasdistill.students.families import build_student, lineage
+from nasdistill.students.refit import Answers
+from nasdistill.students.slicing import SlicePlan, load_slice
 from nasdistill.students.student import Student
 from nasdistill.teacher.forms import TargetForm
 from nasdistill.teacher.online import OnlineTargets
@@ -74,6 +77,8 @@ class SupernetFile:
     path: Path
     arch: Mapping[str, Scalar]
     origin: str
+    answers: Mapping[int, Path] = field(default_factory=dict)
+    """What the teacher's convolutions say, by input size: slices of the teacher are fitted to it."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,15 @@ class Assets:
     def steps_per_epoch(self) -> int:
         """Training steps an epoch."""
         return max(1, round(self.images_per_epoch / self.training.recipe.batch_size))
+
+
+@dataclass(frozen=True)
+class Start:
+    """A student with the weights that it is cut from, the name of their origin (the trial's `param.init`), and the cut."""
+
+    student: Student
+    init: str
+    plan: SlicePlan | None = None
 
 
 class Workbench:
@@ -135,17 +149,32 @@ class Workbench:
         """Letterboxed validation images of one input size, with labels."""
         return open_views(self.assets.pools[image_size].validation)
 
-    def student(self, config: TrialConfig) -> tuple[Student, str]:
-        """A student with the weights it starts from, and the name of their origin (the trial's `param.init`)."""
+    def start(self, config: TrialConfig) -> Start:
+        """A student as it is cut from its lineage's supernet; random where there is none."""
         student = build_student(config.family, config.arch, self.assets.names, self.assets.training.seed)
         name = lineage(config.family, config.arch)
         if name not in self.assets.supernets:
-            return student, "random"
+            return Start(student, "random")
         source = self.assets.supernets[name]
         if name not in self._supernets:
             supernet = build_student(config.family, source.arch, self.assets.names)
             supernet.model.load_state_dict(load_file(source.path))
             self._supernets[name] = supernet
         supernet = self._supernets[name]
-        plan = inherit(student, supernet, supernet.model.state_dict(), self.feed(config.image_size), self.compute)
-        return student, source.origin if plan.complete else f"{source.origin}+random"
+        plan = load_slice(supernet.model.state_dict(), supernet.model, student.model)
+        return Start(student, source.origin if plan.complete else f"{source.origin}+random", plan)
+
+    def adapt(self, start: Start, config: TrialConfig) -> None:
+        """Make one network of what was cut (`distill/inherit.py`). Changes the student."""
+        if start.plan is not None:
+            answers = self._answers(lineage(config.family, config.arch), config.image_size)
+            adapt(start.student, start.plan, self.feed(config.image_size), self.compute, answers)
+
+    def repair(self, pruned: Pruned, whole: Student, image_size: int) -> None:
+        """Fit what was pruned to what it said `whole` (`distill/inherit.py`). Changes the pruned student."""
+        repair(pruned.student, whole, pruned.rows, self.feed(image_size), self.compute)
+
+    @functools.cache  # noqa: B019
+    def _answers(self, name: str, image_size: int) -> Answers | None:
+        path = self.assets.supernets[name].answers.get(image_size)
+        return None if path is None else Answers.of_tensors(load_file(path))

@@ -240,16 +240,15 @@ def test_the_budget_may_end_in_the_middle(bench: Workbench, tmp_path: Path) -> N
 
 def test_a_student_takes_its_first_channels_from_the_supernet(bench: Workbench, assets: Assets) -> None:
     supernet = load_file(assets.supernets["yolov5"].path)
-    student, origin = bench.student(config())
-    assert origin == "warmed"
-    weight = student.model.model[0].conv.weight
+    start = bench.start(config())
+    assert start.init == "warmed"
+    weight = start.student.model.model[0].conv.weight
     assert torch.equal(weight, supernet["model.0.conv.weight"][: len(weight)])
-    again, _ = bench.student(config())
-    assert again.model is not student.model
-    _, origin = bench.student(config(arch={"depth": 0.67, "width": 0.0625}))  # deeper than its supernet
-    assert origin == "warmed+random"
-    stranger, origin = bench.student(config(family="efficientnet_lite0", arch={"neck": 32}))
-    assert origin == "random" and stranger.family == "efficientnet_lite0"
+    assert bench.start(config()).student.model is not start.student.model
+    deeper = bench.start(config(arch={"depth": 0.67, "width": 0.0625}))  # deeper than its supernet
+    assert deeper.init == "warmed+random"
+    stranger = bench.start(config(family="efficientnet_lite0", arch={"neck": 32}))
+    assert stranger.init == "random" and stranger.student.family == "efficientnet_lite0"
 
 
 def test_assets_travel_to_a_worker(assets: Assets, tmp_path: Path) -> None:

@@ -7,14 +7,13 @@ step, because in the minutes that warming has, more steps are worth more than be
 
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from nasdistill.distill.batchnorm import recalibrate
 from nasdistill.distill.compute import Compute
 from nasdistill.distill.connectors import Connectors
 from nasdistill.distill.feed import Feed
@@ -22,7 +21,7 @@ from nasdistill.distill.objective import DistillationLoss, LossWeights
 from nasdistill.distill.optimizers import muon, set_learning_rate, step_all
 from nasdistill.distill.stage import learning_rate_share
 from nasdistill.errors import DeadlineReachedError
-from nasdistill.students.slicing import SlicePlan, load_slice, plan_slices
+from nasdistill.students.slicing import SlicePlan, plan_slices
 from nasdistill.students.student import Student
 
 WEIGHTS = LossWeights(feature=1.0, cls=1.0, box=1.0, label=1.0)
@@ -116,18 +115,3 @@ def _run_member(supernet: Student, member: Member, images: Tensor) -> dict[str, 
     state |= {name: buffer.clone() for name, buffer in supernet.model.named_buffers()}
     output: dict[str, Tensor] = functional_call(member.student.model, member.plan.cut(state), (images,))
     return output
-
-
-@torch.no_grad()
-def inherit(
-    student: Student, supernet: Student, state: Mapping[str, Tensor], feed: Feed, compute: Compute
-) -> SlicePlan:
-    """Give `student` its slice of the warmed supernet (`state`) and BatchNorm statistics of its own. Changes `student`.
-
-    Returns the plan: what was taken, and what the supernet lacks. Statistics of the large network are wrong for a slice of
-    it (Yu and Huang, ICCV 2019, sect. 4).
-    """
-    plan = load_slice(state, supernet.model, student.model)
-    compute.place(student.model)
-    recalibrate(student, feed, compute)
-    return plan

@@ -5,14 +5,17 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from ultralytics.nn.tasks import DetectionModel
 
 from nasdistill.config import TrainingSettings
+from nasdistill.data.views import open_views
 from nasdistill.distill.compute import choose_compute, keep_freed_memory
+from nasdistill.distill.feed import Feed
 from nasdistill.distill.stage import first_not_finite
 from nasdistill.distill.warm import warm_supernet
 from nasdistill.errors import NasdistillError
@@ -22,13 +25,14 @@ from nasdistill.store.atomic import replacing
 from nasdistill.students.families import Lineage, build_student
 from nasdistill.students.importance import sorted_by_importance
 from nasdistill.students.pretrained import fit_weights, read_weights
-from nasdistill.students.slicing import related, transplant
+from nasdistill.students.refit import ask, rows_kept, views_to_ask
+from nasdistill.students.slicing import plan_slices, related, transplant
 from nasdistill.students.student import Student
 from nasdistill.teacher.teacher import Teacher
 from nasdistill.workbench import FROM_TEACHER, SupernetFile
 
 Report = Callable[[str], None]
-WARM_VERSION = 6
+WARM_VERSION = 7
 LEARNING_RATE = 1.6e-2
 MOST_MEMBERS = 6
 MIN_RELATED = 0.9
@@ -48,12 +52,14 @@ class WarmPlan:
     sliced: bool
     threads: int = 1
     pretrained: PretrainedFile | None = None
+    answers: Mapping[int, Path] = field(default_factory=dict)
+    """What the teacher says to views of each input size, where students are cut from it (`students/refit.py`)."""
 
     @property
     def supernet(self) -> SupernetFile:
         """What a worker needs to open it."""
         origin = FROM_TEACHER if self.sliced else "pretrained+warmed" if self.pretrained else "warmed"
-        return SupernetFile(self.path, dict(self.lineage.largest), origin)
+        return SupernetFile(self.path, dict(self.lineage.largest), origin, self.answers)
 
 
 @dataclass(frozen=True)
@@ -97,7 +103,9 @@ def plan_warming(
         # with fewer lineages to warm than workers the cores would idle: a lineage then gets several threads
         threads = max(1, workers // max(1, len(parts)))
         start = pretrained.get(lineage.name)
-        found.append(WarmPlan(lineage, seconds[lineage.name], path, sliced[lineage.name], threads, start))
+        sizes = [plan.image_size for plan in plans] if sliced[lineage.name] else []
+        answers = {size: path.with_name(f"{path.stem}-{size}.safetensors") for size in sizes}
+        found.append(WarmPlan(lineage, seconds[lineage.name], path, sliced[lineage.name], threads, start, answers))
     return sorted(found, key=lambda plan: -plan.seconds)  # the longest first: they decide when warming ends
 
 
@@ -171,12 +179,27 @@ def _warm(
     if plan.pretrained is not None:
         fit_weights(read_weights(plan.pretrained.path), supernet)
     if teacher is not None:
-        transplant(in_data_order(sorted_by_importance(teacher.model), class_order), supernet.model)
+        whole = in_data_order(sorted_by_importance(teacher.model), class_order)
+        transplant(whole, supernet.model)
+        _keep_answers(plan, whole, supernet, pools, training)
     steps = _train(plan, supernet, names, teacher_channels, pools, training, stop_file, report) if plan.seconds else 0
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in supernet.model.state_dict().items()}
     with replacing(plan.path) as temporary:
         save_file(tensors, temporary, metadata={"lineage": plan.lineage.name, "steps": str(steps)})
     return Warmed(steps, time.perf_counter() - started)
+
+
+def _keep_answers(
+    plan: WarmPlan, teacher: DetectionModel, supernet: Student, pools: Sequence[PoolPlan], training: TrainingSettings
+) -> None:
+    """What the teacher's convolutions say to some views of each size, in the channels that the supernet has."""
+    compute, rows = choose_compute(training.precision), rows_kept(plan_slices(teacher, supernet.model), supernet.model)
+    compute.place(teacher)
+    for pool in pools:
+        views = open_views(pool.folders.views)
+        images = Feed(views, None).images(views_to_ask(len(views), pool.image_size), compute.device)
+        with replacing(plan.answers[pool.image_size]) as temporary:
+            save_file(ask(teacher, images, rows, training.seed).tensors(), temporary)
 
 
 def _train(
@@ -218,7 +241,7 @@ def _train(
     return steps
 
 
-def in_data_order(model: torch.nn.Module, class_order: Sequence[int]) -> torch.nn.Module:
+def in_data_order(model: DetectionModel, class_order: Sequence[int]) -> DetectionModel:
     """Give a teacher's copy the data's classes alone, in the data's order, in all branches. Changes `model`."""
     head = model.model[-1]
     for name in ("cv3", "one2one_cv3"):  # an NMS-free head has both

@@ -190,8 +190,7 @@ def _plan(
 def _step_seconds(config: TrialConfig, assets: Assets) -> float:
     """Of the student as it will be for most of the training: pruned."""
     bench = Workbench(assets)
-    student, _ = bench.student(config)
-    pruned = prune(student, pruning_of(config, bench.assets.device.channel_multiple)).student
+    pruned = prune(bench.start(config).student, pruning_of(config, bench.assets.device.channel_multiple)).student
     feed = bench.feed(config.image_size)
     return step_seconds(pruned, assets.teacher_channels, feed, bench.compute, assets.training.recipe)
 

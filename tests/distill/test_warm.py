@@ -1,4 +1,4 @@
-"""Warming a family: the supernet and its members learn together, and a trial's slice starts usable."""
+"""Warming a family: the supernet and its members learn together."""
 
 import copy
 import random
@@ -9,14 +9,12 @@ import numpy as np
 import pytest
 import torch
 from small import CPU, NAMES, small_feed, small_teacher
-from torch import nn
 
 from nasdistill.distill import warm as warming
-from nasdistill.distill.batchnorm import BATCH_SIZE, BATCHES
 from nasdistill.distill.connectors import Connectors
 from nasdistill.distill.feed import Batch, Feed
 from nasdistill.distill.objective import DistillationLoss, LossWeights
-from nasdistill.distill.warm import inherit, warm_supernet
+from nasdistill.distill.warm import warm_supernet
 from nasdistill.errors import DeadlineReachedError
 from nasdistill.students.families import build_student
 from nasdistill.students.slicing import load_slice
@@ -147,46 +145,3 @@ def test_the_same_seed_gives_the_same_supernet(feed: Feed) -> None:
         warm(supernet, members, [feed], 4)
         states.append(supernet.model.state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
-
-
-class TestInherit:
-    """A slice of the supernet with BatchNorm statistics of its own."""
-
-    def test_weights_are_the_slice_and_statistics_an_average_over_batches(self, feed: Feed) -> None:
-        supernet, (small, _) = family()
-        state = {name: tensor.clone() for name, tensor in supernet.model.state_dict().items()}
-        inherit(small, supernet, state, feed, CPU)
-        first = small.model.model[0]
-        width = first.conv.out_channels
-        assert torch.equal(first.conv.weight, state["model.0.conv.weight"][:width])
-        means, variances = [], []
-        for indices in feed.indices(BATCHES, BATCH_SIZE, seed=0):
-            maps = first.conv(feed.batch(indices, CPU.device).images).transpose(0, 1).flatten(1)
-            means.append(maps.mean(dim=1))
-            variances.append(maps.var(dim=1))
-        assert torch.allclose(first.bn.running_mean, torch.stack(means).mean(dim=0), atol=1e-5)
-        assert torch.allclose(first.bn.running_var, torch.stack(variances).mean(dim=0), rtol=1e-3)
-        assert all(torch.equal(tensor, state[name]) for name, tensor in supernet.model.state_dict().items())
-
-    @pytest.mark.parametrize(
-        ("name", "large", "small"),
-        [
-            ("yolov5", LARGE, SMALL),
-            ("mobilenetv3", {"variant": "small_075", "neck": 48}, {"variant": "small_050", "neck": 32}),
-            ("efficientnet_lite0", {"neck": 48}, {"neck": 32}),
-        ],
-    )
-    def test_every_family_starts_finite_with_its_own_momentum(
-        self, feed: Feed, name: str, large: dict, small: dict
-    ) -> None:
-        supernet, student = build_student(name, large, NAMES), build_student(name, small, NAMES, seed=1)
-        momenta = [norm.momentum for norm in student.model.modules() if isinstance(norm, nn.BatchNorm2d)]
-        inherit(student, supernet, supernet.model.state_dict(), feed, CPU)
-        assert all(torch.isfinite(tensor).all() for tensor in student.model.state_dict().values())
-        norms = [norm for norm in student.model.modules() if isinstance(norm, nn.BatchNorm2d)]
-        assert [norm.momentum for norm in norms] == momenta
-        assert all(int(norm.num_batches_tracked) == BATCHES for norm in norms)
-        batch = feed.batch(np.arange(8), CPU.device)
-        with torch.no_grad():
-            output = student.model.eval()(batch.images)[1]
-        assert torch.isfinite(output["scores"]).all() and output["scores"].std() > 0

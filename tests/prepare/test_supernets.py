@@ -11,12 +11,14 @@ from small import NAMES, SIZE, images_of, opinionated
 from ultralytics.nn.tasks import DetectionModel
 
 from nasdistill.config import TrainingSettings
+from nasdistill.data.views import open_views
 from nasdistill.prepare.families import WarmPlan, in_data_order, plan_warming, warm_tasks
 from nasdistill.prepare.inputs import Inputs, lineages
-from nasdistill.prepare.pools import plan_pools
+from nasdistill.prepare.pools import plan_pools, view_tasks
 from nasdistill.space.parse import parse_space
 from nasdistill.students.families import build_student
 from nasdistill.students.importance import sorted_by_importance
+from nasdistill.students.refit import Answers, views_to_ask
 from nasdistill.students.slicing import transplant
 from nasdistill.students.student import dense_output
 
@@ -69,3 +71,26 @@ def test_a_supernet_without_warming_is_the_teachers_slices(inputs: Inputs, tmp_p
     transplant(in_data_order(sorted_by_importance(inputs.teacher.model), inputs.class_order), expected.model)
     found = load_file(plan.path)
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.model.state_dict().items())
+
+
+def test_the_teacher_is_asked_once_for_each_size(inputs: Inputs, tmp_path: Path) -> None:
+    space = parse_space(
+        "name: a\nfamilies: {yolov5: {depth: 0.33, width: [0.0625, 0.125]}}\nimage_size: [64, 96]\n", "a.yaml"
+    )
+    inputs = dataclasses.replace(inputs, space=space, image_sizes=(64, 96), lineages=tuple(lineages(space, NAMES)))
+    training = TrainingSettings(max_views=64)
+    pools = [pool for pool in plan_pools(inputs, training, tmp_path) if pool.image_size in inputs.image_sizes]
+    for task in view_tasks(pools, NAMES, 0):
+        task(lambda text: None)
+    (plan,) = plan_warming(inputs.lineages, NAMES, inputs.teacher, pools, training, 10.0, 2, tmp_path)
+    for task in warm_tasks([plan], NAMES, inputs.teacher, inputs.class_order, pools, training, tmp_path / "stop"):
+        task(lambda text: None)
+    assert set(plan.answers) == {64, 96} and plan.supernet.answers == plan.answers
+    for pool in pools:
+        answers = Answers.of_tensors(load_file(plan.answers[pool.image_size]))
+        shown = views_to_ask(len(open_views(pool.folders.views)), pool.image_size)
+        widest = build_student("yolov5", {"depth": 0.33, "width": 0.125}, NAMES).model
+        layers = dict(widest.named_modules())
+        assert len(answers.said) > 70
+        for name, said in answers.said.items():
+            assert said.shape[0] == len(shown) and said.shape[2] == layers[name].out_channels

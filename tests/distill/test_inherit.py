@@ -1,0 +1,94 @@
+"""A trial's slice starts usable: statistics of its own, fitted to the teacher's answers where there are some."""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small import CPU, NAMES, opinionated, raw_heads, small_feed, small_teacher
+from torch import nn
+
+from nasdistill.compress.prune import Pruning, prune
+from nasdistill.distill.batchnorm import BATCH_SIZE, BATCHES, recalibrate
+from nasdistill.distill.feed import Feed
+from nasdistill.distill.inherit import adapt, repair
+from nasdistill.students.families import build_student
+from nasdistill.students.refit import ask, refit, rows_kept, views_to_ask
+from nasdistill.students.slicing import load_slice, plan_slices
+
+LARGE, SMALL = {"depth": 0.33, "width": 0.1875}, {"depth": 0.33, "width": 0.0625}
+
+
+@pytest.fixture(scope="module")
+def feed(demo_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> Feed:
+    return small_feed(demo_yaml, tmp_path_factory.mktemp("inherit"), small_teacher())
+
+
+def test_weights_are_the_slice_and_statistics_an_average_over_batches(feed: Feed) -> None:
+    supernet, small = build_student("yolov5", LARGE, NAMES), build_student("yolov5", SMALL, NAMES)
+    state = {name: tensor.clone() for name, tensor in supernet.model.state_dict().items()}
+    adapt(small, load_slice(state, supernet.model, small.model), feed, CPU)
+    first = small.model.model[0]
+    width = first.conv.out_channels
+    assert torch.equal(first.conv.weight, state["model.0.conv.weight"][:width])
+    means, variances = [], []
+    for indices in feed.indices(BATCHES, BATCH_SIZE, seed=0):
+        maps = first.conv(feed.batch(indices, CPU.device).images).transpose(0, 1).flatten(1)
+        means.append(maps.mean(dim=1))
+        variances.append(maps.var(dim=1))
+    assert torch.allclose(first.bn.running_mean, torch.stack(means).mean(dim=0), atol=1e-5)
+    assert torch.allclose(first.bn.running_var, torch.stack(variances).mean(dim=0), rtol=1e-3)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in supernet.model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("name", "large", "small"),
+    [
+        ("yolov5", LARGE, SMALL),
+        ("mobilenetv3", {"variant": "small_075", "neck": 48}, {"variant": "small_050", "neck": 32}),
+        ("efficientnet_lite0", {"neck": 48}, {"neck": 32}),
+    ],
+)
+def test_every_family_starts_finite_with_its_own_momentum(feed: Feed, name: str, large: dict, small: dict) -> None:
+    supernet, student = build_student(name, large, NAMES), build_student(name, small, NAMES, seed=1)
+    momenta = [norm.momentum for norm in student.model.modules() if isinstance(norm, nn.BatchNorm2d)]
+    adapt(student, load_slice(supernet.model.state_dict(), supernet.model, student.model), feed, CPU)
+    assert all(torch.isfinite(tensor).all() for tensor in student.model.state_dict().values())
+    norms = [norm for norm in student.model.modules() if isinstance(norm, nn.BatchNorm2d)]
+    assert [norm.momentum for norm in norms] == momenta
+    assert all(int(norm.num_batches_tracked) == BATCHES for norm in norms)
+    batch = feed.batch(np.arange(8), CPU.device)
+    with torch.no_grad():
+        output = student.model.eval()(batch.images)[1]
+    assert torch.isfinite(output["scores"]).all() and output["scores"].std() > 0
+
+
+def test_a_slice_is_fitted_to_answers_and_keeps_statistics_of_its_own(feed: Feed) -> None:
+    whole, small = build_student("yolov5", LARGE, NAMES), build_student("yolov5", SMALL, NAMES, seed=1)
+    opinionated(whole.model)
+    plan = load_slice(whole.model.state_dict(), whole.model, small.model)
+    by_hand = copy.deepcopy(small)
+    images = feed.images(views_to_ask(len(feed.views), feed.image_size), CPU.device)
+    answers = ask(whole.model, images, rows_kept(plan_slices(whole.model, whole.model), whole.model))
+    adapt(small, plan, feed, CPU, answers)
+    assert refit(by_hand.model, images, answers, rows_kept(plan, by_hand.model))
+    recalibrate(by_hand, feed, CPU)
+    state = by_hand.model.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in small.model.state_dict().items())
+
+
+def test_a_pruned_student_is_fitted_to_what_it_was_although_stage_1_froze_it(feed: Feed) -> None:
+    whole = build_student("yolov5", LARGE, NAMES)
+    opinionated(whole.model)
+    whole.model.requires_grad_(False)
+    whole.model.train()
+    pruned = prune(whole, Pruning(ratio=0.3))
+    before = copy.deepcopy(pruned.student.model)
+    repair(pruned.student, whole, pruned.rows, feed, CPU)
+    assert whole.model.training and pruned.student.model.training
+    assert not any(parameter.requires_grad for parameter in pruned.student.model.parameters())
+    images = feed.images(np.arange(8), CPU.device)
+    expected = raw_heads(whole.model, images)["scores"]
+    wrong = [(raw_heads(model, images)["scores"] - expected).pow(2).mean() for model in (pruned.student.model, before)]
+    assert wrong[0] < 0.7 * wrong[1]
