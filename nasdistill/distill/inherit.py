@@ -26,7 +26,10 @@ def adapt(student: Student, plan: SlicePlan, feed: Feed, compute: Compute, answe
 
 
 def repair(pruned: Student, whole: Student, rows: Mapping[str, Tensor], feed: Feed, compute: Compute) -> None:
-    """Fit a pruned student to what it said when it was `whole`; `rows` are the channels left. Changes `pruned`."""
+    """Fit a pruned student to what it said when it was `whole`; `rows` are the channels left. Changes `pruned`.
+
+    BatchNorm statistics of both must be those of their weights (`recalibrate` before pruning): scales are set by them.
+    """
     compute.place(pruned.model)
     images = feed.images(views_to_ask(len(feed.views), feed.image_size), compute.device)
     refit(pruned.model, images, ask(whole.model, images, rows))
