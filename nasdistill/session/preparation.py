@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nasdistill.config import TrainingSettings
-from nasdistill.errors import NothingSucceededError
+from nasdistill.errors import InputError, NothingSucceededError
 from nasdistill.pareto.hypervolume import Reference, teacher_reference
 from nasdistill.prepare import families, length, pools, reference, scouting
 from nasdistill.prepare.needs import cache_bytes, choose_cache
@@ -109,6 +109,7 @@ def prepare(
         preparation={
             "views": filled.train_images * max(1, filled.largest.count // filled.train_images),
             "teacher_forward_passes": before.get("teacher_forward_passes", 0) + filled.teacher_passes,
+            "starts": families.WARM_VERSION,
             "warm_core_seconds": warm_seconds,
             "warm_workers": warm_workers,
             "warm_steps": before.get("warm_steps", 0) + warm_steps,
@@ -134,6 +135,17 @@ def prepare(
         needed=session.goals.needed,
     )
     return Prepared(assets, figures, step_seconds, filled.largest.image_size, corner, scouted)
+
+
+def check_same_starts(recorded: Mapping[str, Any]) -> None:
+    """Scores of students that start from other weights do not compare: refuse to go on with an earlier version's run.
+
+    Raises:
+        InputError: the run's trials started otherwise.
+    """
+    before = recorded.get("preparation", {})
+    if before and before.get("starts") != families.WARM_VERSION:
+        raise InputError("--resume: an earlier version began this run, from other starting weights; start a new run")
 
 
 def _affordable(session: Session, training: TrainingSettings) -> TrainingSettings:

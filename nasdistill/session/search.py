@@ -28,7 +28,7 @@ from nasdistill.search.scratch import scratch_folder
 from nasdistill.session.goals import Goals, goals_of
 from nasdistill.session.known import WARM_START_NAME, kept_warm_start, read_configurations, read_warm_start
 from nasdistill.session.opening import open_inputs, tell_notes
-from nasdistill.session.preparation import Prepared, prepare
+from nasdistill.session.preparation import Prepared, check_same_starts, prepare
 from nasdistill.session.repeats import repeat_front
 from nasdistill.session.request import SearchRequest, budget_of, training_of
 from nasdistill.session.resources import workplace
@@ -104,6 +104,7 @@ def _search(
     warm_start = read_warm_start(request.warm_start, inputs, goals.objectives) if request.warm_start is not None else []
     tell_notes(inputs, goals, progress)
     training = training_of(settings, recorded, inputs.space)
+    check_same_starts(recorded)
     check_cache(inputs.space, training.cache)
     scheduler = settings.get("scheduler") or DEFAULT_SCHEDULER
     if not request.resume:
