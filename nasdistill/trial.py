@@ -97,14 +97,8 @@ def trial_in_rungs(config: TrialConfig, bench: Workbench, place: TrialPlace, rep
     stage1, stage2 = _stages(config, bench)
     if files.stage != stage2.name:
         report(_line(stage1, (yield from way.train(student, connectors, stage1))))
-    gradients, goes_on = None, files.stage == stage2.name
-    if not goes_on:
-        gradients = _gradients(student, connectors, stage2, config, bench)
-    if config.prune_ratio and not goes_on:  # stage 1 left its statistics behind, and what it says depends on them
-        recalibrate(student, bench.feed(size), bench.compute)
+    gradients = None if files.stage == stage2.name else _gradients(student, connectors, stage2, config, bench)
     pruned = prune(student, pruning, gradients)
-    if pruned.achieved and not goes_on:
-        bench.repair(pruned, student, size)
     if config.prune_ratio:  # its maps have fewer channels now
         connectors = _connectors(pruned.student, config, bench)
     report(_line(stage2, (yield from way.train(pruned.student, connectors, stage2))))

@@ -12,14 +12,13 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from nasdistill.compress.prune import Pruned
 from nasdistill.config import TrainingSettings
 from nasdistill.data.views import Views, open_views
 from nasdistill.devices.profile import DeviceProfile
 from nasdistill.devices.profiler import Profiler, open_profiler
 from nasdistill.distill.compute import Compute, choose_compute, keep_freed_memory
 from nasdistill.distill.feed import Feed
-from nasdistill.distill.inherit import adapt, repair
+from nasdistill.distill.inherit import adapt
 from nasdistill.records import Scalar, TrialConfig
 from nasdistill.students.families import build_student, lineage
 from nasdistill.students.refit import Answers
@@ -166,10 +165,6 @@ class Workbench:
         if start.plan is not None:
             answers = self._answers(lineage(config.family, config.arch), config.image_size)
             adapt(start.student, start.plan, self.feed(config.image_size), self.compute, answers)
-
-    def repair(self, pruned: Pruned, whole: Student, image_size: int) -> None:
-        """Fit what was pruned to what it said `whole` (`distill/inherit.py`). Changes the pruned student."""
-        repair(pruned.student, whole, pruned.rows, self.feed(image_size), self.compute)
 
     @functools.cache  # noqa: B019
     def _answers(self, name: str, image_size: int) -> Answers | None:

@@ -10,13 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, safe_open, save_file
 from small import NAMES, SIZE, TINY_YOLOV5, fill_all, small_teacher, training_views, validation_views
-from torch import nn
 
-from nasdistill.compress.prune import Pruned
 from nasdistill.config import CLASSIC, RECIPES, Recipe, TrainingSettings, load_recipe
 from nasdistill.devices.profile import DeviceProfile
 from nasdistill.devices.profiler import Profiler
-from nasdistill.distill.batchnorm import BATCHES
 from nasdistill.errors import DeadlineReachedError, InputError, TrialError
 from nasdistill.measure.accuracy import score
 from nasdistill.measure.detector import OnnxDetector
@@ -26,7 +23,6 @@ from nasdistill.search.worker import TrialJob, at_the_end
 from nasdistill.space.loader import load_space
 from nasdistill.store.rungs import read_rung_scores
 from nasdistill.students.families import build_student
-from nasdistill.students.student import Student
 from nasdistill.trial import InRungs, TrialPlace, trial_in_rungs
 from nasdistill.workbench import Assets, SizedPool, SupernetFile, Workbench
 from nasdistill.worker import MakeTrialWorker
@@ -253,24 +249,6 @@ def test_a_student_takes_its_first_channels_from_the_supernet(bench: Workbench, 
     assert deeper.init == "warmed+random"
     stranger = bench.start(config(family="efficientnet_lite0", arch={"neck": 32}))
     assert stranger.init == "random" and stranger.student.family == "efficientnet_lite0"
-
-
-def test_what_a_pruned_student_is_fitted_to_has_statistics_of_its_own_weights(
-    bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Those that stage 1 leaves lag behind its weights, and the scales that are made of them go astray."""
-    tracked: list[set[int]] = []
-
-    def watch(pruned: Pruned, whole: Student, image_size: int) -> None:
-        for student in (pruned.student, whole):
-            norms = [layer for layer in student.model.modules() if isinstance(layer, nn.BatchNorm2d)]
-            tracked.append({int(norm.num_batches_tracked) for norm in norms})
-
-    monkeypatch.setattr(bench, "repair", watch)
-    run(bench, tmp_path, prune_ratio=0.4)
-    assert tracked == [{BATCHES}, {BATCHES}]
-    run(bench, tmp_path, prune_ratio=0.0)
-    assert len(tracked) == 2  # nothing was cut
 
 
 def test_assets_travel_to_a_worker(assets: Assets, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ layers; its own graph fails on YOLOv8 and YOLO11 and hangs on YOLO26 (docs/decis
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -52,17 +52,10 @@ class Pruning:
 
 @dataclass(frozen=True)
 class Pruned:
-    """A pruned copy of a student.
-
-    Attributes:
-        student: the copy.
-        achieved: the share of channels removed, averaged over layers, 0..1.
-        rows: for each convolution, which of its output channels are left, (channels,) int64.
-    """
+    """A pruned copy of a student. `achieved` is the share of channels removed, averaged over layers, 0..1."""
 
     student: Student
     achieved: float
-    rows: Mapping[str, Tensor]
 
 
 def pruning_of(config: TrialConfig, channel_multiple: int) -> Pruning:
@@ -92,11 +85,10 @@ def prune(student: Student, pruning: Pruning, gradients: Mapping[str, Tensor] | 
         TrialError: the pruned network does not run.
     """
     model = copy.deepcopy(student.model)
-    before = _channels(model)
     if not any(pruning.ratio_of(stage) > 0.0 for stage in STAGES):
-        return Pruned(replace(student, model=model), 0.0, _rows_left(before, {}))
+        return Pruned(replace(student, model=model), 0.0)
     graph = trace_channels(model)
-    state = model.state_dict()
+    state, before = model.state_dict(), _channels(model)
     criterion: Criterion = "l2" if pruning.importance == "taylor" and gradients is None else pruning.importance
     cuts: dict[tuple[str, int], list[int]] = {}
     for group, places in places_of_groups(graph).items():
@@ -116,7 +108,7 @@ def prune(student: Student, pruning: Pruning, gradients: Mapping[str, Tensor] | 
         raise TrialError(f"{student.family} cannot be pruned: what is left does not run ({reason})") from error
     after = _channels(model)
     losses = [1.0 - after[name] / count for name, count in before.items()]
-    return Pruned(replace(student, model=model), sum(losses) / len(losses), _rows_left(before, cuts))
+    return Pruned(replace(student, model=model), sum(losses) / len(losses))
 
 
 def channels_left(channels: int, ratio: float, multiple: int) -> int:
@@ -169,15 +161,6 @@ def _operate(model: nn.Module, cuts: Mapping[tuple[str, int], list[int]]) -> Non
         for parameter_name, parameter in layer.named_parameters():
             parameter.requires_grad_(trainable[parameter_name])
             parameter.grad = None
-
-
-def _rows_left(channels: Mapping[str, int], cuts: Mapping[tuple[str, int], Sequence[int]]) -> dict[str, Tensor]:
-    """By convolution: its output channels, of so many, that `cuts` leaves."""
-    cut = {name: set(cuts.get((f"{name}.weight", 0), ())) for name in channels}
-    return {
-        name: torch.tensor([channel for channel in range(count) if channel not in cut[name]])
-        for name, count in channels.items()
-    }
 
 
 def _channels(model: nn.Module) -> dict[str, int]:

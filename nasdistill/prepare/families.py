@@ -32,7 +32,7 @@ from nasdistill.teacher.teacher import Teacher
 from nasdistill.workbench import SupernetFile
 
 Report = Callable[[str], None]
-WARM_VERSION = 7
+WARM_VERSION = 8
 LEARNING_RATE = 1.6e-2
 MOST_MEMBERS = 6
 MIN_RELATED = 0.9

@@ -21,9 +21,9 @@ from ultralytics.nn.modules import DFL
 
 from nasdistill.students.slicing import Pieces, SlicePlan
 
-SAMPLES = 6144
+SAMPLES = 3072
 """Places that each convolution is compared at, over all images: several for each of its unknowns."""
-MOST_IMAGES, FEWEST_IMAGES = 96, 16
+MOST_IMAGES, FEWEST_IMAGES = 48, 16
 RIDGE = 0.1
 """Share of the inputs' mean power that is added to each of them (ridge regression, towards the weights as they are)."""
 CHUNK = 16
@@ -155,7 +155,7 @@ def refit(model: nn.Module, images: Tensor, answers: Answers, rows: Mapping[str,
     a BatchNorm nor a bias. Changes `model`; its mode stays.
 
     Args:
-        model: a detection model, sliced or pruned.
+        model: a detection model, sliced.
         images: (n, 3, s, s) in 0..1, those that were asked about, on the model's device.
         answers: of the large network.
         rows: for each convolution to fit, which channels of `answers.said` are its own (`rows_kept`); None: all of them.

@@ -6,13 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small import CPU, NAMES, opinionated, raw_heads, small_feed, small_teacher
+from small import CPU, NAMES, opinionated, small_feed, small_teacher
 from torch import nn
 
-from nasdistill.compress.prune import Pruning, prune
 from nasdistill.distill.batchnorm import BATCH_SIZE, BATCHES, recalibrate
 from nasdistill.distill.feed import Feed
-from nasdistill.distill.inherit import adapt, repair
+from nasdistill.distill.inherit import adapt
 from nasdistill.students.families import build_student
 from nasdistill.students.refit import ask, refit, rows_kept, views_to_ask
 from nasdistill.students.slicing import load_slice, plan_slices
@@ -76,19 +75,3 @@ def test_a_slice_is_fitted_to_answers_and_keeps_statistics_of_its_own(feed: Feed
     recalibrate(by_hand, feed, CPU)
     state = by_hand.model.state_dict()
     assert all(torch.equal(tensor, state[name]) for name, tensor in small.model.state_dict().items())
-
-
-def test_a_pruned_student_is_fitted_to_what_it_was_although_stage_1_froze_it(feed: Feed) -> None:
-    whole = build_student("yolov5", LARGE, NAMES)
-    opinionated(whole.model)
-    whole.model.requires_grad_(False)
-    whole.model.train()
-    pruned = prune(whole, Pruning(ratio=0.3))
-    before = copy.deepcopy(pruned.student.model)
-    repair(pruned.student, whole, pruned.rows, feed, CPU)
-    assert whole.model.training and pruned.student.model.training
-    assert not any(parameter.requires_grad for parameter in pruned.student.model.parameters())
-    images = feed.images(np.arange(8), CPU.device)
-    expected = raw_heads(whole.model, images)["scores"]
-    wrong = [(raw_heads(model, images)["scores"] - expected).pow(2).mean() for model in (pruned.student.model, before)]
-    assert wrong[0] < 0.7 * wrong[1]

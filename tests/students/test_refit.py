@@ -11,7 +11,6 @@ from torch import nn
 from ultralytics.nn.modules import Conv
 from ultralytics.nn.tasks import DetectionModel
 
-from nasdistill.compress.prune import Pruning, prune
 from nasdistill.data.dataset import load_dataset
 from nasdistill.data.views import letterboxed_split, open_views
 from nasdistill.prepare.inputs import DEMO_TEACHER
@@ -28,13 +27,6 @@ SLICED = {
     "yolov8": ({"depth": 0.67, "width": 0.25}, {"depth": 0.33, "width": 0.125}),
     "yolo11": ({"depth": 1.0, "width": 0.25}, {"depth": 0.5, "width": 0.125}),
     "yolo26": ({"depth": 1.0, "width": 0.25}, {"depth": 0.5, "width": 0.125}),
-}
-PRUNED = {
-    "yolov5": {"depth": 0.33, "width": 0.25},
-    "mobilenetv3": {"variant": "small_100", "neck": 48},
-    "ghostnet": {"variant": "v1_100", "neck": 48},
-    "efficientnet_lite0": {"neck": 48},
-    "repvit": {"variant": "m0_9", "neck": 48},
 }
 SIZE = 128
 
@@ -100,15 +92,6 @@ def test_a_slice_of_a_real_teacher_says_more_of_what_the_teacher_says(teacher: D
     assert disagreement(student.model, teacher, boards["val"]) < 0.6 * disagreement(before, teacher, boards["val"])
 
 
-def test_a_real_teacher_that_is_pruned_says_more_of_what_it_said(teacher: DetectionModel, boards: dict) -> None:
-    whole, _ = cut(teacher, depth=0.33, width=0.25)
-    pruned = prune(whole, Pruning(ratio=0.3))
-    before = copy.deepcopy(pruned.student.model)
-    refit(pruned.student.model, boards["train"], ask(whole.model, boards["train"], pruned.rows))
-    after = disagreement(pruned.student.model, whole.model, boards["val"])
-    assert after < 0.6 * disagreement(before, whole.model, boards["val"])
-
-
 def test_a_teacher_that_lost_nothing_stays_what_it_was(teacher: DetectionModel, boards: dict) -> None:
     twin, rows = cut(teacher, depth=0.33, width=0.25)
     assert refit(twin.model, boards["train"], ask(teacher, boards["train"], rows))
@@ -125,21 +108,6 @@ def test_every_family_that_is_sliced_is_fitted(family: str, boards: dict) -> Non
     fitted = refit(small.model, boards["train"], ask(large.model, boards["train"], rows))
     plain, after = (errors(model, large.model, rows, boards["train"]) for model in (before, small.model))
     assert set(fitted) == plain.keys()  # all that run: an NMS-free head asks one of its branches alone
-    assert np.median(list(after.values())) < 0.8 * np.median(list(plain.values()))
-
-
-@pytest.mark.parametrize("family", sorted(PRUNED))
-def test_every_pruned_family_is_fitted(family: str, boards: dict) -> None:
-    whole = build_student(family, PRUNED[family], NAMES)
-    randomise_norms(whole.model)
-    pruned = prune(whole, Pruning(ratio=0.3))
-    widths = {name: layer.out_channels for name, layer in pruned.student.model.named_modules() if name in pruned.rows}
-    assert widths == {name: len(rows) for name, rows in pruned.rows.items()}
-    before = copy.deepcopy(pruned.student.model)
-    fitted = refit(pruned.student.model, boards["train"], ask(whole.model, boards["train"], pruned.rows))
-    rows = {name: pruned.rows[name] for name in fitted}
-    plain, after = (errors(model, whole.model, rows, boards["train"]) for model in (before, pruned.student.model))
-    assert len(fitted) > 0.4 * len(widths)
     assert np.median(list(after.values())) < 0.8 * np.median(list(plain.values()))
 
 
@@ -207,7 +175,7 @@ def test_black_images_leave_finite_weights(teacher: DetectionModel) -> None:
     assert all(torch.isfinite(tensor).all() for tensor in student.model.state_dict().values())
 
 
-@pytest.mark.parametrize(("views", "size", "count"), [(6000, 256, 96), (6000, 640, 16), (6000, 320, 61), (40, 96, 40)])
+@pytest.mark.parametrize(("views", "size", "count"), [(6000, 256, 48), (6000, 640, 16), (6000, 320, 31), (40, 96, 40)])
 def test_how_many_views_are_shown(views: int, size: int, count: int) -> None:
     shown = views_to_ask(views, size)
     assert len(shown) == count and shown[0] == 0 and shown[-1] < views and len(set(shown.tolist())) == count
