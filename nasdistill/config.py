@@ -34,10 +34,20 @@ class Recipe(Record):
     batch_size: Annotated[int, Field(ge=1, le=1024)] = 16
     optimizer: OptimizerName = "adamw"
     """See `distill/optimizers.py`."""
+    sliced_rate_share: Share = 1.0
+    """Of both learning rates, for a student cut from the teacher: it has less far to go."""
 
     def on_gpu(self) -> "Recipe":
         """The recipe with batches that a GPU is busy with."""
         return self.model_copy(update={"batch_size": max(self.batch_size, GPU_BATCH_SIZE)})
+
+    def from_teacher(self) -> "Recipe":
+        """The recipe of a student that is cut from the teacher."""
+        rates = {
+            "stage1_learning_rate": self.stage1_learning_rate * self.sliced_rate_share,
+            "stage2_learning_rate": self.stage2_learning_rate * self.sliced_rate_share,
+        }
+        return self.model_copy(update=rates)
 
     def with_trial(self, config: TrialConfig) -> "Recipe":
         """The recipe with what a trial's search space chose itself."""
@@ -68,6 +78,7 @@ SHORT = Recipe(
     stage2_label_weight=1.0,
     batch_size=8,
     optimizer="muon",
+    sliced_rate_share=0.625,
 )
 GPU_BATCH_SIZE = 16
 """At least, on a GPU: there a step of 8 images takes about as long as one of 16."""

@@ -30,7 +30,7 @@ from nasdistill.records import RungScore, Scalar, TrialConfig, TrialResult, fiel
 from nasdistill.rung_files import RungFiles
 from nasdistill.store.atomic import replacing
 from nasdistill.students.student import Student
-from nasdistill.workbench import Workbench
+from nasdistill.workbench import FROM_TEACHER, Workbench
 
 Report = Callable[[str], None]
 InRungs = Generator[RungScore, None, TrialResult]
@@ -94,7 +94,7 @@ def trial_in_rungs(config: TrialConfig, bench: Workbench, place: TrialPlace, rep
     way = _Way(config, bench, place, files, figures, started, report)
     torch.manual_seed(training.seed)
     connectors = _connectors(student, config, bench)
-    stage1, stage2 = _stages(config, bench)
+    stage1, stage2 = _stages(config, bench, init)
     if files.stage != stage2.name:
         report(_line(stage1, (yield from way.train(student, connectors, stage1))))
     gradients = None if files.stage == stage2.name else _gradients(student, connectors, stage2, config, bench)
@@ -141,10 +141,10 @@ def _costs(model: nn.Module, artifact: Path, size: int, bench: Workbench) -> Cos
     return costs
 
 
-def _stages(config: TrialConfig, bench: Workbench) -> tuple[Stage, Stage]:
+def _stages(config: TrialConfig, bench: Workbench, init: str) -> tuple[Stage, Stage]:
     """The two stages of the recipe, in steps; rates that the trial chose itself are taken as they are."""
     recipe, epochs = bench.assets.training.recipe, bench.assets.training.epochs
-    recipe = recipe.with_trial(config)
+    recipe = (recipe.from_teacher() if init.startswith(FROM_TEACHER) else recipe).with_trial(config)
     steps = epochs * bench.assets.steps_per_epoch
     first = round(steps * recipe.stage1_share)
     closing = round(steps * recipe.closing_share)

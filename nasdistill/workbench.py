@@ -29,6 +29,9 @@ from nasdistill.teacher.online import OnlineTargets
 from nasdistill.teacher.targets import open_targets
 from nasdistill.teacher.teacher import Teacher
 
+FROM_TEACHER = "teacher-slices"
+"""How `param.init` begins where a student is cut from the teacher."""
+
 
 @dataclass(frozen=True)
 class OnlineSource:

@@ -29,7 +29,7 @@ from nasdistill.students.refit import ask, rows_kept, views_to_ask
 from nasdistill.students.slicing import plan_slices, related, transplant
 from nasdistill.students.student import Student
 from nasdistill.teacher.teacher import Teacher
-from nasdistill.workbench import SupernetFile
+from nasdistill.workbench import FROM_TEACHER, SupernetFile
 
 Report = Callable[[str], None]
 WARM_VERSION = 8
@@ -58,7 +58,7 @@ class WarmPlan:
     @property
     def supernet(self) -> SupernetFile:
         """What a worker needs to open it."""
-        origin = "teacher-slices" if self.sliced else "pretrained+warmed" if self.pretrained else "warmed"
+        origin = FROM_TEACHER if self.sliced else "pretrained+warmed" if self.pretrained else "warmed"
         return SupernetFile(self.path, dict(self.lineage.largest), origin, self.answers)
 
 

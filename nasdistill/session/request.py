@@ -117,9 +117,7 @@ def budget_of(request: SearchRequest, run: Mapping[str, Any]) -> Budget:
 def training_of(settings: Mapping[str, Any], run: Mapping[str, Any], space: SearchSpace) -> TrainingSettings:
     """What all trials share: as a resumed run recorded it, else from the settings, then from the search space's file."""
     if "training" in run:
-        recipe = dict(run["training"]["recipe"])
-        recipe.pop("sliced_rate_share", None)  # until slices were fitted to the teacher they had a rate of their own
-        return TrainingSettings.model_validate({**run["training"], "recipe": recipe})
+        return TrainingSettings.model_validate(run["training"])
     given = {name: settings[name] for name in ("epochs", "precision", "seed", "cache") if settings[name] is not None}
     if space.views is not None:
         given["views"] = space.views

@@ -123,3 +123,9 @@ def test_a_gpu_gets_batches_that_keep_it_busy() -> None:
 def test_a_recipe_recorded_before_there_was_a_choice_means_adamw() -> None:
     recorded = CLASSIC.model_dump(exclude={"optimizer"})
     assert Recipe.model_validate(recorded).optimizer == "adamw"
+
+
+def test_a_student_cut_from_the_teacher_is_taught_more_slowly() -> None:
+    assert SHORT.from_teacher().stage2_learning_rate == pytest.approx(0.01)
+    assert SHORT.from_teacher().stage1_learning_rate == pytest.approx(0.005)
+    assert CLASSIC.from_teacher() == CLASSIC
