@@ -60,11 +60,14 @@ def test_gradients_in_float32_are_those_of_torch(layer: nn.Module, images: Tenso
 
 
 def test_bfloat16_is_within_its_rounding(layer: nn.Module, images: Tensor) -> None:
+    """Which depends on the processor: without AVX512 torch itself sums the gradient of the input more roughly."""
     exact = gradients(copy.deepcopy(layer), images, FLOAT32)
+    of_torch = gradients(copy.deepcopy(layer), images, BFLOAT16)
     found = gradients(BFLOAT16.place(layer), images, BFLOAT16)
     assert found["output"].dtype is torch.bfloat16
     for name, gradient in exact.items():
-        assert (found[name] - gradient).abs().max() < 0.02 * gradient.abs().max(), name
+        allowed = max(0.02 * gradient.abs().max(), 1.5 * (of_torch[name] - gradient).abs().max())
+        assert (found[name] - gradient).abs().max() < allowed, name
 
 
 @pytest.mark.parametrize(
