@@ -9,7 +9,7 @@ compared at a few places of each map alone.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from ultralytics.nn.modules import DFL
+from ultralytics.nn.modules import DFL, Conv
 
 from nasdistill.students.slicing import Pieces, SlicePlan
 
@@ -92,7 +92,7 @@ def _convolutions(model: nn.Module) -> dict[str, nn.Conv2d]:
 
 
 @contextmanager
-def _listening(model: nn.Module, hooks: Mapping[nn.Module, Callable], before: bool = False):
+def _listening(model: nn.Module, hooks: Mapping[nn.Module, Callable], before: bool = False) -> Iterator[None]:
     """A block in which `model` is in eval mode and the hooks run after (or `before`) their modules."""
     training = model.training
     handles = [
@@ -164,7 +164,10 @@ def refit(model: nn.Module, images: Tensor, answers: Answers, rows: Mapping[str,
         The names of the convolutions that were fitted.
     """
     fitted: list[str] = []
-    layers, norms = _convolutions(model), _norms_after(model, images[:1])
+    layers = _convolutions(model)
+    norms: dict[nn.Module, nn.BatchNorm2d] = {
+        block.conv: block.bn for block in model.modules() if isinstance(block, Conv)
+    }
 
     def fit(name: str) -> Callable:
         def hook(layer: nn.Conv2d, args: tuple[Tensor]) -> None:
@@ -183,25 +186,6 @@ def refit(model: nn.Module, images: Tensor, answers: Answers, rows: Mapping[str,
     with _listening(model, hooks, before=True):
         model(images)
     return fitted
-
-
-def _norms_after(model: nn.Module, images: Tensor) -> dict[nn.Module, nn.BatchNorm2d]:
-    """The BatchNorm that reads what a convolution wrote, by convolution."""
-    writers: dict[int, tuple[nn.Module, Tensor]] = {}  # holds the tensor, so that its id is not used again
-    found: dict[nn.Module, nn.BatchNorm2d] = {}
-
-    def hook(layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        if isinstance(layer, nn.BatchNorm2d):
-            writer = writers.get(id(args[0]))
-            if writer is not None:
-                found[writer[0]] = layer
-        else:
-            writers[id(output)] = (layer, output)
-
-    norms = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
-    with _listening(model, dict.fromkeys((*_convolutions(model).values(), *norms), hook)):
-        model(images)
-    return found
 
 
 def _patches(layer: nn.Conv2d, maps: Tensor, places: Tensor) -> Tensor:
