@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from nasdistill.records import Scalar
-from nasdistill.space.rounding import channels_of, repeats_of
+from nasdistill.space.rounding import CHANNEL_MULTIPLE, channels_of, repeats_of
 
 YOLO_CHANNELS = (64, 128, 256, 512, 1024)
-"""Channels at width 1 of all layers that Ultralytics' model files list; a test holds them against the files."""
+"""Channels at width 1 of all layers that Ultralytics' model files list, of the first one alone in front; a test holds
+them against the files."""
 YOLO_REPEATS = {"yolov5": (3, 6, 9), "yolov8": (3, 6), "yolo11": (2,), "yolo26": (1, 2)}
 DYNAMIC_CONV_CHANNELS = (16, 32, 64, 128, 256)
-_STAGE_WIDTHS = ("width_p2", "width_p3", "width_p4", "width_p5", "neck_width")
+_STAGE_WIDTHS = ("width_p2", "width_p3", "width_p4", "width_p5")
 _WEIGHTS = ("weight.feature", "weight.cls", "weight.box", "weight.detections")
 _PRUNED_STAGES = ("prune.backbone", "prune.neck", "prune.head")
 
@@ -43,20 +44,21 @@ def canonical(params: Mapping[str, Scalar]) -> dict[str, Scalar]:
 def _round_yolo(found: dict[str, Scalar], family: str) -> None:
     """Every width as the channels it gives, every depth as the blocks."""
     width, depth = found.get(f"{family}.width"), found.get(f"{family}.depth")
+    least = int(found.pop(f"{family}.least_channels", CHANNEL_MULTIPLE))
     if depth is not None:
         repeats = (repeats_of(full, float(depth)) for full in YOLO_REPEATS[family])
         found[f"{family}.depth"] = " ".join(map(str, repeats))
     if width is None:
         return
-    found[f"{family}.width"] = _channels(YOLO_CHANNELS, float(width))
-    for name in _STAGE_WIDTHS:
+    found[f"{family}.width"] = _channels(YOLO_CHANNELS[:1], float(width), least // 2)  # of the first convolution
+    for name, floor in (*((stage, least) for stage in _STAGE_WIDTHS), ("neck_width", 0)):
         share = float(found.get(f"{family}.{name}", 1.0))
-        found[f"{family}.{name}"] = _channels(YOLO_CHANNELS, float(width) * share)
+        found[f"{family}.{name}"] = _channels(YOLO_CHANNELS[1:], float(width) * share, floor)
 
 
-def _channels(full: tuple[int, ...], multiplier: float) -> str:
+def _channels(full: tuple[int, ...], multiplier: float, least: int = 0) -> str:
     """What each of `full` becomes; one that would round to zero is no layer of a student that can be built."""
-    return " ".join(str(channels_of(count, multiplier)) for count in full if count * multiplier >= 4)
+    return " ".join(str(max(channels_of(count, multiplier), least)) for count in full if count * multiplier >= 4)
 
 
 def _leave_out_idle_losses(found: dict[str, Scalar]) -> None:

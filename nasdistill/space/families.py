@@ -64,6 +64,11 @@ _YOLO: dict[str, FamilyParameter] = {
     "width_p4": _stage(16),
     "width_p5": _stage(32),
     "neck_width": FamilyParameter(Real(0.25, 2.0), "further width multiplier of the neck", 1.0),
+    "least_channels": FamilyParameter(
+        Whole(CHANNEL_MULTIPLE, 64, multiple=CHANNEL_MULTIPLE),
+        "channels that no stage of the backbone goes below; its first convolution has half as many",
+        CHANNEL_MULTIPLE,
+    ),
     "activation": _ACTIVATION,
     **_SHARED,
 }

@@ -54,13 +54,13 @@ def build_yolo(family: str, arch: Mapping[str, Scalar], names: Sequence[str]) ->
     backbone, neck = ([Row(*row) for row in description[part]] for part in ("backbone", "head"))
     depth, width, levels = float(arch["depth"]), float(arch["width"]), int(arch["levels"])
     neck_width, attention = width * float(arch["neck_width"]), arch.get("attention") != "none"
-    layers = Layers()
+    layers, least = Layers(), int(arch["least_channels"])
     stride, taps = 1, {}
     for row in backbone:
         if row.module == "Conv":
             stride *= 2
         stage = width * float(arch.get(f"width_p{stride.bit_length() - 1}", 1.0))
-        taps[stride] = _add(layers, row, depth, stage, attention)
+        taps[stride] = _add(layers, row, depth, stage, attention, least if stride > 2 else least // 2)
     if arch["neck_type"] == "pan":
         *rows, head = neck
         for row in rows:
@@ -84,7 +84,7 @@ def build_yolo(family: str, arch: Mapping[str, Scalar], names: Sequence[str]) ->
     return Student(dress(model, names), family, len(backbone))
 
 
-def _add(layers: Layers, row: Row, depth: float, width: float, attention: bool) -> int:
+def _add(layers: Layers, row: Row, depth: float, width: float, attention: bool, least: int = 0) -> int:
     """Append the layer that a row describes, scaled; its index, which is the row's own."""
     if row.module == "nn.Upsample":
         return layers.upsample()
@@ -92,7 +92,7 @@ def _add(layers: Layers, row: Row, depth: float, width: float, attention: bool) 
         return layers.concat(*row.source[1:])
     full, *rest = row.args
     before = layers.channels[-1] if layers.channels else 3
-    channels = channels_of(min(full, MOST_CHANNELS), width)
+    channels = max(channels_of(min(full, MOST_CHANNELS), width), least)
     if row.module == "Conv":
         return layers.add(Conv(before, channels, *rest), channels)
     if row.module == "SPPF":

@@ -21,7 +21,8 @@ def test_the_numbers_rounded_are_those_of_ultralytics_files(family: str) -> None
         for row in description["backbone"] + description["head"]
         if row[2] not in ("nn.Upsample", "Concat", "Detect")
     ]
-    assert {min(row[3][0], 1024) for row in rows} <= set(YOLO_CHANNELS)
+    first, *others = (min(row[3][0], 1024) for row in rows)
+    assert first == YOLO_CHANNELS[0] and set(others) <= set(YOLO_CHANNELS[1:])
     assert {row[1] for row in rows} - {1} <= set(YOLO_REPEATS[family])
 
 
@@ -36,9 +37,12 @@ def test_same_form_means_same_student(family: str) -> None:
             other = {**one, "width": float(one["width"]) + rng.choice([0.001, 0.2])}
         else:
             one = {"width": rng.uniform(0.1, 0.2), "depth": rng.uniform(0.3, 0.6), "neck_width": rng.uniform(0.5, 1.0)}
+            one["least_channels"] = rng.choice([8, 16, 32])
             other = {**one, rng.choice(["depth", "neck_width", "width"]): rng.uniform(0.3, 0.6)}
             if rng.random() < 0.6:
                 other = {**one, "width": float(one["width"]) * 1.0005, "depth": float(one["depth"]) * 1.001}
+            if rng.random() < 0.3:
+                other = {**one, "least_channels": rng.choice([8, 16, 24])}
         forms = [
             canonical({"family": family, **{f"{family}.{k}": v for k, v in arch.items()}}) for arch in (one, other)
         ]
@@ -58,6 +62,7 @@ def test_same_form_means_same_student(family: str) -> None:
     ("same", "other"),
     [
         ({"yolov5.depth": 0.34}, {"yolov5.depth": 0.36}),
+        ({"yolov5.least_channels": 16}, {}),
         ({"weight.feature": 0.0, "feature_loss": "cwd"}, {"weight.feature": 0.0, "feature_loss": "pkd"}),
         ({"weight.box": 0.0, "box_loss": "ld"}, {"weight.box": 0.0, "box_loss": "l1_giou"}),
         ({"prune.ratio": 0.0, "prune.importance": "l2"}, {"prune.ratio": 0.0, "prune.importance": "taylor"}),
@@ -78,6 +83,7 @@ def test_what_nothing_reads_makes_no_difference(same: dict[str, object], other: 
     [
         {"yolov5.depth": 0.67},
         {"yolov5.width": 0.25},
+        {"yolov5.least_channels": 32},
         {"image_size": 320},
         {"prune.ratio": 0.3},
         {"prune.head": 0.5},

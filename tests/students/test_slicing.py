@@ -28,6 +28,11 @@ PAIRS = {
     "yolo11 width": ("yolo11", {"depth": 0.5, "width": 0.25}, {"depth": 0.5, "width": 0.125}),
     "yolo11 both": ("yolo11", {"depth": 1.0, "width": 0.25}, {"depth": 0.5, "width": 0.125}),
     "yolo26 both": ("yolo26", {"depth": 1.0, "width": 0.25}, {"depth": 0.5, "width": 0.125}),
+    "yolov5 least": (
+        "yolov5",
+        {"depth": 0.33, "width": 0.25},
+        {"depth": 0.33, "width": 0.0625, "least_channels": 32},
+    ),
     "mobilenetv3 neck": ("mobilenetv3", {"variant": "small_050", "neck": 48}, {"variant": "small_050", "neck": 32}),
     "mobilenetv3 both": ("mobilenetv3", {"variant": "small_100", "neck": 48}, {"variant": "small_075", "neck": 32}),
     "mobilenetv3 half": ("mobilenetv3", {"variant": "small_100", "neck": 32}, {"variant": "small_050", "neck": 32}),
@@ -37,7 +42,7 @@ PAIRS = {
 
 
 def built(family: str, arch: dict, seed: int = 0) -> Student:
-    if family.startswith("yolo"):
+    if family.startswith("yolo") and arch.keys() == {"depth", "width"}:
         return yaml_student(family, arch["depth"], arch["width"], seed)
     return build_student(family, arch, NAMES, seed)
 

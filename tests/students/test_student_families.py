@@ -69,6 +69,22 @@ def test_a_stage_is_narrowed_alone() -> None:
     assert narrow.pyramid_channels == tuple(count // 2 for count in plain.pyramid_channels)
 
 
+@pytest.mark.parametrize("family", ["yolov5", "yolov8", "yolo11", "yolo26"])
+def test_no_stage_of_the_backbone_goes_below_the_least_channels(family: str) -> None:
+    narrow = {"depth": 0.33, "width": 0.0625}
+    plain, wide = build_student(family, narrow, NAMES), build_student(family, {**narrow, "least_channels": 32}, NAMES)
+    outputs = [
+        [model.model[index].conv.out_channels for index in (0, 1, 3, 5, 7)] for model in (plain.model, wide.model)
+    ]
+    assert outputs == [[8, 8, 16, 32, 64], [16, 32, 32, 32, 64]]
+    assert wide.pyramid_channels == plain.pyramid_channels
+    # where nothing is that narrow, nothing changes
+    for arch in ({**narrow, "least_channels": 8}, {"depth": 0.33, "width": 0.25, "least_channels": 32}):
+        other = build_student(family, {name: arch[name] for name in narrow}, NAMES).model.state_dict()
+        same = build_student(family, arch, NAMES).model.state_dict()
+        assert {name: tensor.shape for name, tensor in same.items()} == {name: t.shape for name, t in other.items()}
+
+
 @pytest.mark.parametrize(("levels", "size"), [(3, 96), (4, 96), (5, 160)])
 @pytest.mark.parametrize("neck", ["pan", "light", "lateral"])
 def test_each_neck_gives_every_level(neck: str, levels: int, size: int) -> None:
