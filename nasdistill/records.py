@@ -43,7 +43,8 @@ class TrialConfig(Record):
 
     `arch` holds the family's own parameters (yolov5: `depth`, `width`; timm families: `variant`, `neck`), as named in the
     search space; those left out have the defaults of `space.families`. `image_size` is the square input in pixels, a multiple
-    of 32. `prune_backbone`, `prune_neck` and `prune_head` multiply `prune_ratio` in their stage; at 1 pruning is uniform.
+    of 32. `prune_backbone`, `prune_neck` and `prune_head` multiply `prune_ratio` in their stage, `prune_early` that of the
+    backbone's first layers once more; all at 1 prunes uniformly.
     """
 
     family: str
@@ -64,6 +65,7 @@ class TrialConfig(Record):
     weight_detections: Annotated[float, Field(ge=0.0, le=1000.0)] = 0.0
     prune_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     prune_importance: Literal["l2", "bn_scale", "taylor"] = "l2"
+    prune_early: Annotated[float, Field(ge=0.0, le=2.0)] = 1.0
     prune_backbone: Annotated[float, Field(ge=0.0, le=2.0)] = 1.0
     prune_neck: Annotated[float, Field(ge=0.0, le=2.0)] = 1.0
     prune_head: Annotated[float, Field(ge=0.0, le=2.0)] = 1.0

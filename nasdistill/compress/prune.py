@@ -19,13 +19,15 @@ from ultralytics.nn.tasks import DetectionModel
 
 from nasdistill.errors import TrialError
 from nasdistill.records import TrialConfig
-from nasdistill.students.channels import trace_channels
+from nasdistill.students.channels import strides_of, trace_channels
 from nasdistill.students.importance import Criterion, Place, channel_scores, places_of_groups
 from nasdistill.students.student import Student
 
 CHANNEL_MULTIPLE = 4
 HIGHEST_RATIO = 0.95
-STAGES = ("backbone", "neck", "head")
+STAGES = ("early", "backbone", "neck", "head")
+EARLY_STRIDE = 4
+"""The backbone's layers at this stride and finer ones are the early ones: a few percent of a student's parameters."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +36,9 @@ class Pruning:
 
     Attributes:
         ratio: share of each layer's channels to remove, 0 <= ratio < 1.
-        factors: what `ratio` is multiplied by in the backbone, neck or head; 1 where a stage is not named. The product
-            is at most HIGHEST_RATIO.
+        factors: what `ratio` is multiplied by in the backbone, neck or head; 1 where a stage is not named. That of `early`
+            counts in the backbone's first layers (EARLY_STRIDE) beside the backbone's own. The product is at most
+            HIGHEST_RATIO.
         importance: which channels go first, those that matter least by `l2`, `bn_scale` or `taylor`.
         channel_multiple: what is left of a layer is rounded to the nearest multiple of this, at least one.
     """
@@ -47,7 +50,10 @@ class Pruning:
 
     def ratio_of(self, stage: str) -> float:
         """The ratio in one of STAGES."""
-        return min(self.ratio * self.factors.get(stage, 1.0), HIGHEST_RATIO)
+        factor = self.factors.get(stage, 1.0)
+        if stage == "early":
+            factor *= self.factors.get("backbone", 1.0)
+        return min(self.ratio * factor, HIGHEST_RATIO)
 
 
 @dataclass(frozen=True)
@@ -90,11 +96,14 @@ def prune(student: Student, pruning: Pruning, gradients: Mapping[str, Tensor] | 
     graph = trace_channels(model)
     state, before = model.state_dict(), _channels(model)
     criterion: Criterion = "l2" if pruning.importance == "taylor" and gradients is None else pruning.importance
+    strides = strides_of(model)
     cuts: dict[tuple[str, int], list[int]] = {}
     for group, places in places_of_groups(graph).items():
         if group in graph.locked or group in graph.fixed:
             continue
-        kept = channels_left(places[0].size, pruning.ratio_of(_stage(places, student)), pruning.channel_multiple)
+        kept = channels_left(
+            places[0].size, pruning.ratio_of(_stage(places, student, strides)), pruning.channel_multiple
+        )
         scores = channel_scores(places, state, criterion, gradients)
         weakest = torch.argsort(scores, descending=True, stable=True)[kept:].tolist()
         if weakest:
@@ -130,12 +139,13 @@ def why_not_prunable(model: DetectionModel) -> str | None:
     return f"its channels cannot be followed through {', '.join(names[:3]) or 'any layer'}"
 
 
-def _stage(places: list[Place], student: Student) -> str:
+def _stage(places: list[Place], student: Student, strides: Mapping[str, int]) -> str:
     """Where a group is made: the earliest layer that it is an output of."""
     made = [place for place in places if place.axis == 0] or places
     layer = min(int(place.tensor.split(".")[1]) for place in made)
     if layer < student.backbone_layers:
-        return "backbone"
+        found = [strides[owner] for place in made if (owner := place.tensor.rpartition(".")[0]) in strides]
+        return "early" if found and max(found) <= EARLY_STRIDE else "backbone"
     return "head" if isinstance(student.model.model[layer], Detect) else "neck"
 
 

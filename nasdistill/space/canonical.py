@@ -19,7 +19,7 @@ YOLO_REPEATS = {"yolov5": (3, 6, 9), "yolov8": (3, 6), "yolo11": (2,), "yolo26":
 DYNAMIC_CONV_CHANNELS = (16, 32, 64, 128, 256)
 _STAGE_WIDTHS = ("width_p2", "width_p3", "width_p4", "width_p5")
 _WEIGHTS = ("weight.feature", "weight.cls", "weight.box", "weight.detections")
-_PRUNED_STAGES = ("prune.backbone", "prune.neck", "prune.head")
+_PRUNED_STAGES = ("prune.early", "prune.backbone", "prune.neck", "prune.head")
 
 
 def canonical(params: Mapping[str, Scalar]) -> dict[str, Scalar]:
@@ -86,6 +86,7 @@ def _leave_out_idle_pruning(found: dict[str, Scalar]) -> None:
     if ratio is None:
         return
     asked = {name: float(ratio) * float(found.get(name, 1.0)) for name in _PRUNED_STAGES}
+    asked["prune.early"] *= float(found.get("prune.backbone", 1.0))
     found.update(asked)
     if not any(asked.values()):
         found.pop("prune.importance", None)

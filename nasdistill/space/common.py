@@ -75,7 +75,8 @@ COMMON: dict[str, CommonParameter] = {
     "prune.importance": CommonParameter(
         ("prune", "importance"), OneOf(("l2", "bn_scale", "taylor")), "prune_importance"
     ),
-    # What the ratio is multiplied by in a stage; 1 everywhere is uniform pruning.
+    # What the ratio is multiplied by in a stage, and in the backbone's first layers once more; 1 everywhere is uniform.
+    "prune.early": CommonParameter(("prune", "factors", "early"), Real(0.0, 2.0), "prune_early"),
     "prune.backbone": CommonParameter(("prune", "factors", "backbone"), Real(0.0, 2.0), "prune_backbone"),
     "prune.neck": CommonParameter(("prune", "factors", "neck"), Real(0.0, 2.0), "prune_neck"),
     "prune.head": CommonParameter(("prune", "factors", "head"), Real(0.0, 2.0), "prune_head"),

@@ -38,6 +38,25 @@ def trace_channels(model: DetectionModel) -> ChannelGraph:
     return tracer.graph()
 
 
+def strides_of(model: DetectionModel) -> dict[str, int]:
+    """How many pixels of the image apart the outputs of each convolution of `model` are, by its name.
+
+    Convolutions that say one thing of the whole image, as in squeeze and excitation, have none.
+    """
+    twin, images = _on_shapes(model)
+    found: dict[str, int] = {}
+
+    def listen(name: str) -> Callable:
+        return lambda layer, args, output: found.update({name: images.shape[-1] // output.shape[-1]})
+
+    for name, layer in twin.named_modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_hook(listen(name))
+    with torch.no_grad():
+        twin(images)
+    return {name: stride for name, stride in found.items() if stride <= model.stride.max()}
+
+
 def _on_shapes(model: DetectionModel) -> tuple[DetectionModel, Tensor]:
     """A copy of `model` without contents, in training mode, and images of the smallest size that its strides take."""
     memo: dict[int, Any] = {

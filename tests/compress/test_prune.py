@@ -19,6 +19,7 @@ from nasdistill.distill.compute import Compute
 from nasdistill.distill.stage import set_trainable
 from nasdistill.measure.artifact import write_onnx
 from nasdistill.measure.detector import OnnxDetector
+from nasdistill.students.channels import strides_of
 from nasdistill.students.families import build_student
 from nasdistill.students.student import Student, parameters_m
 
@@ -183,15 +184,27 @@ def test_stages_lose_what_their_factors_say() -> None:
 
     def stage_of(name: str) -> str:
         layer = int(name.split(".")[1])
-        return STAGES[(layer >= backbone) + (layer == head)]
+        return STAGES[(layer > 2) + (layer >= backbone) + (layer == head)]  # the first three are at strides 2, 4 and 4
 
-    for stage in STAGES:
-        factors = {other: float(other == stage) for other in STAGES}
+    for stages in (("early", "backbone"), ("backbone",), ("neck",), ("head",)):
+        factors = {stage: float(stage in stages) for stage in STAGES}
         left = shapes(prune(student, 0.5, factors=factors).student)
         touched = {stage_of(name) for name, shape in whole.items() if left[name][0] != shape[0]}
-        assert touched == {stage}
+        assert touched == set(stages)
     uniform = shapes(prune(student, 0.25).student)
-    assert shapes(prune(student, 0.5, factors=dict.fromkeys(STAGES, 0.5)).student) == uniform
+    factors = dict.fromkeys(STAGES, 0.5) | {"early": 1.0}  # beside the backbone's own
+    assert shapes(prune(student, 0.5, factors=factors).student) == uniform
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_layers_are_early_by_the_stride_of_what_they_give(family: str) -> None:
+    student = small_student(family)
+    left = shapes(prune(student, 0.5, factors={"early": 0.0}).student)
+    cut = {name for name, shape in shapes(student).items() if name.endswith("weight") and left[name][0] != shape[0]}
+    strides = strides_of(student.model)
+    assert strides[next(iter(strides))] == 2 and max(strides.values()) == 32
+    by_stride = {strides[owner] for name in cut if (owner := name.rpartition(".")[0]) in strides}
+    assert by_stride == {8, 16, 32} or (family == "efficientnet_lite0" and by_stride >= {8, 16, 32}), by_stride
 
 
 @pytest.mark.parametrize(

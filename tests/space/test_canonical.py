@@ -66,6 +66,7 @@ def test_same_form_means_same_student(family: str) -> None:
         ({"weight.feature": 0.0, "feature_loss": "cwd"}, {"weight.feature": 0.0, "feature_loss": "pkd"}),
         ({"weight.box": 0.0, "box_loss": "ld"}, {"weight.box": 0.0, "box_loss": "l1_giou"}),
         ({"prune.ratio": 0.0, "prune.importance": "l2"}, {"prune.ratio": 0.0, "prune.importance": "taylor"}),
+        ({"prune.early": 0.0, "prune.backbone": 0.0}, {"prune.early": 1.0, "prune.backbone": 0.0}),
         ({"prune.ratio": 0.2, "prune.neck": 0.5}, {"prune.ratio": 0.2, "prune.neck": 0.5, "prune.head": 1.0}),
         ({"stages.stage1_share": 0.0, "stages.stage1_learning_rate": 0.1}, {"stages.stage1_share": 0.0}),
         (
@@ -87,6 +88,7 @@ def test_what_nothing_reads_makes_no_difference(same: dict[str, object], other: 
         {"image_size": 320},
         {"prune.ratio": 0.3},
         {"prune.head": 0.5},
+        {"prune.early": 0.0},
         {"prune.importance": "taylor"},
         {"feature_loss": "cwd"},
         {"weight.feature": 0.0},

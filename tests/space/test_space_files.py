@@ -173,7 +173,11 @@ MISTAKES = [
     ("end: 1", "schedule: {range: [a, b]}", "expected a name or a list of names (constant, linear, cosine)"),
     ("{ratio: 0.2}", "{ratio: 1.0}", "line 11: prune.ratio: 1.0 is outside [0.0, 0.9]"),
     ("{ratio: 0.2}", "{importance: l1}", "prune.importance: unknown value 'l1'; allowed: l2, bn_scale, taylor"),
-    ("{ratio: 0.2}", "{factors: {necks: 1}}", "unknown key 'necks' in prune.factors; allowed: backbone, neck, head"),
+    (
+        "{ratio: 0.2}",
+        "{factors: {necks: 1}}",
+        "unknown key 'necks' in prune.factors; allowed: early, backbone, neck, head",
+    ),
     ("{ratio: 0.2}", "{factors: {neck: 3}}", "line 11: prune.factors.neck: 3 is outside [0.0, 2.0]"),
     ("    depth:", "    weights: none.pt\n    depth:", "line 4: families.yolov5.weights: no such file: none.pt"),
     ("    depth:", "    weights: [hub, 3]\n    depth:", "line 4: families.yolov5.weights: expected a text, got 3"),
