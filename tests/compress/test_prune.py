@@ -204,7 +204,9 @@ def test_layers_are_early_by_the_stride_of_what_they_give(family: str) -> None:
     strides = strides_of(student.model)
     assert strides[next(iter(strides))] == 2 and max(strides.values()) == 32
     by_stride = {strides[owner] for name in cut if (owner := name.rpartition(".")[0]) in strides}
-    assert by_stride == {8, 16, 32} or (family == "efficientnet_lite0" and by_stride >= {8, 16, 32}), by_stride
+    # an inverted bottleneck that samples down has as many channels before it does as after
+    down = {4} if family in ("mobilenetv3", "efficientnet_lite0") else set()
+    assert by_stride == {8, 16, 32} | down
 
 
 @pytest.mark.parametrize(

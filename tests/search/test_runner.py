@@ -109,22 +109,27 @@ def test_a_worker_that_cannot_start_is_a_reason_and_not_an_endless_search(tmp_pa
 
 
 def test_a_time_budget_starts_no_trial_that_cannot_finish(tmp_path: Path) -> None:
-    ended: list[float] = []
+    times: list[float] = []  # of the first start, and of every end
     clock = BudgetClock(parse_budget("10s"))
+
+    def note(event: SearchEvent) -> None:
+        if isinstance(event, TrialFinished) or (isinstance(event, TrialStarted) and not times):
+            times.append(clock.used)
+
     run_search(
         SmallSpace(endless=True),
         slow_worker,
         FileRun(tmp_path),
         clock,
-        on_event=lambda event: ended.append(clock.used) if isinstance(event, TrialFinished) else None,
+        on_event=note,
         # Without overtime a trial begun too late would be stopped.
         patience=Patience(overtime=0.2),
     )
     results = FileRun(tmp_path).results()
-    assert len(results) >= 3
     assert {result.state for result in results} == {"complete"}
-    # No trial fits after the last one, and none before it was left out.
-    assert 10 - 3 * 0.4 - 1 < ended[-1] < 10.2
+    # No trial fits after the last one, and none before it was left out, however long they take on a busy machine.
+    longest = max(end - start for start, end in zip(times, times[1:], strict=False))
+    assert 10 - longest - 1 < times[-1] < 10.2
     assert set(optuna_states(tmp_path)) == {"COMPLETE"}
 
 
