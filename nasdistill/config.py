@@ -101,7 +101,9 @@ class TrainingSettings(Record):
 
     recipe: Recipe = SHORT
     epochs: Annotated[int, Field(ge=1, le=MOST_EPOCHS)] = 8
-    """Length of a trial; an epoch draws as many views as there are training images (at most `max_images`)."""
+    """Length of a trial; an epoch draws as many views as there are training images, or a part of that."""
+    epoch_parts: Annotated[int, Field(ge=1)] = 1
+    """What an epoch's images are divided by. Where few epochs fit into a time budget, shorter ones leave less to rounding."""
     rungs: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """After which epochs a trial is scored on its way, ascending, all below `epochs`; none without early stopping."""
     views: ViewsName = "plain"

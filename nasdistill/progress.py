@@ -99,11 +99,11 @@ class Progress:
             f"{figures['latency_ms']:.1f} ms, {figures['params_m']:.2f} M parameters at {figures['image_size']} px"
         )
 
-    def searching(self, reference: Reference, epochs: int) -> None:
-        """The trials start."""
+    def searching(self, reference: Reference, epochs: int, images: int) -> None:
+        """The trials start, each of so many epochs of so many images."""
         used = 0.0 if self._clock is None else self._clock.used
         self._search = _Search(reference, epochs, time.monotonic(), used)
-        self.log(f"each trial trains for {epochs} epochs")
+        self.log(f"each trial trains for {epochs} epochs of {images} images")
         self._change(phase="searching", phase_progress=None, hypervolume=self._hypervolume(self._status.results))
 
     def event(self, event: SearchEvent) -> None:

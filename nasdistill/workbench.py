@@ -89,6 +89,7 @@ class Assets:
     supernets: Mapping[str, SupernetFile]
     teacher_channels: tuple[int, ...]
     images_per_epoch: int
+    """Of a whole one, which `training.epoch_parts` divides."""
     device: DeviceProfile
     training: TrainingSettings
     threads: int = 1
@@ -100,7 +101,7 @@ class Assets:
     @property
     def steps_per_epoch(self) -> int:
         """Training steps an epoch."""
-        return max(1, round(self.images_per_epoch / self.training.recipe.batch_size))
+        return max(1, round(self.images_per_epoch / self.training.epoch_parts / self.training.recipe.batch_size))
 
 
 @dataclass(frozen=True)

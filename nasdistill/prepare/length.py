@@ -1,6 +1,7 @@
 """How long a trial is: epochs that let a time budget hold a useful number of trials, from measured step times."""
 
 import functools
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,9 @@ TIMED_STEPS = 5
 TRIAL_OVERHEAD_S = 5.0  # building, pruning, exporting, scoring and timing a student
 # Trials of (core seconds)^0.7: more budget goes into longer trials rather than into more of them
 LENGTH_EXPONENT, SHORTEST_S, LONGEST_S = 0.7, 15.0, 900.0
+FEWEST_EPOCHS = (
+    4  # that a trial has: where fewer whole ones fit, they are divided, so that rounding costs an eighth at most
+)
 FEWEST_TRIALS = 20  # of middle size, that should fit: the sampler likes larger ones, and a machine may turn out slower
 
 
@@ -95,8 +99,10 @@ def epochs_for(
     timed_size: int,
     image_sizes: Sequence[int],
     steps_per_epoch: int,
-) -> int:
+) -> tuple[int, int]:
     """Epochs a trial, so that a typical one takes core_seconds ** LENGTH_EXPONENT seconds, and FEWEST_TRIALS fit.
+
+    The second number is in how many parts the images of an epoch are divided for that, FEWEST_EPOCHS being the least.
 
     Typical is the geometric mean over lineages (a family of slow steps must not shorten all others' trials to nothing)
     at the mean area of the input sizes; `step_seconds` were measured at `timed_size`.
@@ -104,7 +110,9 @@ def epochs_for(
     wanted = min(max(min(core_seconds**LENGTH_EXPONENT, core_seconds / FEWEST_TRIALS), SHORTEST_S), LONGEST_S)
     area = sum((size / timed_size) ** 2 for size in image_sizes) / len(image_sizes)
     step = statistics.geometric_mean(step_seconds.values()) * area
-    return max(1, round((wanted - TRIAL_OVERHEAD_S) / (step * steps_per_epoch)))
+    steps = max(1.0, (wanted - TRIAL_OVERHEAD_S) / step)
+    parts = min(steps_per_epoch, math.ceil(FEWEST_EPOCHS * steps_per_epoch / steps))
+    return max(1, round(steps * parts / steps_per_epoch)), parts
 
 
 def trial_seconds(

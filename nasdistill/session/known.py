@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from nasdistill.config import TrainingSettings
 from nasdistill.errors import InputError
 from nasdistill.pareto.objectives import DEFAULT, Objectives
 from nasdistill.prepare.inputs import Inputs
@@ -17,7 +18,7 @@ from nasdistill.records import Scalar, TrialResult
 from nasdistill.search.proposals import Warmth
 from nasdistill.space.search_space import SearchSpace
 from nasdistill.store.run_folder import RunFolder
-from nasdistill.store.tables import param_value, read_trials_csv
+from nasdistill.store.tables import param_value, read_trials_csv, write_trials_csv
 
 WARM_START_NAME = "warm_start.csv"
 """In the run folder: the earlier results that warm its sampler, so that it can be resumed, or moved, without them."""
@@ -87,13 +88,20 @@ def read_warm_start(path: Path, inputs: Inputs, objectives: Objectives = DEFAULT
     return complete
 
 
-def kept_warm_start(run: RunFolder, epochs: int) -> list[Warmth]:
-    """The earlier results that this run keeps a copy of, for trials that are `epochs` long."""
+def keep_warm_start(run: RunFolder, path: Path, results: Sequence[TrialResult]) -> None:
+    """Keep a copy in `run` of the `results` of the earlier run at `path`."""
+    training = RunFolder.open(path).read_run().get("training", {})
+    write_trials_csv(run.path / WARM_START_NAME, results, ())
+    run.update_run(warm_start_epoch_parts=training.get("epoch_parts", 1))
+
+
+def kept_warm_start(run: RunFolder, training: TrainingSettings) -> list[Warmth]:
+    """The earlier results that this run keeps a copy of; their fidelity is their length as a share of this run's trials'."""
     file = run.path / WARM_START_NAME
     if not file.is_file():
         return []
-    results = read_trials_csv(file)
-    return [Warmth(result, result.epochs / epochs if result.epochs else 1.0) for result in results]
+    parts, length = run.read_run().get("warm_start_epoch_parts", 1), training.epochs / training.epoch_parts
+    return [Warmth(one, one.epochs / parts / length if one.epochs else 1.0) for one in read_trials_csv(file)]
 
 
 def _yaml_entries(text: str, path: Path) -> list[tuple[str, dict[str, Any]]]:

@@ -97,11 +97,11 @@ def prepare(
     scouted = _scout(session, training.seed, going_on=bool(before)) if scout else []
     steps_per_epoch = max(1, round(filled.train_images / training.recipe.batch_size))
     if not before:
-        epochs = training.epochs
+        epochs, parts = training.epochs, 1
         if session.timed and epochs_asked is None:
-            epochs = _affordable_epochs(session, step_seconds, filled.largest.image_size, steps_per_epoch)
+            epochs, parts = _affordable_epochs(session, step_seconds, filled.largest.image_size, steps_per_epoch)
         rungs = rung_epochs(epochs) if early_stopping else ()
-        training = training.model_copy(update={"epochs": epochs, "rungs": rungs})
+        training = training.model_copy(update={"epochs": epochs, "epoch_parts": parts, "rungs": rungs})
     run.update_run(
         teacher=dict(figures),
         reference=dict(corner.costs),
@@ -122,7 +122,7 @@ def prepare(
         },
     )
     if session.timed:
-        _check_time(session, min(step_seconds.values()) * steps_per_epoch * training.epochs)
+        _check_time(session, min(step_seconds.values()) * steps_per_epoch * training.epochs / training.epoch_parts)
     assets = Assets(
         names=inputs.dataset.names,
         pools={plan.image_size: plan.folders for plan in filled.trained},
@@ -248,7 +248,7 @@ def _scout(session: Session, seed: int, going_on: bool) -> list[Scouted]:
 
 def _affordable_epochs(
     session: Session, step_seconds: Mapping[str, float], timed_size: int, steps_per_epoch: int
-) -> int:
+) -> tuple[int, int]:
     core_seconds = max(1.0, session.clock.left - FINISH_RESERVE_S) * session.place.workers
     return length.epochs_for(core_seconds, step_seconds, timed_size, session.inputs.image_sizes, steps_per_epoch)
 

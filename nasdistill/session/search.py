@@ -26,7 +26,7 @@ from nasdistill.search.runner import run_search
 from nasdistill.search.samplers import DEFAULT_SAMPLER, MODELS_COSTS
 from nasdistill.search.scratch import scratch_folder
 from nasdistill.session.goals import Goals, goals_of
-from nasdistill.session.known import WARM_START_NAME, kept_warm_start, read_configurations, read_warm_start
+from nasdistill.session.known import keep_warm_start, kept_warm_start, read_configurations, read_warm_start
 from nasdistill.session.opening import open_inputs, tell_notes
 from nasdistill.session.preparation import Prepared, check_same_starts, prepare
 from nasdistill.session.repeats import repeat_front
@@ -37,7 +37,6 @@ from nasdistill.session.storage import check_storage, open_journal
 from nasdistill.store.provenance import environment
 from nasdistill.store.run_folder import RunFolder
 from nasdistill.store.rungs import all_rung_scores
-from nasdistill.store.tables import write_trials_csv
 from nasdistill.worker import MakeTrialWorker
 
 
@@ -110,8 +109,8 @@ def _search(
     if not request.resume:
         run = RunFolder.create(run.path)
         held.enter_context(run.held())
-        if warm_start:
-            write_trials_csv(run.path / WARM_START_NAME, warm_start, ())
+        if request.warm_start is not None:
+            keep_warm_start(run, request.warm_start, warm_start)
         run.update_run(settings=settings, enqueued=enqueued, started=_now(), teacher=_teacher_facts(inputs))
     run.update_run(**_description(request, clock.budget, inputs, goals, run, training.seed, scheduler), repeats=asked)
     if synthesis is not None:
@@ -188,7 +187,8 @@ def _run_trials(
         session.progress.event(event)
 
     training = prepared.assets.training
-    session.progress.searching(prepared.reference, training.epochs)
+    images = prepared.assets.steps_per_epoch * training.recipe.batch_size
+    session.progress.searching(prepared.reference, training.epochs, images)
     run_search(
         session.inputs.space,
         MakeTrialWorker(prepared.assets, session.inputs.space, goals.constraints),
@@ -206,7 +206,7 @@ def _run_trials(
         constraints=goals.constraints,
         reference=prepared.reference,
         enqueued=run.read_run().get("enqueued", ()),
-        warm=kept_warm_start(run, training.epochs),
+        warm=kept_warm_start(run, training),
         scouted=prepared.scouted,
         journal=journal,
         trial_epochs=training.epochs,

@@ -136,7 +136,8 @@ def _run(
 ) -> TrialResult:
     """Run the training in this process, from where an earlier one left it."""
     plan = _plan(config, assets, budget, clock, folder, progress)
-    steps = max(1, assets.steps_per_epoch * plan.training.epochs)
+    assets = replace(assets, threads=plan.threads, training=plan.training)
+    steps = assets.steps_per_epoch * plan.training.epochs
     asked = itertools.count(1)
 
     def count_step() -> bool:  # asked before every step
@@ -149,15 +150,15 @@ def _run(
 
     progress.phase(f"training trial {chosen.trial} for {plan.training.epochs} epochs")
     place = TrialPlace(chosen.trial, folder, dict(searched(chosen.params)), count_step)
-    bench = Workbench(replace(assets, threads=plan.threads, training=plan.training))
-    return at_the_end(trial_in_rungs(config, bench, place, report))
+    return at_the_end(trial_in_rungs(config, Workbench(assets), place, report))
 
 
 def _plan(
     config: TrialConfig, assets: Assets, budget: Budget, clock: BudgetClock, folder: Path, progress: Progress
 ) -> Plan:
     """The length and threads of the training: as it began, where one of this budget is under way, else measured."""
-    file, own = folder / "plan.json", assets.training
+    file, own = folder / "plan.json", assets.training.model_copy(update={"epoch_parts": 1})
+    assets = replace(assets, training=own)
     with contextlib.suppress(OSError, ValidationError):
         before = Plan.model_validate_json(file.read_bytes())
         same = before.training.model_copy(update={"epochs": own.epochs, "rungs": own.rungs}) == own

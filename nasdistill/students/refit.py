@@ -147,7 +147,7 @@ def _at(maps: Tensor, places: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def refit(model: nn.Module, images: Tensor, answers: Answers, rows: Mapping[str, Tensor] | None = None) -> list[str]:
+def refit(model: nn.Module, images: Tensor, answers: Answers, rows: Mapping[str, Tensor]) -> list[str]:
     """Fit the convolutions of `model` to `answers`, given to the same images by the network it is cut from.
 
     A BatchNorm that reads a convolution gets the statistics of what it now reads, and scales and shifts that make it the
@@ -158,7 +158,7 @@ def refit(model: nn.Module, images: Tensor, answers: Answers, rows: Mapping[str,
         model: a detection model, sliced.
         images: (n, 3, s, s) in 0..1, those that were asked about, on the model's device.
         answers: of the large network.
-        rows: for each convolution to fit, which channels of `answers.said` are its own (`rows_kept`); None: all of them.
+        rows: for each convolution to fit, which channels of `answers.said` are its own (`rows_kept`).
 
     Returns:
         The names of the convolutions that were fitted.
@@ -171,8 +171,8 @@ def refit(model: nn.Module, images: Tensor, answers: Answers, rows: Mapping[str,
 
     def fit(name: str) -> Callable:
         def hook(layer: nn.Conv2d, args: tuple[Tensor]) -> None:
-            said = answers.said[name] if rows is None else answers.said[name][..., rows[name]]
             patches = _patches(layer, args[0], answers.places[name])
+            said = answers.said[name][..., rows[name]]
             if _fit(layer, patches, said.flatten(0, 1).to(layer.weight), norms.get(layer)):
                 fitted.append(name)
 
@@ -181,7 +181,7 @@ def refit(model: nn.Module, images: Tensor, answers: Answers, rows: Mapping[str,
     hooks = {
         layer: fit(name)
         for name, layer in layers.items()
-        if name in answers.said and (rows is None or name in rows) and (layer.bias is not None or layer in norms)
+        if name in answers.said and name in rows and (layer.bias is not None or layer in norms)
     }
     with _listening(model, hooks, before=True):
         model(images)

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
+from nasdistill.config import TrainingSettings
 from nasdistill.devices.profile import DeviceProfile
 from nasdistill.errors import InputError
 from nasdistill.pareto.objectives import DEFAULT
 from nasdistill.records import TrialResult
-from nasdistill.session.known import WARM_START_NAME, kept_warm_start, read_configurations, read_warm_start
+from nasdistill.session.known import keep_warm_start, kept_warm_start, read_configurations, read_warm_start
 from nasdistill.space.parse import parse_space
 from nasdistill.store.run_folder import RunFolder
 from nasdistill.store.tables import write_trials_csv
@@ -106,9 +107,16 @@ def test_the_complete_trials_of_an_earlier_run_are_kept_by_the_new_one(tmp_path:
     found = read_warm_start(path, inputs())
     assert [one.trial for one in found] == [0, 2]
     new = RunFolder.create(tmp_path / "new")
-    assert kept_warm_start(new, 8) == []
-    write_trials_csv(new.path / WARM_START_NAME, found, ())
-    assert [warmth.fidelity for warmth in kept_warm_start(new, 8)] == [0.5, 1.0]
+    eight = TrainingSettings(epochs=8)
+    assert kept_warm_start(new, eight) == []
+    keep_warm_start(new, path, found)
+    assert [warmth.fidelity for warmth in kept_warm_start(new, eight)] == [0.5, 1.0]
+    thirds = TrainingSettings(epochs=12, epoch_parts=3)
+    assert [warmth.fidelity for warmth in kept_warm_start(new, thirds)] == [1.0, 2.0]
+    # lengths are compared in images, however either run divides its epochs
+    RunFolder.open(path).update_run(training=TrainingSettings(epochs=8, epoch_parts=2).model_dump())
+    keep_warm_start(new, path, found)
+    assert [warmth.fidelity for warmth in kept_warm_start(new, eight)] == [0.25, 0.5]
 
 
 @pytest.mark.parametrize(

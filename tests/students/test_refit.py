@@ -55,6 +55,11 @@ def cut(teacher: DetectionModel, depth: float, width: float) -> tuple[Student, d
     return student, rows_kept(plan, student.model)
 
 
+def fit(model: nn.Module, images: torch.Tensor, answers: Answers) -> list[str]:
+    """All that was answered is the model's own."""
+    return refit(model, images, answers, {name: torch.arange(said.shape[2]) for name, said in answers.said.items()})
+
+
 def disagreement(model: nn.Module, whole: nn.Module, shown: torch.Tensor) -> float:
     """How far the scores are from those of the whole network, in standard deviations of these."""
     theirs = raw_heads(whole, shown)["scores"]
@@ -86,7 +91,7 @@ def errors(model: nn.Module, whole: nn.Module, rows: dict[str, torch.Tensor], sh
 def test_a_slice_of_a_real_teacher_says_more_of_what_the_teacher_says(teacher: DetectionModel, boards: dict) -> None:
     student, rows = cut(teacher, depth=0.33, width=0.1875)
     before = copy.deepcopy(student.model)
-    assert len(refit(student.model, boards["train"], ask(teacher, boards["train"], rows))) == len(rows)
+    assert len(fit(student.model, boards["train"], ask(teacher, boards["train"], rows))) == len(rows)
     plain, fitted = (errors(model, teacher, rows, boards["val"]) for model in (before, student.model))
     assert np.median(list(fitted.values())) < 0.6 * np.median(list(plain.values()))
     assert disagreement(student.model, teacher, boards["val"]) < 0.6 * disagreement(before, teacher, boards["val"])
@@ -94,7 +99,7 @@ def test_a_slice_of_a_real_teacher_says_more_of_what_the_teacher_says(teacher: D
 
 def test_a_teacher_that_lost_nothing_stays_what_it_was(teacher: DetectionModel, boards: dict) -> None:
     twin, rows = cut(teacher, depth=0.33, width=0.25)
-    assert refit(twin.model, boards["train"], ask(teacher, boards["train"], rows))
+    assert fit(twin.model, boards["train"], ask(teacher, boards["train"], rows))
     assert disagreement(twin.model, teacher, boards["val"]) < 0.05  # answers are bfloat16
 
 
@@ -105,7 +110,7 @@ def test_every_family_that_is_sliced_is_fitted(family: str, boards: dict) -> Non
     randomise_norms(large.model)
     rows = rows_kept(load_slice(large.model.state_dict(), large.model, small.model), small.model)
     before = copy.deepcopy(small.model)
-    fitted = refit(small.model, boards["train"], ask(large.model, boards["train"], rows))
+    fitted = fit(small.model, boards["train"], ask(large.model, boards["train"], rows))
     plain, after = (errors(model, large.model, rows, boards["train"]) for model in (before, small.model))
     assert set(fitted) == plain.keys()  # all that run: an NMS-free head asks one of its branches alone
     assert np.median(list(after.values())) < 0.8 * np.median(list(plain.values()))
@@ -126,7 +131,7 @@ def test_one_layer_against_its_known_solution(
     function = copy.deepcopy(small[0].bn).eval()
     with torch.no_grad():
         truth = target.eval()[0].conv(shown)
-    assert refit(small, shown, ask(target, shown, {"0.conv": torch.arange(8)})) == ["0.conv"]
+    assert fit(small, shown, ask(target, shown, {"0.conv": torch.arange(8)})) == ["0.conv"]
     torch.testing.assert_close(small[0].conv.weight, target[0].conv.weight, rtol=0.02, atol=0.02)
     with torch.no_grad():  # the norm is the same function, of what it read before, as it was
         torch.testing.assert_close(small.eval()(shown), nn.functional.silu(function(truth)), rtol=0.05, atol=0.05)
@@ -141,7 +146,7 @@ def test_a_slice_takes_its_own_channels_from_the_answers_of_a_wider_one(teacher:
     twin = copy.deepcopy(small.model)
     of_wide = rows_kept(load_slice(wide.model.state_dict(), wide.model, small.model), small.model)
     refit(small.model, boards["train"], ask(teacher, boards["train"], wide_rows), of_wide)
-    refit(twin, boards["train"], ask(teacher, boards["train"], rows))
+    fit(twin, boards["train"], ask(teacher, boards["train"], rows))
     for name, tensor in small.model.state_dict().items():
         torch.testing.assert_close(tensor, twin.state_dict()[name], msg=name)
 
@@ -151,7 +156,7 @@ def test_what_nothing_was_said_about_and_the_mode_stay(teacher: DetectionModel, 
     heard = {name: kept for name, kept in rows.items() if name != "model.3.conv"}
     before = copy.deepcopy(student.model.state_dict())
     student.model.train()
-    fitted = refit(student.model, boards["train"], ask(teacher, boards["train"], heard))
+    fitted = fit(student.model, boards["train"], ask(teacher, boards["train"], heard))
     assert student.model.training and "model.3.conv" not in fitted and "model.4.cv1.conv" in fitted
     after = student.model.state_dict()
     for name in ("model.3.conv.weight", "model.3.bn.weight", "model.24.dfl.conv.weight"):
@@ -171,7 +176,7 @@ def test_answers_are_the_same_for_the_same_seed_and_survive_a_file(teacher: Dete
 def test_black_images_leave_finite_weights(teacher: DetectionModel) -> None:
     student, rows = cut(teacher, depth=0.33, width=0.125)
     black = torch.zeros(4, 3, SIZE, SIZE)
-    refit(student.model, black, ask(teacher, black, rows))
+    fit(student.model, black, ask(teacher, black, rows))
     assert all(torch.isfinite(tensor).all() for tensor in student.model.state_dict().values())
 
 

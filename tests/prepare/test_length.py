@@ -1,0 +1,23 @@
+"""How long trials are: as many steps as the budget gives, whatever a whole epoch is."""
+
+import pytest
+
+from nasdistill.prepare.length import FEWEST_EPOCHS, FEWEST_TRIALS, TRIAL_OVERHEAD_S, epochs_for
+
+STEPS = 125  # of an epoch
+
+
+@pytest.mark.parametrize("step_s", [0.0005, 0.01, 0.1, 0.3, 0.31, 0.45, 0.6, 0.8, 1.2, 20.0])
+def test_rounding_to_epochs_costs_an_eighth_at_most(step_s: float) -> None:
+    core_seconds = 2700.0
+    epochs, parts = epochs_for(core_seconds, {"yolov5": step_s}, 256, [256], STEPS)
+    wanted = (core_seconds / FEWEST_TRIALS - TRIAL_OVERHEAD_S) / step_s
+    assert epochs * STEPS / parts == pytest.approx(wanted, rel=0.5 / FEWEST_EPOCHS + 0.01)
+    assert epochs >= FEWEST_EPOCHS
+    # whole epochs where enough of them fit
+    assert (parts == 1) == (wanted >= FEWEST_EPOCHS * STEPS)
+
+
+def test_there_is_a_step_in_every_epoch_and_an_epoch_in_every_trial() -> None:
+    assert epochs_for(60.0, {"yolov5": 100.0}, 256, [256], STEPS) == (1, STEPS)
+    assert epochs_for(60.0, {"yolov5": 0.1}, 256, [256], 1) == (100, 1)
