@@ -18,7 +18,7 @@ def test_a_family_in_the_table(capsys: pytest.CaptureFixture[str], monkeypatch: 
     (row,) = found["detail"]["students"]
     assert row["pruned"]["params_m"] < row["plain"]["params_m"] and row["pruned"]["size_mb"] < row["plain"]["size_mb"]
     assert found["value"] == pytest.approx(row["pruned"]["latency_ms"] / row["plain"]["latency_ms"], rel=1e-3)
-    assert any(line.startswith("| yolov5 | depth 0.33, width 0.0625 |") for line in shown)
+    assert any(line.startswith("| yolov5 | depth 0.33, width 0.0625, least_channels 8 |") for line in shown)
 
 
 def test_what_cannot_be_pruned_is_listed_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
