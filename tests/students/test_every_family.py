@@ -28,8 +28,9 @@ LARGEST = [pytest.param(family, extremes(SPACE, family)[1], 128, marks=pytest.ma
 STRUCTURES = [
     ("yolov5", {"depth": 0.33, "width": 0.0625, "levels": 5, "neck_type": "light", "activation": "hardswish"}, 128),
     ("yolov8", {"depth": 0.33, "width": 0.0625, "levels": 4, "neck_attention": "cbam", "activation": "relu6"}, 128),
-    ("yolo11", {"depth": 0.5, "width": 0.125, "width_p4": 1.5, "least_channels": 32, "neck_type": "lateral"}, 64),
+    ("yolo11", {"depth": 0.5, "width": 0.125, "width_p2": 0.5, "width_p4": 1.5, "neck_type": "lateral"}, 64),
     ("yolo26", {"depth": 0.5, "width": 0.0625, "head": "nms", "attention": "none", "levels": 5}, 160),
+    ("yolo11", {"depth": 0.5, "width": 0.0625, "least_channels": 32}, 64),
     ("mobilenetv3", {"variant": "small_050", "neck": 16, "neck_type": "light", "levels": 5}, 160),
     ("mobilevit", {"variant": "v2_050", "neck": 16, "neck_type": "lateral", "neck_attention": "cbam"}, 96),
 ]
