@@ -13,6 +13,7 @@ from nasdistill.search.costs import Cost, Costs
 from nasdistill.search.ehvi import boxes, expected_improvement
 from nasdistill.search.gaussian_process import GaussianProcess
 from nasdistill.search.known import Array, Candidate, Known
+from nasdistill.search.prior import Prior
 from nasdistill.search.surrogate import Regression, without_outliers
 
 
@@ -25,6 +26,7 @@ class Task:
     figures: Mapping[int, str]
     limits: Mapping[int, float]
     reference: Sequence[float] | None
+    prior: Prior
     rng: np.random.Generator
 
 
@@ -39,6 +41,7 @@ class Goal:
         x = self._inputs(known.points, known.fidelity)
         pending = known.pending
         full = known.fidelity == 1.0
+        self._trials = len(known.points)
         believed = np.zeros((len(pending), k))
         self._models: dict[int, GaussianProcess] = {}
         dimension = self._dimension(x.shape[1])
@@ -92,7 +95,7 @@ class Goal:
             # Nothing is expected to improve the front: what is best, and keeps the limits, may still surprise.
             scaled = (mean - mean.min(axis=0)) / np.maximum(np.ptp(mean, axis=0), 1e-12)
             gain = (k - scaled.sum(axis=1)) * (self._costs.likely_within(points) + 1e-9)
-        return gain
+        return gain * self._task.prior.weights(self._costs.encode(points), self._costs.encoder, self._trials)
 
     def _measurable(self, points: Sequence[Candidate]) -> dict[int, tuple[Array, Array]]:
         """Mean and deviation of the logarithm of each objective that can be measured before training."""

@@ -35,6 +35,7 @@ class Encoder:
         self.dimension = np.zeros(0, dtype=np.int64)
         """(c,): the dimension (length scale) that each column belongs to."""
         self.version = 0
+        self._columns: dict[str, int] = {}
 
     def add(self, distributions: Mapping[str, Distribution]) -> None:
         """Make room for these parameters. The same name may come with several ranges or choices: their union counts."""
@@ -51,11 +52,22 @@ class Encoder:
         if changed:
             self.version += 1
             dimension: list[int] = []
-            for _, parameter in sorted(self._parameters.items()):
+            self._columns = {}
+            for name, parameter in sorted(self._parameters.items()):
                 parameter.lay_out()
+                if parameter.has_number:
+                    self._columns[name] = len(dimension)
                 base = 1 + max(dimension, default=-1)
                 dimension.extend(base + index for index in parameter.dimension)
             self.dimension = np.array(dimension, dtype=np.int64)
+
+    def column_of(self, name: str) -> int | None:
+        """The column of a parameter's position in its range; None for one that is no number, or leaves no choice."""
+        return self._columns.get(name)
+
+    def position_of(self, name: str, value: Any) -> float:
+        """What a point with this value has in the parameter's column."""
+        return self._parameters[name].cells(value)[0]
 
     def rows(self, points: Sequence[Mapping[str, Any]]) -> Array:
         """(n, c), between 0 and 1."""
@@ -76,6 +88,8 @@ class _Parameter:
         self._names: list[Any] = []
         self._numbers: tuple[float, float] | None = None
         self._codes = False
+        self.has_number = False
+        """Whether the first column is the position in a range."""
         self._cells: dict[Any, list[float]] = {}
         self.dimension: list[int] = []
 
@@ -99,15 +113,15 @@ class _Parameter:
         self._cells = {}
         has_number = self._numbers is not None and self._numbers[1] > self._numbers[0]
         one_hot = len(self._names) if self._codes and (len(self._names) > 2 or not has_number) else 0
-        self._one_hot, self._has_number = one_hot, has_number
+        self._one_hot, self.has_number = one_hot, has_number
         self.dimension = [0] * has_number + [int(has_number)] * one_hot
 
     def cells(self, value: Any) -> list[float]:
         if value is _ABSENT:
-            return [0.5] * self._has_number + [0.0] * self._one_hot
+            return [0.5] * self.has_number + [0.0] * self._one_hot
         key = (type(value), value)
         if key not in self._cells:
-            number = [self._position(value)] if self._has_number else []
+            number = [self._position(value)] if self.has_number else []
             self._cells[key] = number + [_HALF * (value == self._names[index]) for index in range(self._one_hot)]
         return self._cells[key]
 

@@ -25,6 +25,7 @@ from nasdistill.search.costs import Cost, Costs
 from nasdistill.search.distributions import key_of
 from nasdistill.search.grid import value_at
 from nasdistill.search.known import PROPOSAL, Candidate, Known, StudyReader, unique
+from nasdistill.search.prior import Prior
 from nasdistill.search.surrogate import Regression
 
 _POOL = 384  # random points
@@ -64,6 +65,8 @@ class LatencyFirstSampler(BaseSampler):
         reference: worst corner of the hypervolume, a value an objective in the study's own directions. By default a
             little beyond the worst seen.
         startup: trials that spread over the space before the models take over.
+        believed: numbers thought best before anything is known, by name. The first trials keep them, and the acquisition
+            discounts points away from them, the less the more trials there are.
 
     Trials that ended early may carry the user attributes `fidelity` and `partial_values`: the model learns from them at
     that fidelity, and they never join the front.
@@ -85,6 +88,7 @@ class LatencyFirstSampler(BaseSampler):
         latency_name: str = "latency_ms",
         reference: Sequence[float] | None = None,
         startup: int = 6,
+        believed: Mapping[str, float] | None = None,
     ) -> None:
         if lookups is not None and lookups < 1:
             raise ValueError(f"lookups={lookups}, expected at least 1, or None")
@@ -100,8 +104,11 @@ class LatencyFirstSampler(BaseSampler):
         self._latency_name = latency_name
         told = dict(figures or {})
         self._costs = Costs(self._tree, self._rng, latency, figure_limits or {}, latency_name, told.values())
+        self._prior = Prior(believed or {})
         corner = None if reference is None else [float(value) for value in reference]
-        self._task = Task(latency_objective, dict(costs or {}), told, dict(limits or {}), corner, self._rng)
+        self._task = Task(
+            latency_objective, dict(costs or {}), told, dict(limits or {}), corner, self._prior, self._rng
+        )
         self._score_models: dict[int, Regression] = {}
         every = self._tree.every(_ENUMERATED)
         self._every = None if every is None else [self._reader.candidate(point) for point in every]
@@ -167,7 +174,7 @@ class LatencyFirstSampler(BaseSampler):
     def _spread(self, known: Known, wanted: Mapping[str, Any]) -> Candidate:
         """The point of a random few that is farthest from all before it, in parameters and in latency."""
         while True:
-            pool = self._fresh(self._random(_DESIGN_POOL, wanted), known.taken)
+            pool = self._fresh(self._random(_DESIGN_POOL, wanted, keep_believed=True), known.taken)
             buildable = self._costs.look_up(pool, self._lookups)
             if buildable:
                 break
@@ -214,13 +221,18 @@ class LatencyFirstSampler(BaseSampler):
 
     # -- pools ---------------------------------------------------------------------------------------------------------
 
-    def _random(self, count: int, wanted: Mapping[str, Any]) -> list[Candidate]:
+    def _random(self, count: int, wanted: Mapping[str, Any], keep_believed: bool = False) -> list[Candidate]:
+        """Points with the `wanted` values, and with all or some of those believed good where they are free to choose."""
         if self._every is not None:
             fitting = self._every
             if wanted:
                 fitting = [c for c in fitting if all(c.point.get(name) == value for name, value in wanted.items())]
             return [fitting[i] for i in self._rng.permutation(len(fitting))]
-        return [self._reader.candidate(self._tree.walk(wanted, self._rng)[0]) for _ in range(count)]
+        found = []
+        for _ in range(count):
+            believed = self._prior.believed if keep_believed else self._prior.some(self._rng)
+            found.append(self._reader.candidate(self._tree.walk({**believed, **wanted}, self._rng)[0]))
+        return found
 
     def _neighbour(self, candidate: Candidate, wanted: Mapping[str, Any]) -> Candidate:
         near = self._tree.neighbour(candidate.point, self._rng)

@@ -66,6 +66,7 @@ def _latency_first(task: Task) -> BaseSampler:
         reference=corner,
         figure_limits={limit.objective.name: limit.value for limit in task.constraints},
         latency_name=first.name,
+        believed=task.space.believed(),
     )
 
 

@@ -32,6 +32,11 @@ class CommonParameter:
         return TrialConfig.model_fields[self.field].is_required()
 
     @property
+    def is_recipe(self) -> bool:
+        """Whether it says how a student is taught, and nothing of what the student is."""
+        return self.path[0] in ("distill", "stages")
+
+    @property
     def default(self) -> Scalar | None:
         """The value when the file does not name it; None where the file must, or where the run's recipe then says it."""
         field = TrialConfig.model_fields[self.field]

@@ -134,6 +134,18 @@ class SearchSpace:
                 break
         return points
 
+    def believed(self) -> dict[str, float]:
+        """How students are best taught before anything is known: the middle of each range of the recipe, by flat name.
+
+        The anchors have these values too. Of architecture, image size and pruning nothing is believed: small and large
+        ones are wanted on a front.
+        """
+        return {
+            name: parameter.midpoint()
+            for name, parameter in self.common.items()
+            if COMMON[name].is_recipe and isinstance(parameter, Range) and parameter.low < parameter.high
+        }
+
     def grid_size(self) -> int | None:
         """How many points there are, or None when a continuous range makes them infinite."""
         total = 0

@@ -33,6 +33,9 @@ class SmallSpace:
     def canonical(self, params: Mapping[str, Scalar]) -> Mapping[str, Scalar]:
         return params
 
+    def believed(self) -> dict[str, float]:
+        return {}
+
     def anchors(self) -> list[dict[str, Scalar]]:
         return [{"family": "a", "a.width": 0.75, "lr": 1}, {"family": "b", "b.depth": 1, "lr": 1}]
 
@@ -48,6 +51,9 @@ class CaseSpace:
 
     def canonical(self, params: Mapping[str, Scalar]) -> Mapping[str, Scalar]:
         return params
+
+    def believed(self) -> dict[str, float]:
+        return {}
 
     def anchors(self) -> list[dict[str, Scalar]]:
         return [{"case": case} for case in self.cases]

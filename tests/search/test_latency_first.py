@@ -13,7 +13,9 @@ from optuna.trial import TrialState, create_trial
 
 from nasdistill.errors import SpaceExhaustedError
 from nasdistill.search import LatencyFirstSampler
+from nasdistill.search.encoding import Encoder
 from nasdistill.search.known import FIDELITY, PARTIAL_VALUES, PROPOSAL
+from nasdistill.search.prior import Prior
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 DIRECTIONS = ["maximize", "minimize"]
@@ -291,3 +293,58 @@ def test_a_second_cost_that_is_only_told_steers_like_a_known_one() -> None:
 
     assert proposed("relu") == ["relu"] * 3
     assert proposed("silu") == ["silu"] * 3
+
+
+RECIPE: dict[str, BaseDistribution] = {
+    **FLAT,
+    **{name: FloatDistribution(0.1, 10.0, log=True) for name in ("cls", "box", "feature")},
+    "temperature": FloatDistribution(1.0, 8.0),
+}
+BELIEVED = {"cls": 1.0, "box": 1.0, "feature": 1.0, "temperature": 4.5}
+
+
+def taught(trial: optuna.Trial) -> tuple[float, float]:
+    """A student's score falls with every decade that its three loss weights are away from 1."""
+    score, latency = objective(trial)
+    weights = [trial.suggest_float(name, 0.1, 10.0, log=True) for name in ("cls", "box", "feature")]
+    trial.suggest_float("temperature", 1.0, 8.0)
+    return score * math.exp(-sum(math.log10(weight) ** 2 for weight in weights)), latency
+
+
+def test_a_dozen_trials_find_more_from_what_is_believed_of_the_recipe() -> None:
+    def mean_volume(believed: dict[str, float]) -> float:
+        volumes = []
+        for seed in range(4):
+            study = study_of(LatencyFirstSampler(RECIPE, flat_latency, seed=seed, believed=believed))
+            study.optimize(taught, n_trials=12)
+            volumes.append(hypervolume(study))
+        return sum(volumes) / len(volumes)
+
+    assert mean_volume(BELIEVED) > 1.1 * mean_volume({})
+
+
+def test_the_first_trials_keep_what_is_believed_and_differ_in_the_rest() -> None:
+    study = study_of(LatencyFirstSampler(RECIPE, flat_latency, seed=0, startup=5, believed=BELIEVED))
+    study.optimize(taught, n_trials=5)
+    params = [trial.params for trial in study.trials]
+    assert all({name: point[name] for name in BELIEVED} == BELIEVED for point in params)
+    assert len({(point["width"], point["depth"], point["act"]) for point in params}) == 5
+
+
+def test_a_value_given_for_a_trial_counts_more_than_what_is_believed() -> None:
+    study = study_of(LatencyFirstSampler(RECIPE, flat_latency, seed=0, believed=BELIEVED))
+    study.enqueue_trial({"cls": 0.2})
+    study.optimize(taught, n_trials=1)
+    assert study.trials[0].params["cls"] == 0.2
+    assert study.trials[0].params["box"] == 1.0
+
+
+def test_a_belief_fades_with_trials_and_says_nothing_of_what_it_does_not_name() -> None:
+    encoder = Encoder()
+    encoder.add({"a": FloatDistribution(0.01, 100.0, log=True), "b": IntDistribution(0, 9), "c": IntDistribution(4, 4)})
+    points = [{"a": 1.0, "b": 0}, {"a": 1.0, "b": 9}, {"a": 10.0, "b": 0}, {"a": 0.1, "b": 9}, {"a": 100.0, "b": 0}]
+    prior = Prior({"a": 1.0, "c": 4})
+    early, late = (prior.weights(encoder.rows(points), encoder, trials) for trials in (10, 1000))
+    # a quarter of the range is one standard deviation: exp(-1/2), and two at the end
+    assert early == pytest.approx([1.0, 1.0, math.exp(-0.5), math.exp(-0.5), math.exp(-2.0)])
+    assert late == pytest.approx(early**0.01)

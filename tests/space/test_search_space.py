@@ -78,6 +78,15 @@ def test_anchors_are_valid_distinct_and_span_families_and_sizes_early(space: Sea
     assert all(anchor["weight.cls"] == pytest.approx(1.0) for anchor in anchors), "recipe weights are centred on 1"
 
 
+@pytest.mark.parametrize("space", SHIPPED, ids=lambda space: space.name)
+def test_of_the_recipe_the_middles_are_believed_and_of_students_nothing(space: SearchSpace) -> None:
+    believed = space.believed()
+    assert set(believed) == {"temperature.start", "weight.feature", "weight.cls", "weight.box"}
+    assert believed["temperature.start"] == pytest.approx(8**0.5)
+    assert believed["weight.cls"] == pytest.approx(1.0)
+    assert all(anchor[name] == value for anchor in space.anchors() for name, value in believed.items())
+
+
 def test_anchors_of_one_family_in_full() -> None:
     text = """
 name: one
