@@ -19,6 +19,7 @@ from ultralytics.nn.tasks import DetectionModel
 
 from nasdistill.errors import TrialError
 from nasdistill.records import TrialConfig
+from nasdistill.space.rounding import pruning_factors
 from nasdistill.students.channels import strides_of, trace_channels
 from nasdistill.students.importance import Criterion, Place, channel_scores, places_of_groups
 from nasdistill.students.student import Student
@@ -36,9 +37,8 @@ class Pruning:
 
     Attributes:
         ratio: share of each layer's channels to remove, 0 <= ratio < 1.
-        factors: what `ratio` is multiplied by in the backbone, neck or head; 1 where a stage is not named. That of `early`
-            counts in the backbone's first layers (EARLY_STRIDE) beside the backbone's own. The product is at most
-            HIGHEST_RATIO.
+        factors: what `ratio` is multiplied by in each of STAGES, of which `early` are the backbone's first layers
+            (EARLY_STRIDE) and `backbone` its others; 1 where a stage is not named. The product is at most HIGHEST_RATIO.
         importance: which channels go first, those that matter least by `l2`, `bn_scale` or `taylor`.
         channel_multiple: what is left of a layer is rounded to the nearest multiple of this, at least one.
     """
@@ -50,10 +50,7 @@ class Pruning:
 
     def ratio_of(self, stage: str) -> float:
         """The ratio in one of STAGES."""
-        factor = self.factors.get(stage, 1.0)
-        if stage == "early":
-            factor *= self.factors.get("backbone", 1.0)
-        return min(self.ratio * factor, HIGHEST_RATIO)
+        return min(self.ratio * self.factors.get(stage, 1.0), HIGHEST_RATIO)
 
 
 @dataclass(frozen=True)
@@ -66,10 +63,9 @@ class Pruned:
 
 def pruning_of(config: TrialConfig, channel_multiple: int) -> Pruning:
     """What a trial prunes; `channel_multiple` is its device's."""
-    factors = {stage: getattr(config, f"prune_{stage}") for stage in STAGES}
     return Pruning(
         ratio=config.prune_ratio,
-        factors=factors,
+        factors=pruning_factors(config.prune_early, config.prune_backbone, config.prune_neck, config.prune_head),
         importance=config.prune_importance,
         channel_multiple=channel_multiple,
     )

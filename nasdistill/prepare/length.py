@@ -24,9 +24,8 @@ TIMED_STEPS = 5
 TRIAL_OVERHEAD_S = 5.0  # building, pruning, exporting, scoring and timing a student
 # Trials of (core seconds)^0.7: more budget goes into longer trials rather than into more of them
 LENGTH_EXPONENT, SHORTEST_S, LONGEST_S = 0.7, 15.0, 900.0
-FEWEST_EPOCHS = (
-    4  # that a trial has: where fewer whole ones fit, they are divided, so that rounding costs an eighth at most
-)
+# That a trial has: where fewer whole ones fit, they are divided, so that rounding costs an eighth at most
+FEWEST_EPOCHS = 4
 FEWEST_TRIALS = 20  # of middle size, that should fit: the sampler likes larger ones, and a machine may turn out slower
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from nasdistill.records import Scalar
-from nasdistill.space.rounding import CHANNEL_MULTIPLE, channels_of, repeats_of
+from nasdistill.space.rounding import CHANNEL_MULTIPLE, channels_of, pruning_factors, repeats_of
 
 YOLO_CHANNELS = (64, 128, 256, 512, 1024)
 """Channels at width 1 of all layers that Ultralytics' model files list, of the first one alone in front; a test holds
@@ -19,7 +19,7 @@ YOLO_REPEATS = {"yolov5": (3, 6, 9), "yolov8": (3, 6), "yolo11": (2,), "yolo26":
 DYNAMIC_CONV_CHANNELS = (16, 32, 64, 128, 256)
 _STAGE_WIDTHS = ("width_p2", "width_p3", "width_p4", "width_p5")
 _WEIGHTS = ("weight.feature", "weight.cls", "weight.box", "weight.detections")
-_PRUNED_STAGES = ("prune.early", "prune.backbone", "prune.neck", "prune.head")
+_PRUNED_STAGES = ("early", "backbone", "neck", "head")
 
 
 def canonical(params: Mapping[str, Scalar]) -> dict[str, Scalar]:
@@ -85,8 +85,8 @@ def _leave_out_idle_pruning(found: dict[str, Scalar]) -> None:
     ratio = found.pop("prune.ratio", None)
     if ratio is None:
         return
-    asked = {name: float(ratio) * float(found.get(name, 1.0)) for name in _PRUNED_STAGES}
-    asked["prune.early"] *= float(found.get("prune.backbone", 1.0))
+    factors = pruning_factors(**{stage: float(found.get(f"prune.{stage}", 1.0)) for stage in _PRUNED_STAGES})
+    asked = {f"prune.{stage}": float(ratio) * factor for stage, factor in factors.items()}
     found.update(asked)
     if not any(asked.values()):
         found.pop("prune.importance", None)

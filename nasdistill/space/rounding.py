@@ -1,4 +1,4 @@
-"""How a multiplier becomes a number of channels or of blocks: students equal after rounding are one student."""
+"""How multipliers become numbers of channels and of blocks, and shares to prune: students equal then are one student."""
 
 from __future__ import annotations
 
@@ -23,3 +23,8 @@ def channels_of(full: int, multiplier: float, divisor: int = CHANNEL_MULTIPLE) -
 def repeats_of(full: int, depth: float) -> int:
     """How many blocks of `full` a model of that depth has, as Ultralytics rounds: one block stays one."""
     return max(round(full * depth), 1) if full > 1 else full
+
+
+def pruning_factors(early: float, backbone: float, neck: float, head: float) -> dict[str, float]:
+    """What a pruning ratio is multiplied by in each stage, by name: the backbone's first layers have its factor too."""
+    return {"early": early * backbone, "backbone": backbone, "neck": neck, "head": head}

@@ -13,12 +13,22 @@ from torch import nn
 from ultralytics.nn.modules.block import Attention
 from zoo import raw_outputs, timm_student, yaml_student
 
-from nasdistill.compress.prune import CHANNEL_MULTIPLE, STAGES, Pruned, Pruning, channels_left, why_not_prunable
+from nasdistill.compress.prune import (
+    CHANNEL_MULTIPLE,
+    HIGHEST_RATIO,
+    STAGES,
+    Pruned,
+    Pruning,
+    channels_left,
+    pruning_of,
+    why_not_prunable,
+)
 from nasdistill.compress.prune import prune as prune_by
 from nasdistill.distill.compute import Compute
 from nasdistill.distill.stage import set_trainable
 from nasdistill.measure.artifact import write_onnx
 from nasdistill.measure.detector import OnnxDetector
+from nasdistill.records import TrialConfig
 from nasdistill.students.channels import strides_of
 from nasdistill.students.families import build_student
 from nasdistill.students.student import Student, parameters_m
@@ -192,8 +202,15 @@ def test_stages_lose_what_their_factors_say() -> None:
         touched = {stage_of(name) for name, shape in whole.items() if left[name][0] != shape[0]}
         assert touched == set(stages)
     uniform = shapes(prune(student, 0.25).student)
-    factors = dict.fromkeys(STAGES, 0.5) | {"early": 1.0}  # beside the backbone's own
-    assert shapes(prune(student, 0.5, factors=factors).student) == uniform
+    assert shapes(prune(student, 0.5, factors=dict.fromkeys(STAGES, 0.5)).student) == uniform
+
+
+def test_a_trials_early_layers_have_the_backbones_factor_too() -> None:
+    trial = TrialConfig(
+        family="yolov5", arch={}, image_size=64, prune_ratio=0.8, prune_early=0.5, prune_backbone=0.5, prune_head=2.0
+    )
+    pruning = pruning_of(trial, 4)
+    assert [pruning.ratio_of(stage) for stage in STAGES] == pytest.approx([0.2, 0.4, 0.8, HIGHEST_RATIO])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
