@@ -4,7 +4,7 @@ import functools
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,10 +32,12 @@ from nasdistill.teacher.teacher import Teacher
 from nasdistill.workbench import FROM_TEACHER, SupernetFile
 
 Report = Callable[[str], None]
-WARM_VERSION = 8
+WARM_VERSION = 9
 LEARNING_RATE = 1.6e-2
 MOST_MEMBERS = 6
 MIN_RELATED = 0.9
+# Trials of a family that is cut from the teacher for one of a family that is not: 56 of 86 against two others, in five searches
+SLICED_TRIALS = 4.0
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def plan_warming(
     """
     pretrained = pretrained or {}
     sliced = {lineage.name: _fits_teacher(lineage, names, teacher) for lineage in lineages}
-    likely = trial_shares(lineages)
+    likely = trial_shares(lineages, [name for name, fits in sliced.items() if fits])
     parts = {name: share for name, share in likely.items() if not sliced[name]}
     seconds = dict.fromkeys(likely, 0.0) | _shared_out(parts, core_seconds * sum(parts.values()), workers)
     found = []
@@ -109,14 +111,19 @@ def plan_warming(
     return sorted(found, key=lambda plan: -plan.seconds)  # the longest first: they decide when warming ends
 
 
-def trial_shares(lineages: Sequence[Lineage]) -> dict[str, float]:
+def trial_shares(lineages: Sequence[Lineage], sliced: Collection[str] = ()) -> dict[str, float]:
     """The share of a run's trials that each lineage is likely to get: families evenly, then architectures evenly.
 
-    That is how samplers start; what they learn later is not known when the families are warmed.
+    That is how samplers start. What they learn later is not known when the families are warmed, but that they learn to
+    prefer the lineages in `sliced`, which are cut from the teacher, is.
     """
     families = {line.family for line in lineages}
     archs = {family: sum(len(line.archs) for line in lineages if line.family == family) for family in families}
-    return {line.name: len(line.archs) / archs[line.family] / len(families) for line in lineages}
+    parts = {
+        line.name: len(line.archs) / archs[line.family] * (SLICED_TRIALS if line.name in sliced else 1.0)
+        for line in lineages
+    }
+    return {name: part / sum(parts.values()) for name, part in parts.items()}
 
 
 def _shared_out(parts: Mapping[str, float], core_seconds: float, workers: int) -> dict[str, float]:

@@ -110,6 +110,10 @@ def test_warming_is_shared_by_likely_trials() -> None:
         Lineage("mobilenetv3-large", "mobilenetv3", ({},)),
     ]
     assert trial_shares(lines) == {"yolov5": 0.5, "mobilenetv3-small": 0.375, "mobilenetv3-large": 0.125}
+    # what is cut from the teacher gets four for one
+    assert trial_shares(lines, ["yolov5"]) == pytest.approx(
+        {"yolov5": 0.8, "mobilenetv3-small": 0.15, "mobilenetv3-large": 0.05}
+    )
 
 
 def test_a_family_that_cannot_be_pruned_says_so_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,9 +57,9 @@ def test_what_is_cut_from_the_teacher_is_not_warmed(inputs: Inputs, tmp_path: Pa
     space = f"name: a\nfamilies: {{{families}}}\nimage_size: 64\n"
     cut, warmed = sorted(plans_for(inputs, space, tmp_path), key=lambda plan: plan.seconds)
     assert (cut.lineage.family, cut.seconds, cut.supernet.origin) == ("yolov5", 0.0, "teacher-slices")
-    # half of the trials are likely to be its own: the other half's part of the time is theirs
+    # a fifth of the trials are likely to be its own: what is cut from the teacher counts for four
     assert (warmed.lineage.family, warmed.supernet.origin) == ("mobilenetv3", "warmed")
-    assert (warmed.seconds, warmed.threads) == (30.0, 2)  # the only one to warm: both workers' cores are its own
+    assert (warmed.seconds, warmed.threads) == (12.0, 2)  # the only one to warm: both workers' cores are its own
 
 
 def test_a_supernet_without_warming_is_the_teachers_slices(inputs: Inputs, tmp_path: Path) -> None:
