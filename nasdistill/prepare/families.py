@@ -36,7 +36,7 @@ WARM_VERSION = 9
 LEARNING_RATE = 1.6e-2
 MOST_MEMBERS = 6
 MIN_RELATED = 0.9
-# Trials of a family that is cut from the teacher for one of a family that is not: 56 of 86 against two others, in five searches
+# Trials of a family that is cut from the teacher for one of a family that is not: 56 of 86 beside two others in five runs
 SLICED_TRIALS = 4.0
 
 
