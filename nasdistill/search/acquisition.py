@@ -27,6 +27,7 @@ class Task:
     limits: Mapping[int, float]
     reference: Sequence[float] | None
     prior: Prior
+    effort: str | None
     rng: np.random.Generator
 
 
@@ -76,7 +77,7 @@ class Goal:
         self._cells = boxes(everything[front], limits)
 
     def of(self, points: Sequence[Candidate]) -> Array:
-        """Expected hypervolume improvement of each point."""
+        """Expected hypervolume improvement of each point, per effort where that counts, as far as the prior believes it."""
         k = len(self._limits)
         mean, deviation = np.zeros((len(points), k)), np.zeros((len(points), k))
         for index, (log_mean, log_deviation) in self._measurable(points).items():
@@ -95,6 +96,8 @@ class Goal:
             # Nothing is expected to improve the front: what is best, and keeps the limits, may still surprise.
             scaled = (mean - mean.min(axis=0)) / np.maximum(np.ptp(mean, axis=0), 1e-12)
             gain = (k - scaled.sum(axis=1)) * (self._costs.likely_within(points) + 1e-9)
+        if self._task.effort is not None:
+            gain = gain / self._costs.effort(self._task.effort, points)
         return gain * self._task.prior.weights(self._costs.encode(points), self._costs.encoder, self._trials)
 
     def _measurable(self, points: Sequence[Candidate]) -> dict[int, tuple[Array, Array]]:

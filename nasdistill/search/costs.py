@@ -18,6 +18,7 @@ Cost = Callable[[Mapping[str, Any]], float]
 
 _MOST_COST_POINTS = 256  # that the latency model is conditioned on
 _DISCOVERY_WALKS = 64
+_FEWEST_EFFORTS = 3  # told before they say anything of other points
 
 
 class Costs:
@@ -139,6 +140,19 @@ class Costs:
             model = regression.on(x, np.log([told[key] for key in keys]), self.encoder.dimension)
             mean[unknown], deviation[unknown] = model.predict(self.encode([candidates[i] for i in unknown]))
         return mean, deviation
+
+    def effort(self, name: str, candidates: Sequence[Candidate]) -> Array:
+        """What each candidate (n,) is expected to take of the figure `name`, relative to the median of those told."""
+        told = self._figures[name]
+        if len(told) < _FEWEST_EFFORTS:
+            return np.ones(len(candidates))
+        keys = list(told)[-_MOST_COST_POINTS:]
+        logs = np.log([told[key] for key in keys])
+        dimension = np.append(self.encoder.dimension, int(self.encoder.dimension.max(initial=-1)) + 1)
+        regression = self._figure_models.setdefault(name, Regression(self._rng))
+        model = regression.on(self.features([self._points[key] for key in keys]), logs, dimension)
+        found: Array = np.exp(model.predict(self.features(candidates))[0] - np.median(logs))
+        return found
 
     def likely_within(self, candidates: Sequence[Candidate]) -> Array:
         """The probability (n,) that each candidate keeps all `figure_limits`."""

@@ -67,6 +67,8 @@ class LatencyFirstSampler(BaseSampler):
         startup: trials that spread over the space before the models take over.
         believed: numbers thought best before anything is known, by name. The first trials keep them, and the acquisition
             discounts points away from them, the less the more trials there are.
+        effort: a figure told by `observe` of finished trials that there is a budget of, their seconds, say: predicted for
+            other points, and improvement is counted per unit of it (Snoek et al., 2012, section 3.2).
 
     Trials that ended early may carry the user attributes `fidelity` and `partial_values`: the model learns from them at
     that fidelity, and they never join the front.
@@ -89,6 +91,7 @@ class LatencyFirstSampler(BaseSampler):
         reference: Sequence[float] | None = None,
         startup: int = 6,
         believed: Mapping[str, float] | None = None,
+        effort: str | None = None,
     ) -> None:
         if lookups is not None and lookups < 1:
             raise ValueError(f"lookups={lookups}, expected at least 1, or None")
@@ -103,11 +106,12 @@ class LatencyFirstSampler(BaseSampler):
         self._reader = StudyReader(self._tree, canonical or key_of)
         self._latency_name = latency_name
         told = dict(figures or {})
-        self._costs = Costs(self._tree, self._rng, latency, figure_limits or {}, latency_name, told.values())
+        kept = [*told.values(), *([] if effort is None else [effort])]
+        self._costs = Costs(self._tree, self._rng, latency, figure_limits or {}, latency_name, kept)
         self._prior = Prior(believed or {})
         corner = None if reference is None else [float(value) for value in reference]
         self._task = Task(
-            latency_objective, dict(costs or {}), told, dict(limits or {}), corner, self._prior, self._rng
+            latency_objective, dict(costs or {}), told, dict(limits or {}), corner, self._prior, effort, self._rng
         )
         self._score_models: dict[int, Regression] = {}
         every = self._tree.every(_ENUMERATED)

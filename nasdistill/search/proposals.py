@@ -35,6 +35,7 @@ from nasdistill.search.journal import ORIGIN, TRIAL, StudyJournal
 from nasdistill.search.known import ELSEWHERE, FIDELITY, PARTIAL_VALUES
 from nasdistill.search.latency_first import LatencyFirstSampler
 from nasdistill.search.reconcile import directions_of, ended, partial_of, reconcile, values_of
+from nasdistill.search.samplers import SECONDS
 from nasdistill.search.worker import BUDGET_USED_UP, INTERRUPTED, SEARCH_STOPPED
 
 Origin = Literal["interrupted", "enqueued", "anchor", "sampler", "fill"]
@@ -109,7 +110,7 @@ class Proposals:
         for student in scouted:
             self._measured(student.params, student.figures)
         for result in results:
-            self._measured(result.params, result.costs())
+            self._measured(result.params, _told(result))
         for warmth in warm:
             self._warm_up(warmth)
         self._queue: deque[tuple[Params, Origin, tuple[int, ...]]] = deque(self._interrupted(unfinished))
@@ -157,7 +158,7 @@ class Proposals:
         running = self._running.pop(result.trial, None)
         if running is None:
             return
-        self._measured(result.params, result.costs())
+        self._measured(result.params, _told(result))
         values = values_of(result, self._objectives)
         for name, missed in self._missed(result).items():
             running.draft.asked.set_constraint(name, missed)
@@ -313,6 +314,11 @@ class Proposals:
                 partial = partial_of(result, self._objectives)
                 values = frozen.values if complete else self._as_infeasible(result)
                 self._mind.add_trial(ended(*found, values, partial, frozen.system_attrs, self._missed(result)))
+
+
+def _told(result: TrialResult) -> dict[str, float]:
+    """The costs of a trial of this run, and its seconds where it went all the way."""
+    return result.costs() | ({SECONDS: result.seconds} if result.state == "complete" else {})
 
 
 def _lasting(frozen: FrozenTrial) -> dict[str, Scalar]:

@@ -91,7 +91,8 @@ def run_search(
     results = run.results()
     clock = budget if isinstance(budget, BudgetClock) else BudgetClock.resumed(budget, results)
     patience = patience or Patience()
-    chosen_sampler = make_sampler(sampler, Task(space, objectives, constraints, reference, seed), len(results))
+    timed = clock.budget.kind == "time"
+    chosen_sampler = make_sampler(sampler, Task(space, objectives, constraints, reference, timed, seed), len(results))
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     stop = StopControl(run.path / STOP_FILE_NAME, clock, patience)
     stop.clear()

@@ -24,14 +24,22 @@ _STARTUP_TRIALS = 8
 _POPULATION = 16
 
 
+SECONDS = "seconds"
+"""The figure under which a sampler that models costs is told how long a trial took."""
+
+
 @dataclass(frozen=True)
 class Task:
-    """What a sampler is made for. `reference` is the accuracy and the costs beyond which a student is worth nothing."""
+    """What a sampler is made for. `reference` is the accuracy and the costs beyond which a student is worth nothing.
+
+    `timed` says that the budget is one of time, so that a trial's seconds count.
+    """
 
     space: Space
     objectives: Objectives = DEFAULT
     constraints: Sequence[Limit] = ()
     reference: Reference | None = None
+    timed: bool = False
     seed: int | None = None
 
 
@@ -67,6 +75,7 @@ def _latency_first(task: Task) -> BaseSampler:
         figure_limits={limit.objective.name: limit.value for limit in task.constraints},
         latency_name=first.name,
         believed=task.space.believed(),
+        effort=SECONDS if task.timed else None,
     )
 
 

@@ -348,3 +348,33 @@ def test_a_belief_fades_with_trials_and_says_nothing_of_what_it_does_not_name() 
     # a quarter of the range is one standard deviation: exp(-1/2), and two at the end
     assert early == pytest.approx([1.0, 1.0, math.exp(-0.5), math.exp(-0.5), math.exp(-2.0)])
     assert late == pytest.approx(early**0.01)
+
+
+def test_what_takes_long_is_tried_less_often_where_effort_counts() -> None:
+    def slow_ones(effort: str | None) -> int:
+        sampler = LatencyFirstSampler(FLAT, flat_latency, seed=1, effort=effort)
+        study = study_of(sampler)
+
+        def told(trial: optuna.Trial) -> tuple[float, float]:
+            values = objective(trial)
+            sampler.observe(trial.params, seconds=100.0 if trial.params["depth"] > 4 else 5.0)
+            return values
+
+        study.optimize(told, n_trials=20)
+        return sum(trial.params["depth"] > 4 for trial in study.trials[6:])
+
+    assert slow_ones("seconds") < slow_ones(None) / 2
+
+
+def test_effort_is_relative_to_what_was_told_and_counts_from_the_third_on() -> None:
+    sampler = LatencyFirstSampler(FLAT, flat_latency, seed=0, effort="seconds")
+    points = [{"width": width, "depth": 4, "act": "relu"} for width in (0.1, 0.2, 0.4, 0.8)]
+    candidates = [sampler._reader.candidate(dict(point)) for point in points]
+    for told, (point, seconds) in enumerate(zip(points, (10.0, 20.0, 40.0, 80.0), strict=True)):
+        if told < 3:
+            assert list(sampler._costs.effort("seconds", candidates)) == [1.0] * 4
+        sampler.observe(point, seconds=seconds)
+    found = sampler._costs.effort("seconds", candidates)
+    assert list(found) == sorted(found)
+    assert found[-1] / found[0] == pytest.approx(8.0, rel=0.5)
+    assert found[1] < 1.0 < found[2]

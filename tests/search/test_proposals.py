@@ -347,6 +347,23 @@ def test_scouted_students_are_known_by_their_costs_and_still_to_be_tried(tmp_pat
     Proposals(SmallSpace(), make_sampler("random", Task(SmallSpace())), journal, OBJECTIVES, scouted=scouted)
 
 
+def test_where_time_is_the_budget_the_sampler_is_told_the_seconds_of_complete_trials(tmp_path: Path) -> None:
+    for timed in (True, False):
+        sampler = make_sampler("latency-first", Task(SmallSpace(), timed=timed, seed=0))
+        assert isinstance(sampler, LatencyFirstSampler)
+        (folder := tmp_path / str(timed)).mkdir()
+        journal = open_journal_file(folder / "study.journal", directions_of(OBJECTIVES))
+        before = complete(0, {"family": "a", "lr": 2, "a.width": 0.5}).model_copy(update={"seconds": 30.0})
+        proposals = Proposals(SmallSpace(), sampler, journal, OBJECTIVES, [before])
+        for seconds, update in ((20.0, {}), (7.0, {"state": "failed", "reason": "no", "map50_95": None})):
+            draft = proposals.ask()
+            assert draft is not None
+            number = proposals.start(draft)
+            proposals.finish(complete(number, draft.params).model_copy(update={"seconds": seconds, **update}))
+        told = sampler._costs._figures
+        assert (sorted(told["seconds"].values()) == [20.0, 30.0]) if timed else ("seconds" not in told)
+
+
 def test_a_rejected_trial_tells_the_sampler_what_it_costs(tmp_path: Path) -> None:
     """Everything wide was too slow, and the widest are the most accurate: what comes next is just within the limit."""
 
