@@ -17,12 +17,12 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState
 
-from nasdistill.pareto.hypervolume import Reference
+from nasdistill.pareto.hypervolume import Reference, share_of_box
 from nasdistill.records import Scalar
 from nasdistill.search import LatencyFirstSampler
-from nasdistill.search.distributions import identity, suggest_params
+from nasdistill.search.candidates import position_of
+from nasdistill.search.distributions import distribution_of, identity, suggest_params
 from nasdistill.search.samplers import SECONDS, Task, make_sampler
-from nasdistill.space.parameters import Range
 from nasdistill.space.search_space import SearchSpace
 
 BOX_MS = 50.0
@@ -76,19 +76,15 @@ class Searched:
     def hypervolume(self, log: bool = False) -> float:
         """The share of the box up to BOX_MS and a score of 1; of one from 2 ms that is even in ratios, where `log`."""
         scale = math.log if log else float
-        volume, best, began = 0.0, 0.0, BOX_MS
-        for latency, score in sorted(self.students):
-            if latency < BOX_MS and score > best:
-                volume += best * (scale(latency) - scale(began))
-                best, began = score, latency
-        volume += best * (scale(BOX_MS) - scale(began))
-        return volume / (math.log(BOX_MS / 2.0) if log else BOX_MS)
+        points = np.array([(-score, scale(latency)) for latency, score in self.students])
+        return share_of_box(points, np.array([0.0, scale(BOX_MS)]), math.log(BOX_MS / 2.0) if log else BOX_MS)
 
 
 def search(space: SearchSpace, sampler: str, seed: int, timed: bool = True) -> Searched:
     """One search of SEARCH_S by a virtual clock, anchors first; no trial starts that would end later."""
     noise = np.random.default_rng(1000 + seed)
     best = {name: noise.normal(0.5, RECIPE_DEVIATION) for name in RECIPE}
+    distributions = {name: distribution_of(space.common[name]) for name in RECIPE}
     chosen = make_sampler(sampler, Task(space, reference=Reference(latency_ms=BOX_MS), timed=timed, seed=seed))
     study = optuna.create_study(directions=["maximize", "minimize"], sampler=chosen)
     observing = chosen if isinstance(chosen, LatencyFirstSampler) else None
@@ -121,7 +117,7 @@ def search(space: SearchSpace, sampler: str, seed: int, timed: bool = True) -> S
     while running:
         now, _, trial, params = heapq.heappop(running)
         found = figures(params)
-        away = sum((_position(space, name, params) - middle) ** 2 for name, middle in best.items())
+        away = sum((position_of(distributions[name], params[name]) - middle) ** 2 for name, middle in best.items())
         score = found.score * math.exp(-RECIPE_LOSS * away)
         students.append((found.latency_ms, score))
         seen_ms = found.latency_ms * noise.lognormal(0.0, LATENCY_NOISE)
@@ -131,9 +127,3 @@ def search(space: SearchSpace, sampler: str, seed: int, timed: bool = True) -> S
         study.tell(trial, [max(0.0, score + noise.normal(0.0, SCORE_NOISE)), seen_ms])
         start(now)
     return Searched(students)
-
-
-def _position(space: SearchSpace, name: str, params: Mapping[str, Scalar]) -> float:
-    parameter = space.common[name]
-    assert isinstance(parameter, Range)
-    return math.log(float(params[name]) / parameter.low) / math.log(parameter.high / parameter.low)

@@ -39,7 +39,8 @@ class Goal:
         k = known.values.shape[1]
         self._scores = [i for i in range(k) if i not in (task.latency_objective, *task.costs, *task.figures)]
         self._other_fidelity = bool((known.fidelity != 1.0).any())
-        x = self._inputs(known.points, known.fidelity)
+        x = self._inputs(costs.features(known.points), known.fidelity)
+        self._effort = None if task.effort is None else costs.effort(task.effort)
         pending = known.pending
         full = known.fidelity == 1.0
         self._trials = len(known.points)
@@ -53,7 +54,7 @@ class Goal:
             if pending:
                 # A pending trial counts as done with the score expected of it: the variance around it is gone, and its
                 # place on the front is taken (Ginsbourger, Le Riche and Carraro 2010, "kriging believer").
-                at = self._inputs(pending, np.ones(len(pending)))
+                at = self._inputs(costs.features(pending), np.ones(len(pending)))
                 believed[:, index] = model.predict(at)[0]
                 model = GaussianProcess(
                     np.vstack([x, at]), np.concatenate([y, believed[:, index]]), dimension, model.hyperparameters
@@ -86,7 +87,8 @@ class Goal:
             deviation[:, index] = mean[:, index] * np.sqrt(np.expm1(log_deviation**2))
         for index, cost in self._task.costs.items():
             mean[:, index] = [cost(candidate.point) for candidate in points]
-        x = self._inputs(points, np.ones(len(points)))
+        features = self._costs.features(points)
+        x = self._inputs(features, np.ones(len(points)))
         for index in self._scores:
             mean[:, index], deviation[:, index] = self._models[index].predict(x)
         gain = expected_improvement(mean, deviation, self._cells)
@@ -96,17 +98,16 @@ class Goal:
             # Nothing is expected to improve the front: what is best, and keeps the limits, may still surprise.
             scaled = (mean - mean.min(axis=0)) / np.maximum(np.ptp(mean, axis=0), 1e-12)
             gain = (k - scaled.sum(axis=1)) * (self._costs.likely_within(points) + 1e-9)
-        if self._task.effort is not None:
-            gain = gain / self._costs.effort(self._task.effort, points)
-        return gain * self._task.prior.weights(self._costs.encode(points), self._costs.encoder, self._trials)
+        if self._effort is not None:
+            gain = gain / self._effort(features)
+        return gain * self._task.prior.weights(features, self._costs.encoder, self._trials)
 
     def _measurable(self, points: Sequence[Candidate]) -> dict[int, tuple[Array, Array]]:
         """Mean and deviation of the logarithm of each objective that can be measured before training."""
         figures = {at: self._costs.predicted_figure(name, points) for at, name in self._task.figures.items()}
         return {self._task.latency_objective: self._costs.predicted(points), **figures}
 
-    def _inputs(self, points: Sequence[Candidate], fidelity: Array) -> Array:
-        features = self._costs.features(points)
+    def _inputs(self, features: Array, fidelity: Array) -> Array:
         if not self._other_fidelity:
             return features
         # trials of an earlier run may have been any number of times as long: that goes from 1 to 2

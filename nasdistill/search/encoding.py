@@ -65,10 +65,6 @@ class Encoder:
         """The column of a parameter's position in its range; None for one that is no number, or leaves no choice."""
         return self._columns.get(name)
 
-    def position_of(self, name: str, value: Any) -> float:
-        """What a point with this value has in the parameter's column."""
-        return self._parameters[name].cells(value)[0]
-
     def rows(self, points: Sequence[Mapping[str, Any]]) -> Array:
         """(n, c), between 0 and 1."""
         blocks = [

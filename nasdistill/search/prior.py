@@ -13,9 +13,8 @@ import numpy as np
 
 from nasdistill.search.encoding import Array, Encoder
 
-_DEVIATION = (
-    0.25  # of a good value from the believed one, as a share of the range: both ends are two away from the middle
-)
+# Of a good value from the believed one, as a share of the range: both ends are two away from the middle
+_DEVIATION = 0.25
 _TRIALS = 10.0  # that the belief weighs as much as (beta of the paper)
 _KEPT = 0.5  # the chance that a random point has the believed value
 
@@ -35,11 +34,8 @@ class Prior:
         return {name: value for name, value in self.believed.items() if rng.random() < _KEPT}
 
     def weights(self, rows: Array, encoder: Encoder, trials: int) -> Array:
-        """What the gain of each encoded point (n, c) is multiplied by after so many `trials`: (n,), above 0 to 1."""
-        squares = np.zeros(len(rows))
-        for name, value in self.believed.items():
-            column = encoder.column_of(name)
-            if column is not None:
-                squares += ((rows[:, column] - encoder.position_of(name, value)) / _DEVIATION) ** 2
-        weights: Array = np.exp(-0.5 * squares * _TRIALS / max(1, trials))
+        """What the gain of points (n, c or more columns) is multiplied by after so many `trials`: (n,), above 0 to 1."""
+        columns = [column for name in self.believed if (column := encoder.column_of(name)) is not None]
+        away = (rows[:, columns] - encoder.rows([self.believed])[:, columns]) / _DEVIATION
+        weights: Array = np.exp(-0.5 * (away**2).sum(axis=1) * _TRIALS / max(1, trials))
         return weights

@@ -372,9 +372,9 @@ def test_effort_is_relative_to_what_was_told_and_counts_from_the_third_on() -> N
     candidates = [sampler._reader.candidate(dict(point)) for point in points]
     for told, (point, seconds) in enumerate(zip(points, (10.0, 20.0, 40.0, 80.0), strict=True)):
         if told < 3:
-            assert list(sampler._costs.effort("seconds", candidates)) == [1.0] * 4
+            assert list(sampler._costs.effort("seconds")(sampler._costs.features(candidates))) == [1.0] * 4
         sampler.observe(point, seconds=seconds)
-    found = sampler._costs.effort("seconds", candidates)
+    found = sampler._costs.effort("seconds")(sampler._costs.features(candidates))
     assert list(found) == sorted(found)
     assert found[-1] / found[0] == pytest.approx(8.0, rel=0.5)
     assert found[1] < 1.0 < found[2]
