@@ -1,23 +1,19 @@
-"""Which point to try next, and what the sampler learns from its outcome. Optuna without Ray.
+"""Which point to try next, and what is written of its outcome. Optuna without Ray.
 
 Every point is proposed once: first those an interrupted run had begun, then the space's anchors, then the sampler's.
-Only a complete trial with finite objectives is ever told as complete; all else is a failure to Optuna, so that a
-partial score can neither steer the sampler nor join a front.
 """
 
 from __future__ import annotations
 
 import random
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import optuna
-from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler, NSGAIIISampler, NSGAIISampler, TPESampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial
 
 from nasdistill.errors import SpaceExhaustedError
 from nasdistill.pareto.limits import Limit
@@ -32,10 +28,8 @@ from nasdistill.search.distributions import (
     unseen_point,
 )
 from nasdistill.search.journal import ORIGIN, TRIAL, StudyJournal
-from nasdistill.search.known import ELSEWHERE, FIDELITY, PARTIAL_VALUES
-from nasdistill.search.latency_first import LatencyFirstSampler
-from nasdistill.search.reconcile import directions_of, ended, partial_of, reconcile, values_of
-from nasdistill.search.samplers import SECONDS
+from nasdistill.search.memory import Memory, Warmth
+from nasdistill.search.reconcile import reconcile
 from nasdistill.search.worker import BUDGET_USED_UP, INTERRUPTED, SEARCH_STOPPED
 
 Origin = Literal["interrupted", "enqueued", "anchor", "sampler", "fill"]
@@ -43,8 +37,6 @@ Origin = Literal["interrupted", "enqueued", "anchor", "sampler", "fill"]
 # A stopped trial that only ran out of time is worth another go when the run goes on.
 _WORTH_REPEATING = (INTERRUPTED, BUDGET_USED_UP, SEARCH_STOPPED)
 _DRAWS_BEFORE_FILL = 12
-# They compare infeasible trials by how much they violate, never by their values.
-_CONSTRAINED = (TPESampler, NSGAIISampler, NSGAIIISampler)
 
 
 @dataclass(frozen=True)
@@ -56,14 +48,6 @@ class Draft:
     asked: optuna.Trial = field(repr=False, compare=False)
     resumes: tuple[int, ...] = ()
     """The numbers of the trials in earlier parts of the run that were interrupted with these parameters, in order."""
-
-
-@dataclass(frozen=True)
-class Warmth:
-    """A result of an earlier run on the same space, and what multiple of this run's trial length it had, above 0."""
-
-    result: TrialResult
-    fidelity: float = 1.0
 
 
 @dataclass
@@ -94,25 +78,23 @@ class Proposals:
         scouted: Sequence[Scouted] = (),
     ) -> None:
         self._space = space
-        self._sampler = sampler
-        self._constraints = tuple(constraints)
         self._journal = journal
         self._objectives = tuple(objectives)
+        self._memory = Memory(space, sampler, self._objectives, constraints)
         self._running: dict[int, _Running] = {}
         self._seen: set[str] = set()
         # A resumed run must not replay the random numbers of its first part.
         self._rng = random.Random(f"{seed}/{len(results)}")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            self._mind = optuna.create_study(directions=directions_of(self._objectives), sampler=sampler)
         self.next_trial = 0
         unfinished = self._take_over(results)
         for student in scouted:
-            self._measured(student.params, student.figures)
+            self._memory.observe(student.params, student.figures)
         for result in results:
-            self._measured(result.params, _told(result))
+            self._memory.learn_costs(result)
         for warmth in warm:
-            self._warm_up(warmth)
+            tried = self._memory.warm_up(warmth)
+            if tried is not None:
+                self._seen.add(identity(space, tried))
         self._queue: deque[tuple[Params, Origin, tuple[int, ...]]] = deque(self._interrupted(unfinished))
         self._enqueue(enqueued, "enqueued")
         # An earlier run has spread over the space already, anchors included.
@@ -125,15 +107,15 @@ class Proposals:
             if identity(self._space, params) not in self._seen:
                 return self._draft_of(params, origin, resumes)
         for _ in range(_DRAWS_BEFORE_FILL):
-            trial = self._ask_mind()
+            trial = self._memory.ask()
             try:
                 params = suggest_params(trial, self._space)
             except SpaceExhaustedError:
-                self._forget(trial)
+                self._memory.forget(trial)
                 break
             if identity(self._space, params) not in self._seen:
                 return self._noted(Draft(params, "sampler", trial))
-            self._forget(trial)
+            self._memory.forget(trial)
         point = unseen_point(self._space, self._seen, self._rng)
         return None if point is None else self._draft_of(point, "fill")
 
@@ -151,34 +133,21 @@ class Proposals:
     def withdraw(self, draft: Draft) -> None:
         """Forget a draft that is not going to run; it may be proposed again."""
         self._seen.discard(identity(self._space, draft.params))
-        self._forget(draft.asked)
+        self._memory.forget(draft.asked)
 
     def finish(self, result: TrialResult) -> None:
         """Tell the outcome of a started trial; one that is not running (any more) is ignored."""
         running = self._running.pop(result.trial, None)
         if running is None:
             return
-        self._measured(result.params, _told(result))
-        values = values_of(result, self._objectives)
-        for name, missed in self._missed(result).items():
-            running.draft.asked.set_constraint(name, missed)
-        if values is None:
-            infeasible = self._as_infeasible(result)
-            for name, value in partial_of(result, self._objectives).items():
-                running.draft.asked.set_user_attr(name, value)
-            if infeasible is None:
-                self._forget(running.draft.asked)
-            else:
-                self._mind.tell(running.draft.asked, infeasible)
-            self._journal.finish(running.journal_id, None, f"{result.state}: {result.reason or 'objective missing'}")
-        else:
-            self._mind.tell(running.draft.asked, values)
-            self._journal.finish(running.journal_id, values)
+        values = self._memory.tell(running.draft.asked, result)
+        reason = "" if values is not None else f"{result.state}: {result.reason or 'objective missing'}"
+        self._journal.finish(running.journal_id, values, reason)
 
     def abandon(self, number: int) -> None:
         """End a started trial that no worker has begun: it leaves no result, and a resumed run begins with it."""
         running = self._running.pop(number)
-        self._forget(running.draft.asked)
+        self._memory.forget(running.draft.asked)
         self._journal.finish(running.journal_id, None, INTERRUPTED)
 
     def mend_journal(self, results: Callable[[], Sequence[TrialResult]]) -> None:
@@ -190,61 +159,13 @@ class Proposals:
     def running(self) -> dict[int, Params]:
         return {number: running.draft.params for number, running in self._running.items()}
 
-    def _ask_mind(self) -> optuna.Trial:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            return self._mind.ask()
-
     def _draft_of(self, params: Params, origin: Origin, resumes: tuple[int, ...] = ()) -> Draft:
-        self._mind.enqueue_trial(params)
-        trial = self._ask_mind()
+        trial = self._memory.ask(params)
         return self._noted(Draft(suggest_params(trial, self._space), origin, trial, resumes))
 
     def _noted(self, draft: Draft) -> Draft:
         self._seen.add(identity(self._space, draft.params))
         return draft
-
-    def _forget(self, trial: optuna.Trial) -> None:
-        self._mind.tell(trial, state=TrialState.FAIL)
-
-    def _missed(self, result: TrialResult) -> dict[str, float]:
-        """By how much, relative to the limit, a measured student misses each constraint; at most 0 where it keeps it."""
-        measured = [(limit, limit.objective.of(result)) for limit in self._constraints]
-        return {
-            limit.objective.name: (value - limit.value) / limit.value for limit, value in measured if value is not None
-        }
-
-    def _as_infeasible(self, result: TrialResult) -> list[float] | None:
-        """What a sampler that ranks by violated constraints is told of a rejected trial: None for all others.
-
-        Those samplers never look at the objectives of an infeasible trial, so the accuracy nobody knows may be 0. The
-        journal has it as failed.
-        """
-        if result.state != "rejected" or not isinstance(self._sampler, _CONSTRAINED):
-            return None
-        if any(limit.objective.of(result) is None for limit in self._constraints) or not self._constraints:
-            return None
-        values = [objective.of(result) for objective in self._objectives]
-        return [0.0 if value is None else float(value) for value in values]
-
-    def _measured(self, params: Params, figures: Mapping[str, float]) -> None:
-        """Let a sampler that models costs know those of a student, trained or not."""
-        found = point_of(self._space, params)
-        if not isinstance(self._sampler, LatencyFirstSampler) or found is None:
-            return
-        self._sampler.observe(found[0], **figures)
-
-    def _warm_up(self, warmth: Warmth) -> None:
-        """Tell the sampler a result of an earlier run; one of shorter or longer training only as what it was."""
-        self._measured(warmth.result.params, warmth.result.costs())
-        found, values = point_of(self._space, warmth.result.params), values_of(warmth.result, self._objectives)
-        if found is None or values is None:
-            return
-        full = warmth.fidelity == 1.0
-        partial: dict[str, Any] = {} if full else {FIDELITY: warmth.fidelity, PARTIAL_VALUES: values, ELSEWHERE: True}
-        self._mind.add_trial(ended(*found, values if full else None, partial))
-        if full:
-            self._seen.add(identity(self._space, found[0]))
 
     def _enqueue(self, points: Sequence[Mapping[str, Scalar]], origin: Origin) -> None:
         """Queue those points that lie in the space (an anchor written by hand may not)."""
@@ -260,10 +181,12 @@ class Proposals:
         """
         by_number = {result.trial: result for result in results}
         journalled, unfinished = self._reconcile(results)
-        if self._journal.lost:
-            self._remember_results(results)
-        self._remember(by_number)
-
+        for result in results if self._journal.lost else ():  # all that there is to learn from
+            self._memory.remember(result)
+        for frozen in self._journal.trials():
+            kept = by_number.get(frozen.user_attrs.get(TRIAL, -1))
+            if kept is not None:
+                self._memory.remember(kept, frozen)
         stopped: list[tuple[Params, int | None]] = []
         for result in results:
             found = point_of(self._space, result.params)
@@ -292,33 +215,6 @@ class Proposals:
             if number is not None:
                 numbers.append(number)
         return [(params, "interrupted", tuple(sorted(numbers))) for params, numbers in begun.values()]
-
-    def _remember_results(self, results: Sequence[TrialResult]) -> None:
-        """All that there is to learn from when the journal is out of reach."""
-        for result in results:
-            found = point_of(self._space, result.params)
-            if found is not None:
-                partial = partial_of(result, self._objectives)
-                values = values_of(result, self._objectives) or self._as_infeasible(result)
-                self._mind.add_trial(ended(*found, values, partial, constraints=self._missed(result)))
-
-    def _remember(self, results: Mapping[int, TrialResult]) -> None:
-        for frozen in self._journal.trials():
-            result = results.get(frozen.user_attrs.get(TRIAL, -1))
-            if result is None:
-                continue
-            # Parameters of an older version of the space would be incompatible with those to come.
-            found = point_of(self._space, frozen.params)
-            if found is not None:
-                complete = frozen.state == TrialState.COMPLETE
-                partial = partial_of(result, self._objectives)
-                values = frozen.values if complete else self._as_infeasible(result)
-                self._mind.add_trial(ended(*found, values, partial, frozen.system_attrs, self._missed(result)))
-
-
-def _told(result: TrialResult) -> dict[str, float]:
-    """The costs of a trial of this run, and its seconds where it went all the way."""
-    return result.costs() | ({SECONDS: result.seconds} if result.state == "complete" else {})
 
 
 def _lasting(frozen: FrozenTrial) -> dict[str, Scalar]:

@@ -25,9 +25,10 @@ from nasdistill.search.events import EventHandler
 from nasdistill.search.journal import StudyJournal
 from nasdistill.search.journal_file import JOURNAL_NAME, open_journal_file
 from nasdistill.search.ledger import Ledger, Run
+from nasdistill.search.memory import Warmth
 from nasdistill.search.nodes import check_resources
 from nasdistill.search.pareto_asha import DEFAULT_SCHEDULER, SCHEDULERS, check_scheduler
-from nasdistill.search.proposals import Proposals, Warmth
+from nasdistill.search.proposals import Proposals
 from nasdistill.search.reconcile import directions_of
 from nasdistill.search.reserve import RepeatReserve
 from nasdistill.search.samplers import DEFAULT_SAMPLER, Task, make_sampler

@@ -15,7 +15,7 @@ from nasdistill.errors import InputError
 from nasdistill.pareto.objectives import DEFAULT, Objectives
 from nasdistill.prepare.inputs import Inputs
 from nasdistill.records import Scalar, TrialResult
-from nasdistill.search.proposals import Warmth
+from nasdistill.search.memory import Warmth
 from nasdistill.space.search_space import SearchSpace
 from nasdistill.store.run_folder import RunFolder
 from nasdistill.store.tables import param_value, read_trials_csv, write_trials_csv

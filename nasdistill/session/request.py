@@ -1,7 +1,7 @@
 """What the command line asks for, and what a resumed run brings along."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -106,12 +106,16 @@ def check(request: SearchRequest) -> tuple[RunFolder, dict[str, Any]]:
 
 
 def budget_of(request: SearchRequest, run: Mapping[str, Any]) -> Budget:
-    """What was asked for, else what the resumed run was started with. Raises InputError when neither says anything."""
-    if request.budget is not None:
-        return request.budget
-    if "budget" not in run:
+    """What was asked for, else what the resumed run was started with. Raises InputError when neither says anything.
+
+    Epochs are whole ones, as a person counts them: where the run was begun with a budget of time and its trials' epochs
+    are a part of the images, so many more of them.
+    """
+    if request.budget is None and "budget" not in run:
         raise InputError("--budget is missing: the run had not begun, and has none of its own")
-    return parse_budget(str(run["budget"]))
+    budget = request.budget or parse_budget(str(run["budget"]))
+    parts = run.get("training", {}).get("epoch_parts", 1)
+    return replace(budget, amount=budget.amount * parts) if budget.kind == "epochs" else budget
 
 
 def training_of(settings: Mapping[str, Any], run: Mapping[str, Any], space: SearchSpace) -> TrainingSettings:

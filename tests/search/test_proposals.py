@@ -21,7 +21,8 @@ from nasdistill.search.distributions import key_of, point_of
 from nasdistill.search.journal import STUDY_NAME
 from nasdistill.search.journal_file import open_journal_file
 from nasdistill.search.latency_first import LatencyFirstSampler
-from nasdistill.search.proposals import Draft, Proposals, Warmth
+from nasdistill.search.memory import Warmth
+from nasdistill.search.proposals import Draft, Proposals
 from nasdistill.search.reconcile import directions_of
 from nasdistill.search.samplers import SAMPLERS, Task, make_sampler
 from nasdistill.space.parameters import Parameter, Range
@@ -132,7 +133,7 @@ def test_only_complete_trials_are_complete_to_optuna(tmp_path: Path, state: str)
     (trial,) = on_disk(tmp_path)
     assert (trial.state, trial.values) == (TrialState.FAIL, None)
     assert trial.user_attrs["reason"] == f"{state}: some reason"
-    assert [trial.state for trial in proposals._mind.trials] == [TrialState.FAIL]
+    assert [trial.state for trial in proposals._memory.study.trials] == [TrialState.FAIL]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, None])
@@ -175,7 +176,7 @@ def test_a_resumed_run_goes_on_where_it_was_killed(tmp_path: Path) -> None:
     resumed = opened(tmp_path, results)
     assert [trial.state.name for trial in on_disk(tmp_path)] == ["COMPLETE", "FAIL", "COMPLETE", "FAIL"]
     assert resumed.next_trial == 4
-    assert sorted(trial.state.name for trial in resumed._mind.trials) == ["COMPLETE", "COMPLETE", "FAIL"]
+    assert sorted(trial.state.name for trial in resumed._memory.study.trials) == ["COMPLETE", "COMPLETE", "FAIL"]
 
     points = []
     while (draft := resumed.ask()) is not None:
@@ -276,7 +277,7 @@ def test_results_outside_the_space_count_but_teach_nothing(tmp_path: Path) -> No
     stranger = complete(7, {"family": "z", "z.size": 3})
     resumed = opened(tmp_path, [stranger])
     assert resumed.next_trial == 8
-    assert resumed._mind.trials == []
+    assert resumed._memory.study.trials == []
 
 
 def test_resuming_keeps_what_nsga2_knows_of_its_generations(tmp_path: Path) -> None:
@@ -292,7 +293,7 @@ def test_resuming_keeps_what_nsga2_knows_of_its_generations(tmp_path: Path) -> N
 
     def generations(of: Proposals) -> list[int]:
         # Duplicates that the sampler drew are failures in its memory, and not worth keeping.
-        done = [trial for trial in of._mind.trials if trial.state == TrialState.COMPLETE]
+        done = [trial for trial in of._memory.study.trials if trial.state == TrialState.COMPLETE]
         return [value for trial in done for name, value in trial.system_attrs.items() if "generation" in name]
 
     assert generations(resumed) == generations(proposals)
@@ -411,9 +412,12 @@ def test_samplers_that_rank_by_constraints_learn_by_how_much_one_was_missed(tmp_
         proposals.start(draft)
     proposals.finish(ended(0, "rejected", proposals.running[0], "latency_ms").model_copy(update={"latency_ms": 15.0}))
     proposals.finish(complete(1, proposals.running[1]))
-    assert [trial.constraints for trial in proposals._mind.trials] == [{"latency_ms": 0.5}, {"latency_ms": -0.8}]
+    assert [trial.constraints for trial in proposals._memory.study.trials] == [
+        {"latency_ms": 0.5},
+        {"latency_ms": -0.8},
+    ]
     assert [trial.state for trial in on_disk(tmp_path)] == [TrialState.FAIL, TrialState.COMPLETE]
-    assert [trial.number for trial in proposals._mind.best_trials] == [1]
+    assert [trial.number for trial in proposals._memory.study.best_trials] == [1]
 
 
 def drafts(proposals: Proposals) -> list[Draft]:
@@ -443,8 +447,8 @@ def test_a_resumed_search_knows_which_students_missed_a_constraint(
     results = [slow, complete(1, points[1])]
     for result in results:
         proposals.finish(result)
-    told = [(trial.state, trial.constraints) for trial in proposals._mind.trials]
-    again = [(trial.state, trial.constraints) for trial in opened_again(results)._mind.trials]
+    told = [(trial.state, trial.constraints) for trial in proposals._memory.study.trials]
+    again = [(trial.state, trial.constraints) for trial in opened_again(results)._memory.study.trials]
     assert again == told
     assert told[0][1] == {"latency_ms": 0.5}
 
@@ -463,4 +467,4 @@ def test_what_was_trained_for_longer_elsewhere_is_tried_here(tmp_path: Path) -> 
         proposals.finish(complete(proposals.start(draft), draft.params, 0.1 * len(tried)))
     assert sorted(key_of(draft.params) for draft in tried) == sorted(key_of(params) for params in points)
     assert {draft.origin for draft in tried} == {"sampler"}
-    assert all(trial.state is TrialState.FAIL for trial in proposals._mind.trials[: len(warm)])
+    assert all(trial.state is TrialState.FAIL for trial in proposals._memory.study.trials[: len(warm)])

@@ -169,7 +169,9 @@ def test_a_database_that_goes_away_costs_no_trial_and_is_brought_up_to_date(serv
         proposals.mend_journal(lambda: results)
         assert journal.lost
         # Resumed while it is away, a run learns from its results.
-        assert len([t for t in proposals_on(journal, results)._mind.trials if t.state == TrialState.COMPLETE]) == 4
+        assert (
+            len([t for t in proposals_on(journal, results)._memory.study.trials if t.state == TrialState.COMPLETE]) == 4
+        )
         with pytest.raises(InputError):
             check_database(server.url())
     finally:
