@@ -17,6 +17,7 @@ from nasdistill.report.status import SearchStatus
 from nasdistill.report.teacher import teacher_of
 from nasdistill.search.budget import BudgetClock
 from nasdistill.search.events import DiskFull, RoomAgain, SearchEvent, TrialFinished, TrialStarted
+from nasdistill.tasks import T, Task
 
 TICK_S = 0.5
 RunTasks = Callable[..., list[Any]]
@@ -74,7 +75,7 @@ class Progress:
         """One message that stays."""
         self._display.log(message)
 
-    def tasks(self, text: str, tasks: Sequence[Callable[..., Any]], run: RunTasks) -> list[Any]:
+    def tasks(self, text: str, tasks: Sequence[Task[T]], run: RunTasks) -> list[T]:
         """Run a step's tasks with `run` and show their mean progress; nothing is shown when there are none."""
         if not tasks:
             return []
@@ -87,7 +88,7 @@ class Progress:
                 self.share(sum(shares) / len(shares))
 
         started = time.monotonic()
-        results = run(tasks, on_progress)
+        results: list[T] = run(tasks, on_progress)
         self.log(f"{text}: {time.monotonic() - started:.1f} s")
         return results
 

@@ -16,7 +16,7 @@ from nasdistill.devices.profile import DeviceProfile
 from nasdistill.devices.profiler import open_profiler
 from nasdistill.errors import NasdistillError
 from nasdistill.measure.costs import device_figures
-from nasdistill.pareto.objectives import Objectives
+from nasdistill.pareto.objectives import ACCURACY, Objectives
 from nasdistill.records import TrialResult, fields_of
 from nasdistill.store.run_folder import RunFolder
 
@@ -112,7 +112,7 @@ def _clearly_beaten(result: TrialResult, others: Sequence[TrialResult], objectiv
     """Whether another is at least as accurate and as cheap, and CLEARLY times as fast on every device."""
 
     def beats(other: TrialResult) -> bool:
-        if other.map50 < result.map50 or other.map50_95 < result.map50_95:
+        if any((other.figure(name) or 0.0) < (result.figure(name) or 0.0) for name in ACCURACY):
             return False
         exact = [cost for cost in objectives.costs if not cost.is_latency]
         if any((cost.of(other) or 0.0) > (cost.of(result) or 0.0) for cost in exact):

@@ -30,9 +30,9 @@ from nasdistill.records import RungScore, Scalar, TrialConfig, TrialResult, fiel
 from nasdistill.rung_files import RungFiles
 from nasdistill.store.atomic import replacing
 from nasdistill.students.student import Student
+from nasdistill.tasks import Report
 from nasdistill.workbench import FROM_TEACHER, Workbench
 
-Report = Callable[[str], None]
 InRungs = Generator[RungScore, None, TrialResult]
 """A trial under way: it yields what it scored at each rung, and returns its result."""
 

@@ -1,13 +1,14 @@
 """The worker that a search runs: from a job to a trial, with its stop conditions."""
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nasdistill.pareto.limits import Limit
 from nasdistill.records import Scalar
 from nasdistill.search.worker import TrialJob
 from nasdistill.space.search_space import SearchSpace
+from nasdistill.tasks import Report
 from nasdistill.trial import InRungs, TrialPlace, trial_in_rungs
 from nasdistill.workbench import Assets, Workbench
 
@@ -20,7 +21,7 @@ class TrialWorker:
         self._space = space
         self._constraints = constraints
 
-    def run(self, job: TrialJob, report: Callable[[str], None]) -> InRungs:
+    def run(self, job: TrialJob, report: Report) -> InRungs:
         """Run one job from rung to rung; raises what the trial raises."""
         config = self._space.config(searched(job.params))
         place = TrialPlace(job.trial, job.folder, dict(job.params), job.must_end, self._constraints)

@@ -82,7 +82,7 @@ def _size(rng: np.random.Generator, known_k2: np.ndarray | None) -> np.ndarray:
         side = np.exp(rng.uniform(np.log(SMALLEST), np.log(LARGEST)))
         stretch = np.exp(rng.uniform(-np.log(LONGEST), np.log(LONGEST)) / 2)
         found = np.array([side * stretch, side / stretch])
-    return np.clip(found, 0.01, 1.0)
+    return np.asarray(np.clip(found, 0.01, 1.0))
 
 
 def _overlap(first: np.ndarray, second: np.ndarray) -> float:

@@ -24,7 +24,8 @@ def statistics_distance(inputs_bchw: Tensor, mean_c: Tensor, variance_c: Tensor,
     variance = (mean_square - mean.square()).clamp(min=0.0) * (values / max(1, values - 1))
     deviation_c = (variance_c.float() + eps).sqrt()
     spread = (variance + eps).sqrt() / deviation_c - 1.0
-    return ((mean / deviation_c).square() + spread.square()).mean()
+    distance: Tensor = ((mean / deviation_c).square() + spread.square()).mean()
+    return distance
 
 
 def total_variation(images_bchw: Tensor) -> Tensor:

@@ -27,7 +27,9 @@ class Accuracy:
 class LabelledViews(Protocol):
     """Letterboxed images (n, 3, s, s) uint8 with labels: `boxes(i)` is (m, 5) class, x, y, w, h in 0..1 of the square."""
 
-    images: np.ndarray
+    @property
+    def images(self) -> np.ndarray:
+        """Pixels, on disk or in memory."""
 
     def boxes(self, index: int) -> np.ndarray:
         """Labels of one image."""
@@ -95,4 +97,4 @@ def _iou(first_n4: np.ndarray, second_m4: np.ndarray) -> np.ndarray:
     overlap = np.clip(high - low, 0, None).prod(axis=2)
     area_first = (first_n4[:, 2:] - first_n4[:, :2]).prod(axis=1)
     area_second = (second_m4[:, 2:] - second_m4[:, :2]).prod(axis=1)
-    return overlap / (area_first[:, None] + area_second[None] - overlap + 1e-9)
+    return np.asarray(overlap / (area_first[:, None] + area_second[None] - overlap + 1e-9))

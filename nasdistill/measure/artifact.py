@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,7 +22,7 @@ def write_onnx(model: nn.Module, image_size: int, path: Path, batch: int = 1) ->
     class, best first. `model` is not changed; in the exported copy BatchNorm is folded and branches that only training
     needs are merged or gone.
     """
-    exported = without_training_parts(model).cpu().float()
+    exported: Any = without_training_parts(model).cpu().float()
     for parameter in exported.parameters():
         parameter.requires_grad_(False)
     exported = exported.fuse(verbose=False)

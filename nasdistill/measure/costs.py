@@ -37,7 +37,7 @@ def costs_of(
     Raises InputError where a device cannot run it.
     """
     figures = dict[str, float]()
-    measured = {None: profiler.measure(artifact, image_size)}
+    measured: dict[str | None, LatencyStats] = {None: profiler.measure(artifact, image_size)}
     measured |= {device: one.measure(artifact, image_size) for device, one in further.items()}
     for device, stats in measured.items():
         figures |= device_figures(stats, device)

@@ -4,9 +4,10 @@ import functools
 import hashlib
 import json
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -28,10 +29,10 @@ from nasdistill.students.pretrained import fit_weights, read_weights
 from nasdistill.students.refit import ask, rows_kept, views_to_ask
 from nasdistill.students.slicing import plan_slices, related, transplant
 from nasdistill.students.student import Student
+from nasdistill.tasks import Report, Task
 from nasdistill.teacher.teacher import Teacher
 from nasdistill.workbench import FROM_TEACHER, SupernetFile
 
-Report = Callable[[str], None]
 WARM_VERSION = 9
 LEARNING_RATE = 1.6e-2
 MOST_MEMBERS = 6
@@ -143,7 +144,7 @@ def warm_tasks(
     pools: Sequence[PoolPlan],
     training: TrainingSettings,
     stop_file: Path,
-) -> list[Callable]:
+) -> Sequence[Task[Warmed]]:
     """Work that warms the lineages that are not in the cache yet."""
     return [
         functools.partial(
@@ -250,7 +251,8 @@ def _train(
 
 def in_data_order(model: DetectionModel, class_order: Sequence[int]) -> DetectionModel:
     """Give a teacher's copy the data's classes alone, in the data's order, in all branches. Changes `model`."""
-    head = model.model[-1]
+    layers: Any = model.model
+    head = layers[-1]
     for name in ("cv3", "one2one_cv3"):  # an NMS-free head has both
         for branch in getattr(head, name, None) or ():
             final = branch[-1]
@@ -265,5 +267,5 @@ def in_data_order(model: DetectionModel, class_order: Sequence[int]) -> Detectio
 def _fits_teacher(lineage: Lineage, names: Sequence[str], teacher: Teacher) -> bool:
     """Whether the lineage is the teacher's own family: whatever the widths, nearly all layers are the same ones."""
     student = build_student(lineage.family, lineage.largest, names)
-    same_outputs = teacher.model.model[-1].reg_max == student.head.reg_max
+    same_outputs = teacher.reg_max == student.head.reg_max
     return same_outputs and related(teacher.model, student.model) >= MIN_RELATED

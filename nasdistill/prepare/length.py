@@ -4,7 +4,7 @@ import functools
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -18,8 +18,8 @@ from nasdistill.prepare.pools import PoolPlan
 from nasdistill.records import Scalar
 from nasdistill.students.families import Lineage, build_student, lineage
 from nasdistill.students.student import Student
+from nasdistill.tasks import Report, Task
 
-Report = Callable[[str], None]
 TIMED_STEPS = 5
 TRIAL_OVERHEAD_S = 5.0  # building, pruning, exporting, scoring and timing a student
 # Trials of (core seconds)^0.7: more budget goes into longer trials rather than into more of them
@@ -36,7 +36,7 @@ def calibration_tasks(
     pool: PoolPlan,
     training: TrainingSettings,
     workers: int,
-) -> list[Callable]:
+) -> Sequence[Task[float]]:
     """Work that measures one distillation step of each lineage's middle member at the pool's size.
 
     Fewer lineages than workers are measured several times at once, since trials will run at once, too: the results are

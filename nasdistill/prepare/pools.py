@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,13 +20,13 @@ from nasdistill.data.views import VERSION as VIEWS_VERSION
 from nasdistill.data.views import ViewPolicy, build_views, is_complete, letterboxed_split, open_views, view_key
 from nasdistill.distill.compute import choose_compute
 from nasdistill.prepare.inputs import Inputs
+from nasdistill.tasks import Report, Task
 from nasdistill.teacher import targets
 from nasdistill.teacher.forms import TargetForm
 from nasdistill.teacher.targets import PLAIN
 from nasdistill.teacher.teacher import Teacher
 from nasdistill.workbench import OnlineSource, SizedPool
 
-Report = Callable[[str], None]
 MOST_VALIDATION_IMAGES = 1000
 POLICIES: dict[str, ViewPolicy] = {
     # for trials of minutes plain views teach more than mosaics; the measurements are in docs/decisions.md
@@ -139,7 +139,7 @@ def thinned(split: Split, most: int) -> Split:
     return Split(tuple(split.image_paths[i] for i in kept), tuple(split.boxes[i] for i in kept))
 
 
-def view_tasks(plans: Sequence[PoolPlan], names: Sequence[str], seed: int, workers: int = 1) -> list[Callable]:
+def view_tasks(plans: Sequence[PoolPlan], names: Sequence[str], seed: int, workers: int = 1) -> list[Task[None]]:
     """Work that is left to build the views and the validation images of all plans; none when the cache is complete.
 
     Where there are more `workers` than sizes, a size is drawn by several threads.
@@ -149,7 +149,7 @@ def view_tasks(plans: Sequence[PoolPlan], names: Sequence[str], seed: int, worke
         [plan for plan in plans if not is_complete(plan.folders.validation)],
     )
     threads = max(1, workers // max(1, len(training)))
-    tasks: list[Callable] = [
+    tasks: list[Task[None]] = [
         functools.partial(_build_training_views, plan, tuple(names), seed, threads) for plan in training
     ]
     return tasks + [functools.partial(_build_validation_views, plan, tuple(names)) for plan in validation]
@@ -186,7 +186,7 @@ def target_tasks(
     class_order: Sequence[int],
     training: TrainingSettings,
     workers: int,
-) -> list[Callable]:
+) -> Sequence[Task[int]]:
     """Work that is left to fill the targets of `plans` from the teacher's own pool; none when the cache is complete."""
     if teacher_plan.folders.online is not None:
         return []

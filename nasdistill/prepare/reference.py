@@ -18,9 +18,9 @@ from nasdistill.measure.artifact import write_onnx
 from nasdistill.measure.costs import costs_of
 from nasdistill.measure.detector import Detections, OnnxDetector
 from nasdistill.prepare.pools import PoolPlan
+from nasdistill.tasks import Report, Task
 from nasdistill.teacher.teacher import Teacher
 
-Report = Callable[[str], None]
 BATCH = 8
 FEWEST_IMAGES = 8  # a worker's: opening a session takes as long as some
 BYTES_A_PARAMETER = 16  # float32 weights, as many again while ONNX Runtime optimises, and room for the maps
@@ -40,7 +40,8 @@ class TeacherFigures:
     def as_json(self) -> dict[str, Any]:
         """Plain values for `run.json`, the costs among them."""
         facts = asdict(self)
-        return facts | facts.pop("costs")
+        costs: dict[str, float] = facts.pop("costs")
+        return facts | costs
 
 
 def measure_teacher(
@@ -50,7 +51,7 @@ def measure_teacher(
     devices: Sequence[DeviceProfile],
     folder: Path,
     workers: int,
-    run: Callable[[str, list[Callable]], list[Any]],
+    run: Callable[[str, Sequence[Task[Any]]], list[Any]],
 ) -> TeacherFigures:
     """Export the teacher at the pool's size into `folder`, time it alone, then score it with all workers.
 
@@ -68,7 +69,7 @@ def measure_teacher(
             functools.partial(_detect, artifact, pool.folders.validation, order, part)
             for part in _shares(len(pool.validation), workers, teacher.parameters_m)
         ]
-        found: list[Detections] = sum(run("scoring the teacher", list(shares)), [])
+        found: list[Detections] = sum(run("scoring the teacher", shares), [])
     finally:
         artifact.unlink(missing_ok=True)
     views = open_views(pool.folders.validation)

@@ -9,7 +9,7 @@ import functools
 import random
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -23,8 +23,8 @@ from nasdistill.measure.costs import costs_of
 from nasdistill.records import Scalar, Scouted, TrialConfig
 from nasdistill.space.search_space import SearchSpace
 from nasdistill.students.families import build_student
+from nasdistill.tasks import Report, Task
 
-Report = Callable[[str], None]
 MOST = 64
 PRUNED = {f"prune_{stage}" for stage in STAGES}
 MOST_DRAWS = 4 * MOST
@@ -50,7 +50,7 @@ def scout_tasks(
     devices: Sequence[DeviceProfile],
     seconds: float,
     workers: int,
-) -> list[Callable]:
+) -> Sequence[Task[list[Scouted]]]:
     """Work that measures the points, as many as `workers` at once get through in about `seconds`.
 
     Each task returns a list of `Scouted`; a student that cannot be built or timed is left out.

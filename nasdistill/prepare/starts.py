@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -86,7 +87,8 @@ def _tried(line: Lineage, path: Path, names: Sequence[str]) -> Fit:
 def _from_hub(line: Lineage, names: Sequence[str], cache: Path, tell: Callable[[str], None]) -> Path | None:
     """The weights of the lineage's timm backbone from the cache or timm's hub; None, and a warning, without them."""
     student = build_student(line.family, line.largest, names)
-    timm_name = student.model.yaml.get("backbone")
+    description: Any = student.model.yaml
+    timm_name = description.get("backbone")
     if not isinstance(timm_name, str):
         tell(f"{line.name}: no backbone on timm's hub; it starts without pretrained weights")
         return None

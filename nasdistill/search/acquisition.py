@@ -123,10 +123,10 @@ class Goal:
         if self._task.reference is not None:
             if len(self._task.reference) != values.shape[1]:
                 raise ValueError(f"reference has {len(self._task.reference)} values for {values.shape[1]} objectives")
-            return known.signs * np.array(self._task.reference)
+            return np.asarray(known.signs * np.array(self._task.reference))
         worst = values.max(axis=0)
         spread = np.ptp(values, axis=0)
-        reference = worst + 0.1 * np.maximum(spread, 1e-9 * np.maximum(1.0, np.abs(worst)))
+        reference: Array = worst + 0.1 * np.maximum(spread, 1e-9 * np.maximum(1.0, np.abs(worst)))
         measured = [value for value in self._costs.measured.values() if math.isfinite(value)]
         reference[self._task.latency_objective] = max(1.1 * max(measured), reference[self._task.latency_objective])
         return reference

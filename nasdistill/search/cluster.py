@@ -10,7 +10,7 @@ import socket
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import ray
 from ray.exceptions import AuthenticationError, RayError, RayTaskError
@@ -19,9 +19,7 @@ from nasdistill.errors import InputError, InterruptedSearchError, NasdistillErro
 from nasdistill.search.ray_private import LOOPBACK_ENVIRONMENT, on_loopback, worker_deaths_to_log
 from nasdistill.search.scratch import scratch_folder
 from nasdistill.store.provenance import usable_cores
-
-T = TypeVar("T")
-Report = Callable[[str], None]
+from nasdistill.tasks import T, Task
 
 _OBJECT_STORE_BYTES = 256 * 2**20
 _SMALLEST_OBJECT_STORE_BYTES = 80 * 2**20
@@ -71,7 +69,7 @@ def start_ray(
 
 
 def run_tasks(
-    functions: Sequence[Callable[[Report], T]],
+    functions: Sequence[Task[T]],
     on_progress: Callable[[int, str], None] | None = None,
     cpus: float = 1,
     gpus: float = 0,
@@ -126,7 +124,7 @@ def _reports_folder(shared: Path | None) -> Iterator[Path]:
         yield Path(name)
 
 
-def _reporting(function: Callable[[Report], T], path: Path) -> T:
+def _reporting(function: Task[T], path: Path) -> T:
     def report(text: str) -> None:
         with contextlib.suppress(OSError):
             beside = path.with_name(f"{path.name}.new")

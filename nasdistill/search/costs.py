@@ -98,7 +98,7 @@ class Costs:
         """Mean and deviation of the natural logarithm of the latency; 0 deviation where it has been measured."""
         told = np.array([self.measured.get(candidate.key, math.nan) for candidate in candidates])
         mean, deviation = np.log(told), np.zeros(len(candidates))
-        unknown = np.flatnonzero(np.isnan(told))
+        unknown = np.flatnonzero(np.isnan(told)).tolist()
         if len(unknown):
             model = self._latency_model()
             if model is None:
@@ -128,7 +128,7 @@ class Costs:
         told = self._figures[name]
         known = np.array([told.get(candidate.key, math.nan) for candidate in candidates])
         mean, deviation = np.log(known), np.zeros(len(candidates))
-        unknown = np.flatnonzero(np.isnan(known))
+        unknown = np.flatnonzero(np.isnan(known)).tolist()
         if len(unknown) and not told:
             mean[unknown], deviation[unknown] = 0.0, 1.0
         elif len(unknown):

@@ -160,12 +160,12 @@ def _location(y: Array) -> tuple[float, float]:
 
 def _matern52(squared: Array) -> Array:
     distance = _SQRT5 * np.sqrt(squared)
-    return (1.0 + distance + distance**2 / 3.0) * np.exp(-distance)
+    return np.asarray((1.0 + distance + distance**2 / 3.0) * np.exp(-distance))
 
 
 def _squared_distances(a: Array, b: Array) -> Array:
     squared = (a**2).sum(1)[:, None] + (b**2).sum(1)[None, :] - 2.0 * (a @ b.T)
-    return np.maximum(squared, 0.0)
+    return np.asarray(np.maximum(squared, 0.0))
 
 
 def _cholesky(kernel: Array) -> Array:
@@ -175,7 +175,7 @@ def _cholesky(kernel: Array) -> Array:
     jitter = 1e-10
     while True:
         try:
-            return cholesky(kernel, lower=True, check_finite=False)
+            return np.asarray(cholesky(kernel, lower=True, check_finite=False))
         except LinAlgError:
             if jitter > 1.0:
                 raise

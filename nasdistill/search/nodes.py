@@ -32,7 +32,7 @@ def alive_nodes() -> list[dict[str, Any]]:
 
 def total(resource: str) -> float:
     """How much of "CPU" or "GPU" all nodes have together."""
-    return sum(node["Resources"].get(resource, 0.0) for node in alive_nodes())
+    return float(sum(node["Resources"].get(resource, 0.0) for node in alive_nodes()))
 
 
 def check_resources(resources: Mapping[str, float]) -> None:

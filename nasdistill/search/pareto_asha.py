@@ -32,7 +32,7 @@ class ParetoAsha(FIFOScheduler):
     """
 
     def __init__(self, objectives: Iterable[Objective], scores: Iterable[RungScore] = ()) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._objectives = tuple(objectives)
         uncertain = [index for index, objective in enumerate(self._objectives) if objective.name in ACCURACY]
         self._rungs = Rungs(uncertain)

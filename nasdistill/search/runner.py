@@ -155,7 +155,7 @@ def _tune(
         try:
             with _quiet("ray.tune", "ray.air", "ray.train"):
                 tune.run(
-                    tune.with_parameters(TrialActor, make_worker=cloudpickle.dumps(make_worker)),  # type: ignore[no-untyped-call]
+                    tune.with_parameters(TrialActor, make_worker=cloudpickle.dumps(make_worker)),
                     name="search",
                     search_alg=searcher,
                     scheduler=scheduler,

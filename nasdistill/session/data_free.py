@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from nasdistill.data_free.inversion import InversionSettings
+from nasdistill.distill.compute import Precision
 from nasdistill.prepare.data_free import Synthetic, synthetic_data
 from nasdistill.progress import Progress
 from nasdistill.search.budget import BudgetClock
@@ -32,7 +33,7 @@ class SynthesisOnRequest:
         progress: Progress,
         inversion: InversionSettings | None = None,
     ) -> None:
-        self._seed, self._precision = settings["seed"] or 0, settings["precision"] or "auto"
+        self._seed, self._precision = settings["seed"] or 0, cast(Precision, settings["precision"] or "auto")
         self._before = recorded.get("data_free")
         self._clock, self._threads, self._cache, self._progress = clock, threads, cache, progress
         self._inversion = inversion

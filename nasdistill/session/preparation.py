@@ -185,7 +185,7 @@ def _fill_pools(session: Session, training: TrainingSettings) -> tuple[TrainingS
 
 def _teacher_figures(session: Session, own: pools.PoolPlan) -> dict[str, Any]:
     """The teacher's accuracy and costs, measured once in a run."""
-    figures = session.run.read_run().get("teacher", {})
+    figures: dict[str, Any] = session.run.read_run().get("teacher", {})
     if "map50" in figures:
         return figures
     inputs, run_tasks = session.inputs, session.place.run_tasks

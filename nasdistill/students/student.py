@@ -55,7 +55,7 @@ class Student:
         return list(self.model.model[: self.backbone_layers])
 
 
-def in_float32(output: dict[str, Any]) -> dict[str, Any]:
+def in_float32(output: Mapping[str, Any]) -> dict[str, Any]:
     """The raw outputs for Ultralytics' losses, which decode boxes: float32; of `feats` they read only the shape."""
     if "one2many" in output:
         return {name: in_float32(head) for name, head in output.items()}

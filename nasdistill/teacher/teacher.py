@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from ultralytics.nn.modules import Detect
+from ultralytics.nn.tasks import DetectionModel
 
 from nasdistill.errors import InputError
 from nasdistill.store.provenance import file_sha256
@@ -39,20 +39,23 @@ class RawOutput:
 class Teacher:
     """A frozen detector. There is no way to train it: it holds no optimiser, and its model stays in eval mode."""
 
-    def __init__(self, model: nn.Module, names: Sequence[str], name: str, sha256: str, image_size: int | None) -> None:
+    def __init__(
+        self, model: DetectionModel, names: Sequence[str], name: str, sha256: str, image_size: int | None
+    ) -> None:
         self._model = model.eval().requires_grad_(False)
         self.names = tuple(names)
         self.name = name
         self.sha256 = sha256
         self.image_size = image_size
         self.forward_passes = 0
-        head = model.model[-1]
+        layers: Any = model.model
+        head = layers[-1]
         assert isinstance(head, Detect)
         self._head = head
         self.strides = tuple(int(stride) for stride in head.stride)
 
     @property
-    def model(self) -> nn.Module:
+    def model(self) -> DetectionModel:
         """The detection model (for slicing and export; copy it before changing it)."""
         return self._model
 
