@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import heapq
 import math
-import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -18,6 +17,7 @@ import optuna
 from optuna.trial import TrialState
 
 from nasdistill.pareto.hypervolume import Reference, share_of_box
+from nasdistill.prepare.scouting import scout_points
 from nasdistill.records import Scalar
 from nasdistill.search import LatencyFirstSampler
 from nasdistill.search.candidates import position_of
@@ -88,9 +88,7 @@ def search(space: SearchSpace, sampler: str, seed: int, timed: bool = True) -> S
     chosen = make_sampler(sampler, Task(space, reference=Reference(latency_ms=BOX_MS), timed=timed, seed=seed))
     study = optuna.create_study(directions=["maximize", "minimize"], sampler=chosen)
     observing = chosen if isinstance(chosen, LatencyFirstSampler) else None
-    draws = random.Random(seed)
-    for _ in range(SCOUTS if observing else 0):
-        point = space.sample(draws)
+    for point in scout_points(space, seed)[:SCOUTS] if observing else ():
         observing.observe(point, figures(point).latency_ms * noise.lognormal(0.0, LATENCY_NOISE))
     for anchor in space.anchors():
         study.enqueue_trial(anchor)

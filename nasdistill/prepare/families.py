@@ -67,7 +67,7 @@ class WarmPlan:
 
 @dataclass(frozen=True)
 class Warmed:
-    """What warming a lineage cost: steps and seconds, and seconds of one plain distillation step of a middle member."""
+    """What warming a lineage cost: steps and seconds."""
 
     steps: int
     seconds: float
