@@ -1,7 +1,7 @@
 """The steps before the first trial, in order, on the run's own workers; all of it is cached by what it depends on."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,11 +68,17 @@ class _Filled:
 
 
 def prepare(
-    session: Session, training: TrainingSettings, epochs_asked: int | None, early_stopping: bool, scout: bool
+    session: Session,
+    training: TrainingSettings,
+    epochs_asked: int | None,
+    early_stopping: bool,
+    scout: bool,
+    lineages: Collection[str] | None = None,
 ) -> Prepared:
     """Views, targets, the teacher's figures, warmed families, costs of untrained students (`scout`) and the trials' length.
 
-    What a run has recorded of its preparation stays as it is when it is resumed.
+    What a run has recorded of its preparation stays as it is when it is resumed. Of `lineages` alone students will be
+    wanted; None: of all.
 
     Raises:
         NothingSucceededError: a time budget is used up before the first trial is complete.
@@ -92,7 +98,7 @@ def prepare(
     warm_seconds = before.get("warm_core_seconds") or _warm_seconds(clock, session.place.workers, len(inputs.lineages))
     # As divided when the run began: on other workers it goes on with the same supernets, not with others.
     warm_workers = before.get("warm_workers", session.place.workers)
-    warm, warm_steps = _warm_families(session, training, filled.trained, warm_seconds, warm_workers)
+    warm, warm_steps = _warm_families(session, training, filled.trained, warm_seconds, warm_workers, lineages)
     step_seconds = before.get("step_seconds") or _time_steps(session, training, filled.largest)
     scouted = _scout(session, training.seed, going_on=bool(before)) if scout else []
     steps_per_epoch = max(1, round(filled.train_images / training.recipe.batch_size))
@@ -201,19 +207,25 @@ def _teacher_figures(session: Session, own: pools.PoolPlan) -> dict[str, Any]:
 
 
 def _warm_families(
-    session: Session, training: TrainingSettings, trained: list[pools.PoolPlan], seconds: float, workers: int
+    session: Session,
+    training: TrainingSettings,
+    trained: list[pools.PoolPlan],
+    seconds: float,
+    workers: int,
+    lineages: Collection[str] | None = None,
 ) -> tuple[list[families.WarmPlan], int]:
-    """A plan for every lineage, its supernet in the cache; and how many steps that took now."""
+    """A plan for every lineage, and in the cache the supernets of `lineages`; and how many steps that took now."""
     inputs, progress = session.inputs, session.progress
     teacher, names = inputs.teacher, inputs.dataset.names
     warm = families.plan_warming(
         inputs.lineages, names, teacher, trained, training, seconds, workers, session.cache, inputs.pretrained
     )
-    for plan in warm:
+    wanted = [plan for plan in warm if lineages is None or plan.lineage.name in lineages]
+    for plan in wanted:
         if not (plan.sliced or plan.pretrained):
             progress.log(f"{plan.lineage.name} starts from random weights: neither the teacher's nor a file's fit it")
     stop_file = session.run.path / STOP_FILE_NAME
-    tasks = families.warm_tasks(warm, names, teacher, inputs.class_order, trained, training, stop_file)
+    tasks = families.warm_tasks(wanted, names, teacher, inputs.class_order, trained, training, stop_file)
     warmed = progress.tasks("warming the families", tasks, session.place.run_tasks)
     return warm, sum(done.steps for done in warmed)
 

@@ -31,6 +31,7 @@ from nasdistill.session.session import Session
 from nasdistill.store.atomic import write_text
 from nasdistill.store.provenance import usable_cores
 from nasdistill.store.run_folder import RunFolder
+from nasdistill.students.families import lineage
 from nasdistill.trial import TrialPlace, trial_in_rungs
 from nasdistill.workbench import Assets, Workbench
 from nasdistill.worker import searched
@@ -118,10 +119,18 @@ def _prepared(
     )
     tell_notes(inputs, goals, progress)
     training = training_of(settings, recorded, inputs.space)
+    config = inputs.space.config(searched(chosen.params))
     with workplace(SearchRequest(), run.path, cache, inputs.dataset.yaml_path) as place:
         session = Session(run, inputs, goals, clock, place, cache, progress)
-        prepared = prepare(session, training, training.epochs, early_stopping=bool(training.rungs), scout=False)
-    return inputs.space.config(searched(chosen.params)), prepared.assets
+        prepared = prepare(
+            session,
+            training,
+            training.epochs,
+            early_stopping=bool(training.rungs),
+            scout=False,
+            lineages=[lineage(config.family, config.arch)],
+        )
+    return config, prepared.assets
 
 
 def _run(
