@@ -1,12 +1,13 @@
 """Whether inheriting pays in a whole search: the same students from warmed supernets and from random weights.
 
     python -m benchmarks.inheritance_search --data ../shared/data/deeppcb/data.yaml \\
-        --teacher ../shared/weights/pcb_teacher.pt --minutes 12
+        --teacher ../shared/weights/pcb_teacher.pt --minutes 12 [--trials-of results/deeppcb-30m]
     python -m benchmarks.inheritance_search --quick    # on the embedded demo, tiny: it shows that it works
 
 Both sides have the same core seconds for the same twelve students. One spends up to a fifth of them on warming the families
 that are not cut from the teacher, the other trains every student that many steps longer. Compared are the median trial's
-mAP50 and the front's hypervolume. A student has the same latency on both sides, taken from one file when nothing else runs.
+mAP50 and the front's hypervolume. The students are drawn at random, families in turn, or (`--trials-of`) they are the first
+trials that a real search made. A student has the same latency on both sides, taken from one file when nothing else runs.
 Each trial is kept as it comes in `benchmarks/results/inheritance_search.partial.json`: the same command goes on where a
 killed run ended.
 """
@@ -29,11 +30,15 @@ from benchmarks._students import Job, draw_students, facts, lineages_of, run_job
 from benchmarks._training import Setting, add_input_arguments, length_of, open_setting, warm
 from nasdistill.config import TrainingSettings
 from nasdistill.devices.profiler import open_profiler
+from nasdistill.errors import InputError
 from nasdistill.pareto.hypervolume import default_reference, hypervolume
 from nasdistill.prepare.families import WarmPlan, plan_warming, supernets
 from nasdistill.prepare.inputs import cache_folder
 from nasdistill.records import TrialConfig, TrialResult
 from nasdistill.session.preparation import WARM_SHARE
+from nasdistill.space.search_space import SearchSpace
+from nasdistill.store.run_folder import RunFolder
+from nasdistill.worker import searched
 
 GOAL = Goal(3.0, at_most=False)
 SPACE = "edge-default"
@@ -47,6 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--students", type=int, default=12, help="how many (default 12)")
     parser.add_argument("--minutes", type=float, default=12.0, help="of each side, all cores (default 12)")
     parser.add_argument("--processes", type=int, default=2, help="trials side by side (default 2)")
+    parser.add_argument(
+        "--trials-of", type=Path, help="a run in the default space, whose first trials are the students"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the drawn students (default 0)")
 
 
@@ -58,9 +66,13 @@ def measure(options: argparse.Namespace) -> Outcome:
     training = TrainingSettings(views_per_image=1 if options.quick else 3)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) if options.quick else cache_folder()
-        space = "demo" if options.quick else SPACE
-        setting = open_setting(options.data, options.teacher, folder, training, None, space)
-        configs = draw_students(setting.inputs.space, students, options.seed)
+        name = "demo" if options.quick else SPACE
+        setting = open_setting(options.data, options.teacher, folder, training, None, name)
+        space = setting.inputs.space
+        if options.trials_of is None:
+            configs = draw_students(space, students, options.seed)
+        else:
+            configs = students_of(RunFolder.open(options.trials_of), space, students)
         key = {
             "data": setting.inputs.data_hash,
             "teacher": setting.inputs.teacher.sha256,
@@ -83,6 +95,8 @@ def measure(options: argparse.Namespace) -> Outcome:
             "hypervolume_larger": sides["inherited"]["hypervolume"] > sides["random"]["hypervolume"],
             "steps": steps,
             "core_seconds_a_side": core_s,
+            "drawn": "at random, families in turn" if options.trials_of is None else f"of {options.trials_of}",
+            "of_families": _of_families(rows),
             "students": rows,
             "data": setting.data_name,
             "teacher": setting.inputs.teacher.name,
@@ -100,6 +114,28 @@ def measure(options: argparse.Namespace) -> Outcome:
             for row in rows
         ],
     )
+
+
+def students_of(run: RunFolder, space: SearchSpace, count: int) -> list[TrialConfig]:
+    """The students of the first `count` complete trials of a run in `space`.
+
+    Raises:
+        InputError: it has fewer, or one that is not in the space.
+    """
+    complete = [result for result in run.results() if result.state == "complete"][:count]
+    points = [searched(result.params) for result in complete]
+    if len(points) < count or any(space.contains(point) for point in points):
+        raise InputError(f"{run.path}: not {count} complete trials in the space {space.name}")
+    return [space.config(point) for point in points]
+
+
+def _of_families(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """The median mAP50 of each family's trials on both sides."""
+    families = {row["family"]: [one for one in rows if one["family"] == row["family"]] for row in rows}
+    return {
+        family: {side: median(row[side]["map50"] for row in found) for side in SIDES}
+        for family, found in families.items()
+    }
 
 
 def _both_sides(

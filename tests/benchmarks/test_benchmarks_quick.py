@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import _losses, cached_step, distill_gain, precision, real_search, retention
+from benchmarks import _losses, cached_step, distill_gain, inheritance_search, precision, real_search, retention
 from benchmarks._parts import Parts
 from benchmarks._students import draw_students, steps_within
 from nasdistill.errors import InputError
 from nasdistill.prepare.length import TRIAL_OVERHEAD_S
 from nasdistill.space.loader import load_space
+from nasdistill.store.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -117,6 +118,14 @@ def test_retention_of_a_finished_run() -> None:
     assert best["times smaller"] >= 9 and best["times faster"] > 2
     with pytest.raises(InputError, match="at most 1/1000 of the teacher's parameters"):
         retention.measure(argparse.Namespace(run=ROOT / "results/deeppcb-30m", least_ratio=1000.0))
+
+
+def test_students_of_a_run_are_its_first_trials() -> None:
+    run, space = RunFolder.open(ROOT / "results/deeppcb-30m"), load_space("edge-default")
+    found = inheritance_search.students_of(run, space, 12)
+    assert [student.family for student in found] == [result.family for result in run.results()[:12]]
+    with pytest.raises(InputError, match="not 1000 complete trials in the space edge-default"):
+        inheritance_search.students_of(run, space, 1000)
 
 
 def test_precisions_are_compared_over_seeds() -> None:
