@@ -18,6 +18,10 @@ MOST_EPOCHS = 10_000
 """Of one training."""
 
 
+NARROW, WIDE = 0.25, 0.5
+"""Shares of the teacher's channels up to which a student cut from it is a narrow one, and from which on it is a wide one."""
+
+
 class Recipe(Record):
     """How the two stages divide a trial. Shares are of the trial's steps, so that any length has the same shape."""
 
@@ -36,16 +40,22 @@ class Recipe(Record):
     """See `distill/optimizers.py`."""
     sliced_rate_share: Share = 1.0
     """Of both learning rates, for a student cut from the teacher: it has less far to go."""
+    narrow_rate_share: Share | None = None
+    """The same for one that keeps at most NARROW of the teacher's channels; in proportion up to WIDE. None: no other."""
 
     def on_gpu(self) -> "Recipe":
         """The recipe with batches that a GPU is busy with."""
         return self.model_copy(update={"batch_size": max(self.batch_size, GPU_BATCH_SIZE)})
 
-    def from_teacher(self) -> "Recipe":
-        """The recipe of a student that is cut from the teacher."""
+    def from_teacher(self, kept: float) -> "Recipe":
+        """The recipe of a student that is cut from the teacher and keeps this share of its channels, above 0."""
+        share = self.sliced_rate_share
+        if self.narrow_rate_share is not None:
+            narrow = min(max((WIDE - kept) / (WIDE - NARROW), 0.0), 1.0)
+            share += narrow * (self.narrow_rate_share - share)
         rates = {
-            "stage1_learning_rate": self.stage1_learning_rate * self.sliced_rate_share,
-            "stage2_learning_rate": self.stage2_learning_rate * self.sliced_rate_share,
+            "stage1_learning_rate": self.stage1_learning_rate * share,
+            "stage2_learning_rate": self.stage2_learning_rate * share,
         }
         return self.model_copy(update=rates)
 
@@ -79,6 +89,7 @@ SHORT = Recipe(
     batch_size=8,
     optimizer="muon",
     sliced_rate_share=0.625,
+    narrow_rate_share=1.0,
 )
 GPU_BATCH_SIZE = 16
 """At least, on a GPU: there a step of 8 images takes about as long as one of 16."""

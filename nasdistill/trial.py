@@ -65,9 +65,9 @@ def trial_in_rungs(config: TrialConfig, bench: Workbench, place: TrialPlace, rep
     student, init = start.student, start.init
 
     pruning = pruning_of(config, bench.assets.device.channel_multiple)
-    planned = prune(student, pruning).student.model
-    write_onnx(planned, size, artifact, bench.assets.device.batch)
-    before = _costs(planned, artifact, size, bench)
+    planned = prune(student, pruning).student
+    write_onnx(planned.model, size, artifact, bench.assets.device.batch)
+    before = _costs(planned.model, artifact, size, bench)
     report(f"{config.family} {dict(config.arch)} at {size} px from {init}: {before} before training")
 
     figures = fields_of(before.figures)
@@ -94,7 +94,8 @@ def trial_in_rungs(config: TrialConfig, bench: Workbench, place: TrialPlace, rep
     way = _Way(config, bench, place, files, figures, started, report)
     torch.manual_seed(training.seed)
     connectors = _connectors(student, config, bench)
-    stage1, stage2 = _stages(config, bench, init)
+    kept = sum(planned.pyramid_channels[:3]) / sum(bench.assets.teacher_channels)
+    stage1, stage2 = _stages(config, bench, kept if init.startswith(FROM_TEACHER) else None)
     if files.stage != stage2.name:
         report(_line(stage1, (yield from way.train(student, connectors, stage1))))
     gradients = None if files.stage == stage2.name else _gradients(student, connectors, stage2, config, bench)
@@ -141,10 +142,13 @@ def _costs(model: nn.Module, artifact: Path, size: int, bench: Workbench) -> Cos
     return costs
 
 
-def _stages(config: TrialConfig, bench: Workbench, init: str) -> tuple[Stage, Stage]:
-    """The two stages of the recipe, in steps; rates that the trial chose itself are taken as they are."""
+def _stages(config: TrialConfig, bench: Workbench, kept: float | None) -> tuple[Stage, Stage]:
+    """The two stages of the recipe, in steps; rates that the trial chose itself are taken as they are.
+
+    `kept` is the share of the teacher's channels that a student cut from it keeps, None of another student.
+    """
     recipe, epochs = bench.assets.training.recipe, bench.assets.training.epochs
-    recipe = (recipe.from_teacher() if init.startswith(FROM_TEACHER) else recipe).with_trial(config)
+    recipe = (recipe if kept is None else recipe.from_teacher(kept)).with_trial(config)
     steps = epochs * bench.assets.steps_per_epoch
     first = round(steps * recipe.stage1_share)
     closing = round(steps * recipe.closing_share)

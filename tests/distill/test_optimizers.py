@@ -126,6 +126,10 @@ def test_a_recipe_recorded_before_there_was_a_choice_means_adamw() -> None:
 
 
 def test_a_student_cut_from_the_teacher_is_taught_more_slowly() -> None:
-    assert SHORT.from_teacher().stage2_learning_rate == pytest.approx(0.01)
-    assert SHORT.from_teacher().stage1_learning_rate == pytest.approx(0.005)
-    assert CLASSIC.from_teacher() == CLASSIC
+    assert SHORT.from_teacher(0.5).stage2_learning_rate == pytest.approx(0.01)
+    assert SHORT.from_teacher(0.9).stage1_learning_rate == pytest.approx(0.005)
+    assert SHORT.from_teacher(0.25) == SHORT.from_teacher(0.1) == SHORT
+    assert SHORT.from_teacher(0.375).stage2_learning_rate == pytest.approx(0.013)
+    before = SHORT.model_copy(update={"narrow_rate_share": None})  # as a run of an earlier version has recorded it
+    assert before.from_teacher(0.1).stage2_learning_rate == pytest.approx(0.01)
+    assert CLASSIC.from_teacher(0.1) == CLASSIC
