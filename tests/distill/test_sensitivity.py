@@ -37,7 +37,8 @@ def test_they_are_the_gradients_of_the_loss_and_the_student_stays_as_it_is(feed:
     criterion(student.model(batch.images), batch.targets, batch.labels, WEIGHTS, 2.0)["total"].backward()
     for name, parameter in student.model.named_parameters():
         if parameter.grad is not None:
-            assert torch.allclose(gradients[name], parameter.grad, rtol=1e-3, atol=1e-5), name
+            # of the whole tensor: single values are sums that nearly cancel, in an order that threads decide
+            assert (gradients[name] - parameter.grad).norm() <= 1e-3 * parameter.grad.norm() + 1e-6, name
 
 
 def test_a_student_is_pruned_by_them(feed: Feed) -> None:
