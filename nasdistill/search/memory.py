@@ -65,7 +65,7 @@ class Memory:
 
     def tell(self, asked: optuna.Trial, result: TrialResult) -> list[float] | None:
         """Tell how a trial ended; returns its objectives' values, None unless it is complete and they are finite."""
-        self.observe(result.params, _told(result))
+        self.learn_costs(result)
         for name, missed in self._missed(result).items():
             asked.set_constraint(name, missed)
         values = values_of(result, self._objectives)
@@ -116,8 +116,9 @@ class Memory:
         self.study.add_trial(ended(*found, values, partial, noted, self._missed(result)))
 
     def learn_costs(self, result: TrialResult) -> None:
-        """What a result of an earlier part of this run says of its student's costs, whatever became of it."""
-        self.observe(result.params, _told(result))
+        """What a trial of this run says of its student's costs, whatever became of it; its seconds if it went all the way."""
+        seconds = {SECONDS: result.seconds} if result.state == "complete" else {}
+        self.observe(result.params, result.costs() | seconds)
 
     def _missed(self, result: TrialResult) -> dict[str, float]:
         """By how much, relative to the limit, a measured student misses each constraint; at most 0 where it keeps it."""
@@ -138,8 +139,3 @@ class Memory:
             return None
         values = [objective.of(result) for objective in self._objectives]
         return [0.0 if value is None else float(value) for value in values]
-
-
-def _told(result: TrialResult) -> dict[str, float]:
-    """The costs of a trial of this run, and its seconds where it went all the way."""
-    return result.costs() | ({SECONDS: result.seconds} if result.state == "complete" else {})
