@@ -9,11 +9,16 @@ columns of a one-hot name; it has one length scale (automatic relevance determin
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
+P = ParamSpec("P")
+T = TypeVar("T")
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 _SQRT5 = 5.0**0.5
@@ -26,6 +31,28 @@ _SIGNAL_LOG_MEAN, _SIGNAL_LOG_STD = 0.0, 1.0
 _BOUNDS_LENGTH = (np.log(0.02), np.log(100.0))
 _BOUNDS_NOISE = (np.log(1e-6), np.log(1.0))
 _BOUNDS_SIGNAL = (np.log(0.05), np.log(20.0))
+
+
+@functools.cache
+def _linear_algebra() -> ThreadpoolController:
+    import scipy.linalg  # noqa: F401 (has a library of its own, which must have been loaded to be found)
+
+    return ThreadpoolController()
+
+
+def one_threaded(function: Callable[P, T]) -> Callable[P, T]:
+    """Linear algebra in one thread, for as long as `function` takes.
+
+    Matrices of a few hundred rows gain nothing from a second thread, and where other processes keep the cores busy,
+    threads that wait for each other make a suggestion fifteen times as long (docs/decisions.md).
+    """
+
+    @functools.wraps(function)
+    def alone(*args: P.args, **kwargs: P.kwargs) -> T:
+        with _linear_algebra().limit(limits=1, user_api="blas"):
+            return function(*args, **kwargs)
+
+    return alone
 
 
 @dataclass(frozen=True)
@@ -56,6 +83,7 @@ class GaussianProcess:
     units; it is standardised inside.
     """
 
+    @one_threaded
     def __init__(self, x: Array, y: Array, dimension: np.ndarray[Any, Any], hyperparameters: Hyperparameters) -> None:
         from scipy.linalg import solve_triangular
 
@@ -70,6 +98,7 @@ class GaussianProcess:
         self._lower = _cholesky(kernel)
         self._alpha = solve_triangular(self._lower, (y - self._mean) / self._std, lower=True, check_finite=False)
 
+    @one_threaded
     def predict(self, x: Array) -> tuple[Array, Array]:
         """Mean (m,) and standard deviation (m,) of the noiseless function at `x` (m, c), in the units of y."""
         from scipy.linalg import solve_triangular
@@ -81,6 +110,7 @@ class GaussianProcess:
         return mean, self._std * np.sqrt(variance)
 
 
+@one_threaded
 def fit(
     x: Array, y: Array, dimension: np.ndarray[Any, Any], start: Hyperparameters | None = None, steps: int = 30
 ) -> Hyperparameters:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.optimize import check_grad
+from threadpoolctl import threadpool_info, threadpool_limits
 
+from nasdistill.search import gaussian_process
 from nasdistill.search.gaussian_process import GaussianProcess, Hyperparameters, fit, negative_log_posterior
 
 DIMENSION = np.array([0, 1, 2, 2, 2])  # two numbers and a name of three
@@ -68,3 +70,20 @@ def test_equal_points_and_equal_values_break_nothing(values: np.ndarray) -> None
     x = np.full((4, 5), 0.5)
     mean, deviation = GaussianProcess(x, values, DIMENSION, fit(x, values, DIMENSION)).predict(x)
     assert np.isfinite(mean).all() and np.isfinite(deviation).all()
+
+
+def test_models_take_one_thread_and_give_back_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    def threads() -> set[int]:
+        return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+    seen = []
+    cholesky = gaussian_process._cholesky
+    monkeypatch.setattr(gaussian_process, "_cholesky", lambda kernel: (seen.append(threads()), cholesky(kernel))[1])
+    x, y = data()
+    with threadpool_limits(3, user_api="blas"):
+        before = threads()
+        model = GaussianProcess(x, y, DIMENSION, fit(x, y, DIMENSION))
+        model.predict(x)
+        assert threads() == before != {1}
+    assert seen
+    assert all(found == {1} for found in seen)
