@@ -126,11 +126,14 @@ class Progress:
             self.log(f"there is room on the disk again ({event.free_bytes / 1e6:.0f} MB): the search goes on")
             self._change(phase="searching")
 
+    def measured_again(self, results: Sequence[TrialResult]) -> None:
+        """The results have other latencies now."""
+        self._change(results=tuple(results), hypervolume=self._hypervolume(results))
+
     def done(self, results: Sequence[TrialResult]) -> None:
-        """The final results, measured again."""
-        self._change(
-            phase="done", phase_progress=None, running=0, results=tuple(results), hypervolume=self._hypervolume(results)
-        )
+        """The final results."""
+        self._change(phase="done", phase_progress=None, running=0)
+        self.measured_again(results)
 
     def _hypervolume(self, results: Sequence[TrialResult]) -> float | None:
         if self._search is None or not any(result.state == "complete" for result in results):

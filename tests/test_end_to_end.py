@@ -43,12 +43,14 @@ def run(tmp_path_factory: pytest.TempPathFactory, demo_yaml: Path) -> Iterator[P
             "--space",
             "tiny.yaml",
         )
-        options = ("--budget", "2trials", "--epochs", "2", "--workers", "1", "--out", "run", "--json")
-        code, out, err = nasdistill("search", *inputs, *options)
+        options = ("--budget", "2trials", "--epochs", "2", "--repeats", "1", "--workers", "1")
+        code, out, err = nasdistill("search", *inputs, *options, "--out", "run", "--json")
         assert code == 0, err
         found = json.loads(out)
         assert found["run"] == "run" and 1 <= len(found["front"]) <= 2
-        assert "searching" in err and "\r" not in err
+        assert "\r" not in err
+        steps = ["searching", "timing the students and the teacher again", "repeating the front"]
+        assert sorted(steps, key=err.index) == steps, "who is on the front is known before it is repeated"
         yield work / "run"
 
 
@@ -58,6 +60,7 @@ def test_what_a_search_leaves(run: Path) -> None:
     assert [trial["state"] for trial in trials] == ["complete"] * 2
     assert {trial["param.yolov5.width"] for trial in trials} == {"0.0625", "0.125"}
     assert {trial["param.init"] for trial in trials} == {"teacher-slices"}
+    assert all((trial["on_front"] == "true") == (trial["seeds"] == "2") for trial in trials)
     recorded = json.loads((run / "run.json").read_text())
     assert recorded["preparation"]["teacher_forward_passes"] > 0
     scouted = json.loads((run / "scouted.json").read_text())

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -70,6 +71,7 @@ class BudgetClock:
         self.budget = budget
         self._now = now
         self._started = now()
+        self._stopped_at: float | None = None
         self._spent = already_used
         self._longest = 0
 
@@ -101,10 +103,24 @@ class BudgetClock:
         if self.budget.kind == "epochs":
             self._spent += score.epochs
 
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Time that passes within is not counted, and the deadline moves by it."""
+        self._stopped_at = self._now()
+        try:
+            yield
+        finally:
+            self._started, self._stopped_at = self._start, None
+
+    @property
+    def _start(self) -> float:
+        """When the clock would have been started, had it never been stopped."""
+        return self._started + (0.0 if self._stopped_at is None else self._now() - self._stopped_at)
+
     @property
     def used(self) -> float:
         """Seconds, trials or epochs, earlier parts of the run included."""
-        return self._spent + (self._now() - self._started if self.budget.kind == "time" else 0.0)
+        return self._spent + (self._now() - self._start if self.budget.kind == "time" else 0.0)
 
     @property
     def left(self) -> float:
@@ -123,4 +139,4 @@ class BudgetClock:
     @property
     def deadline(self) -> float | None:
         """When the budget ends, in `time.time()` seconds; None unless it is one of time."""
-        return self._started + self.budget.amount - self._spent if self.budget.kind == "time" else None
+        return self._start + self.budget.amount - self._spent if self.budget.kind == "time" else None

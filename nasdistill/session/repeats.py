@@ -13,8 +13,6 @@ from nasdistill.worker import MakeTrialWorker
 def repeat_front(session: Session, assets: Assets, repeats: int, worker_start_s: float) -> None:
     """Give each member of the front up to `repeats` further scores, as far as the budget goes; those on disk count.
 
-    The front is that of the costs measured so far; the last measurement may still move a member off it.
-
     Raises:
         InterruptedSearchError: Ctrl-C; everything finished is kept.
     """

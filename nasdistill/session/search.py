@@ -1,4 +1,4 @@
-"""A search: check, prepare, run, measure again, write."""
+"""A search: check, prepare, run, measure again, repeat, write."""
 
 import contextlib
 import time
@@ -134,12 +134,9 @@ def _search(
                 scout=sampler in MODELS_COSTS,
             )
             start_s = _run_trials(session, prepared, journal, sampler, scheduler, asked, watch)
+            with clock.stopped():
+                _measure_again(session)
             repeat_front(session, prepared.assets, repeats_for(clock.budget, asked), start_s)
-        progress.phase("timing the students and the teacher again, nothing else running")
-        with scratch_folder() as scratch:
-            teacher = scratch / "teacher.onnx"
-            write_onnx(inputs.teacher.model, inputs.teacher_size, teacher, inputs.device.batch)
-            remeasure(run, goals.devices, goals.objectives, progress.share, progress.log, teacher)
     except KeyboardInterrupt:
         with contextlib.suppress(OSError):
             _write(run)
@@ -219,6 +216,17 @@ def _run_trials(
         ),
     )
     return max([WORKER_START_S, *start_s])
+
+
+def _measure_again(session: Session) -> None:
+    """Time all students and the teacher, now that nothing else runs: only then is it known who is on the front."""
+    run, goals, inputs, progress = session.run, session.goals, session.inputs, session.progress
+    progress.phase("timing the students and the teacher again, nothing else running")
+    with scratch_folder() as scratch:
+        teacher = scratch / "teacher.onnx"
+        write_onnx(inputs.teacher.model, inputs.teacher_size, teacher, inputs.device.batch)
+        remeasure(run, goals.devices, goals.objectives, progress.share, progress.log, teacher)
+    progress.measured_again(run.results())
 
 
 def _write(run: RunFolder) -> list[TrialResult]:

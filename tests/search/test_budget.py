@@ -59,6 +59,18 @@ def test_time_goes_on_from_what_earlier_parts_used() -> None:
     assert (clock.left, clock.share, clock.exhausted) == (0.0, 1.0, True)
 
 
+def test_a_stopped_clock_counts_nothing_and_puts_the_deadline_off() -> None:
+    now = [1000.0]
+    clock = BudgetClock(parse_budget("60s"), already_used=20.0, now=lambda: now[0])
+    now[0] += 10
+    with clock.stopped():
+        now[0] += 500
+        assert (clock.used, clock.left, clock.deadline) == (30.0, 30.0, 1540.0)
+    assert (clock.used, clock.left, clock.deadline) == (30.0, 30.0, 1540.0)
+    now[0] += 30
+    assert clock.exhausted
+
+
 def test_trials_count_when_they_were_really_done() -> None:
     clock = BudgetClock(parse_budget("3trials"))
     for state in ("complete", "failed", "rejected", "stopped"):
