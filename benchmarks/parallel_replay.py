@@ -23,7 +23,7 @@ from benchmarks._replay import load_tables, shares, suggest
 from benchmarks._tables import Table
 from nasdistill.search import LatencyFirstSampler
 
-WORKERS, EVALUATIONS, SEEDS, GOAL = 8, 64, 4, 0.9
+WORKERS, EVALUATIONS, SEEDS, GOAL = 8, 64, 20, 0.9
 COUNTS = (16, 32, 64)
 
 

@@ -89,7 +89,7 @@ class LatencyFirstSampler(BaseSampler):
         figure_limits: Mapping[str, float] | None = None,
         latency_name: str = "latency_ms",
         reference: Sequence[float] | None = None,
-        startup: int = 6,
+        startup: int = 4,
         believed: Mapping[str, float] | None = None,
         effort: str | None = None,
     ) -> None:
