@@ -9,6 +9,7 @@ import pytest
 import torch
 from small import ARCHS, NAMES, SIZE, images_of, opinionated, randomise_norms, tiny_student, validation_views
 from torch import nn
+from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel
 
 from nasdistill.data.dataset import load_dataset
@@ -18,6 +19,7 @@ from nasdistill.measure.accuracy import score
 from nasdistill.measure.artifact import write_onnx
 from nasdistill.measure.complexity import complexity
 from nasdistill.measure.detector import MAX_DETECTIONS, OnnxDetector, suppress
+from nasdistill.students.families import build_student
 from nasdistill.students.student import parameters_m
 from nasdistill.teacher.teacher import load_teacher, match_classes
 
@@ -93,6 +95,26 @@ def test_detections_in_pixels_of_files_are_those_of_the_square_brought_back(demo
     expected = np.clip(expected, 0, [240, 120, 240, 120])
     assert np.abs(found.boxes_xyxy - expected).max() < 0.51
     assert np.array_equal(found.classes, inside.classes)
+
+
+@pytest.mark.parametrize("nms_free", [False, True])
+def test_ultralytics_runs_the_file_and_finds_the_same(nms_free: bool, demo_yaml: Path, tmp_path: Path) -> None:
+    """What most people will do with an export. (It takes the best class of an anchor alone, so only the first is the same.)"""
+    family, arch = ("yolo26", {"depth": 0.5, "width": 0.0625}) if nms_free else ("yolov5", ARCHS["yolov5"])
+    model = opinionated(build_student(family, arch, NAMES, 0).model, contrast=0.2).eval()
+    for branch in model.model[-1].one2one_cv3 if nms_free else ():
+        branch[-1].bias.data.fill_(-2.0)
+    write_onnx(model, SIZE, tmp_path / "student.onnx")
+    board = load_dataset(demo_yaml).splits["val"].image_paths[0]
+    (found,) = OnnxDetector(tmp_path / "student.onnx").detect_files([board], confidence=0.001)
+
+    run = YOLO(tmp_path / "student.onnx", task="detect")
+    (result,) = run.predict(board, conf=0.001, iou=0.7, verbose=False)
+    assert result.names == dict(enumerate(NAMES)) and len(result.boxes) > 3
+    assert run.predictor.model.imgsz == [SIZE, SIZE] and run.predictor.model.end2end is nms_free
+    best = result.boxes[int(result.boxes.conf.argmax())]
+    assert int(best.cls) == found.classes[0] and float(best.conf) == pytest.approx(float(found.scores[0]), abs=1e-3)
+    assert np.abs(best.xyxy.numpy()[0] - found.boxes_xyxy[0]).max() < 1.0
 
 
 class TestSuppress:
