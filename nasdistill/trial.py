@@ -95,7 +95,7 @@ def trial_in_rungs(config: TrialConfig, bench: Workbench, place: TrialPlace, rep
     torch.manual_seed(training.seed)
     connectors = _connectors(student, config, bench)
     kept = sum(planned.pyramid_channels[:3]) / sum(bench.assets.teacher_channels)
-    stage1, stage2 = _stages(config, bench, kept if init.startswith(FROM_TEACHER) else None)
+    stage1, stage2 = _stages(config, bench, student.head.end2end, kept if init.startswith(FROM_TEACHER) else None)
     if files.stage != stage2.name:
         report(_line(stage1, (yield from way.train(student, connectors, stage1))))
     gradients = None if files.stage == stage2.name else _gradients(student, connectors, stage2, config, bench)
@@ -128,7 +128,7 @@ def trial_in_rungs(config: TrialConfig, bench: Workbench, place: TrialPlace, rep
 
 def _export_and_score(student: Student, size: int, artifact: Path, bench: Workbench) -> Accuracy:
     """Average the BatchNorm statistics of `student` anew (it changes), export it, and score what was exported."""
-    recalibrate(student, bench.feed(size), bench.compute)
+    recalibrate(student, bench.feed(size), bench.compute, light=True)
     write_onnx(student.model, size, artifact, bench.assets.device.batch)
     return score(OnnxDetector(artifact, bench.assets.threads), bench.validation(size))
 
@@ -142,15 +142,21 @@ def _costs(model: nn.Module, artifact: Path, size: int, bench: Workbench) -> Cos
     return costs
 
 
-def _stages(config: TrialConfig, bench: Workbench, kept: float | None) -> tuple[Stage, Stage]:
+def _stages(config: TrialConfig, bench: Workbench, nms_free: bool, kept: float | None) -> tuple[Stage, Stage]:
     """The two stages of the recipe, in steps; rates that the trial chose itself are taken as they are.
 
-    `kept` is the share of the teacher's channels that a student cut from it keeps, None of another student.
+    Of an `nms_free` student the teacher's answers reach the head that is not deployed alone, so labels teach the other in
+    stage 1 as well, where nothing else does. A stage 1 in which nothing has a weight is left to stage 2. `kept` is the share
+    of the teacher's channels that a student cut from it keeps, None of another student.
     """
     recipe, epochs = bench.assets.training.recipe, bench.assets.training.epochs
     recipe = (recipe if kept is None else recipe.from_teacher(kept)).with_trial(config)
     steps = epochs * bench.assets.steps_per_epoch
-    first = round(steps * recipe.stage1_share)
+    label = recipe.stage1_label_weight
+    if nms_free and not label and not config.weight_detections:
+        label = recipe.stage2_label_weight
+    taught = (label, config.weight_feature, config.weight_cls, config.weight_box, config.weight_detections)
+    first = round(steps * recipe.stage1_share) if any(taught) else 0
     closing = round(steps * recipe.closing_share)
     losses = LossChoice(config.feature_loss, config.box_loss, config.participation, config.box_where)
 
@@ -162,7 +168,7 @@ def _stages(config: TrialConfig, bench: Workbench, kept: float | None) -> tuple[
             "stage 1",
             first,
             recipe.stage1_learning_rate,
-            weights(recipe.stage1_label_weight),
+            weights(label),
             freeze_backbone=True,
             first_step=0,
             all_steps=steps,

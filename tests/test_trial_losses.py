@@ -84,6 +84,32 @@ def test_a_trial_of_every_loss(pools: dict[str, SizedPool], tmp_path: Path, kind
     assert ("label " in stage2) and ("1 steps" if kind == "sparse" else "2 steps") in stage1
 
 
+@pytest.mark.parametrize(
+    ("family", "arch", "given", "steps"),
+    [
+        ("yolov5", TINY_YOLOV5, {"weight_feature": 0.0, "weight_cls": 0.0, "weight_box": 0.0}, 0),
+        ("yolov5", TINY_YOLOV5, {}, 2),
+        ("yolo26", {"depth": 0.5, "width": 0.0625}, {}, 2),
+        ("yolo26", {"depth": 0.5, "width": 0.0625}, {"weight_detections": 1.0}, 2),
+        ("yolo26", {"depth": 0.5, "width": 0.0625, "head": "nms"}, {}, 2),
+    ],
+)
+def test_stage_1_teaches_the_head_that_is_deployed_or_nothing_at_all(
+    pools: dict[str, SizedPool], tmp_path: Path, family: str, arch: dict, given: dict, steps: int
+) -> None:
+    fields = {"family": family, "arch": arch, "image_size": SIZE, **given}
+    lines: list[str] = []
+    place = TrialPlace(0, tmp_path, {})
+    result = at_the_end(
+        trial_in_rungs(TrialConfig.model_validate(fields), bench_of(pools["full"]), place, lines.append)
+    )
+    assert result.state == "complete"
+    stage1 = next(line for line in lines if line.startswith("stage 1"))
+    assert stage1.startswith(f"stage 1: {steps} steps")
+    labels_alone = family == "yolo26" and arch.get("head") is None and not given
+    assert ("label " in stage1) == labels_alone
+
+
 def test_a_resumed_trial_draws_the_masks_that_it_would_have_drawn(pools: dict[str, SizedPool], tmp_path: Path) -> None:
     assets = bench_of(pools["full"]).assets
     training = assets.training.model_copy(update={"epochs": 4, "rungs": (1, 3)})

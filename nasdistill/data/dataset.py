@@ -19,6 +19,7 @@ from nasdistill.data.labels import read_labels
 from nasdistill.errors import InputError
 
 SPLITS = ("train", "val", "test")
+NEED_LABELS = ("train", "val")
 MOST_BAD = 0.05  # share of a split's images or label lines that may be bad
 Progress = Callable[[int, int], None]
 
@@ -54,7 +55,8 @@ def load_dataset(path: str | Path, on_progress: Progress | None = None) -> Datas
     images.
 
     Raises:
-        InputError: a file is missing or malformed, a split is empty, or more than 5 % of it is bad.
+        InputError: a file is missing or malformed, a split is empty, more than 5 % of it is bad, or there is no
+            label in `train` or `val`.
     """
     yaml_path = Path(path)
     settings = _read_yaml(yaml_path)
@@ -73,7 +75,7 @@ def load_dataset(path: str | Path, on_progress: Progress | None = None) -> Datas
     total, done = sum(map(len, listed.values())), 0
     splits = {}
     for key, images in listed.items():
-        split, found = _check_split(images, len(names), f"{yaml_path}: {key}", done, total, on_progress)
+        split, found = _check_split(images, len(names), key, f"{yaml_path}: {key}", done, total, on_progress)
         splits[key] = split
         problems += found
         done += len(images)
@@ -212,7 +214,7 @@ def label_path(image: Path) -> Path:
 
 
 def _check_split(
-    images: Sequence[Path], classes: int, where: str, before: int, total: int, on_progress: Progress | None
+    images: Sequence[Path], classes: int, key: str, where: str, before: int, total: int, on_progress: Progress | None
 ) -> tuple[Split, list[str]]:
     """Decode every image and parse every label file of a split."""
 
@@ -243,5 +245,9 @@ def _check_split(
         if len(found) > MOST_BAD * count:
             share = f"{len(found)} of {count} {what} are bad (at most {MOST_BAD:.0%} may be)"
             raise InputError(f"{where}: {share}, first: {found[0]}")
+    if not lines and key in NEED_LABELS:
+        raise InputError(
+            f"{where}: none of the {len(images)} images has a label; {label_path(images[0])}, say, was looked for"
+        )
     split = Split(tuple(image for image, _ in kept), tuple(boxes for _, boxes in kept))
     return split, image_problems + line_problems

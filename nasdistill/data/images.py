@@ -38,15 +38,32 @@ def read_image(path: str | Path) -> np.ndarray:
 def _is_whole(content: bytes) -> bool:
     """False when a file lacks its end: OpenCV would fill the missing rows with grey and say nothing."""
     if content.startswith(b"\xff\xd8"):
-        # an end-of-image marker behind the last start of scan; embedded thumbnails come before it
-        return content.rfind(b"\xff\xd9") > content.rfind(b"\xff\xda")
+        return b"\xff\xd9" in content[_first_scan(content) :]
     if content.startswith(b"\x89PNG"):
-        return b"IEND" in content[-4096:]
+        return b"IEND\xaeB`\x82" in content  # its last chunk
     if content.startswith(b"RIFF"):  # WebP says its own length
         return len(content) >= 8 + int.from_bytes(content[4:8], "little")
     if content.startswith(b"BM"):
         return len(content) >= int.from_bytes(content[2:6], "little")
     return True
+
+
+def _first_scan(jpeg: bytes) -> int:
+    """Where the first scan of a JPEG begins, behind the segments with thumbnails in them; its length without one.
+
+    From there on an end-of-image marker is one: the scans' own data escape it. What is behind it (the film of a motion
+    photo) is not looked at.
+    """
+    at = 2
+    while at + 4 <= len(jpeg) and jpeg[at] == 0xFF:
+        if jpeg[at + 1] == 0xFF:  # padding
+            at += 1
+            continue
+        if jpeg[at + 1] == 0xDA:
+            return at
+        at += 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
+    found = jpeg.find(b"\xff\xda", at)  # something else stands between the segments, which decoders forgive
+    return found if found >= 0 else len(jpeg)
 
 
 def fit(width: int, height: int, size: int) -> tuple[float, int, int, int, int]:

@@ -65,6 +65,8 @@ def parse_label(line: str, classes: int) -> tuple[float, float, float, float, fl
         raise ValueError(f"box has no area: width {w:g}, height {h:g}")
     x1, x2 = max(0.0, x - w / 2), min(1.0, x + w / 2)
     y1, y2 = max(0.0, y - h / 2), min(1.0, y + h / 2)
+    if x2 <= x1 or y2 <= y1:
+        raise ValueError(f"box lies outside the image: centre {x:g}, {y:g}, width {w:g}, height {h:g}")
     if x1 == x - w / 2 and x2 == x + w / 2 and y1 == y - h / 2 and y2 == y + h / 2:
         return label, x, y, w, h  # not recomputed: labels come back exactly as written
     return label, (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1

@@ -11,11 +11,12 @@ BATCHES, BATCH_SIZE = 8, 16
 
 
 @torch.no_grad()
-def recalibrate(student: Student, feed: Feed, compute: Compute) -> None:
+def recalibrate(student: Student, feed: Feed, compute: Compute, light: bool = False) -> None:
     """Average the BatchNorm statistics of `student` anew over a few batches. Changes `student`.
 
     Running averages with momentum 0.03 lag behind weights that change within a few dozen steps, and belong to another
-    network after slicing or pruning: a short trial's score then says more about them than about the student.
+    network after slicing or pruning: a short trial's score then says more about them than about the student. `light`: over
+    views without heavy augmentation, closer to what the detector will meet, where the pool has any.
     """
     compute.place(student.model)
     norms = [module for module in student.model.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -24,7 +25,7 @@ def recalibrate(student: Student, feed: Feed, compute: Compute) -> None:
         norm.reset_running_stats()
         norm.momentum = None  # a plain average over the batches
     student.model.train()
-    for indices in feed.indices(BATCHES, BATCH_SIZE, seed=0):
+    for indices in feed.indices(BATCHES, BATCH_SIZE, seed=0, closing_steps=BATCHES if light else 0):
         with compute.context():
             student.model(feed.images(indices, compute.device))
     for norm, momentum in zip(norms, momenta, strict=True):

@@ -60,7 +60,7 @@ class DistillationLoss:
     """Loss of a student against the teacher's targets and labels. Holds nothing but Ultralytics' losses of the student.
 
     Of an NMS-free student, the one-to-many head learns from the teacher's answers at the anchors; detections and labels
-    teach both heads.
+    teach both heads, in the shares 0.8 and 0.2 all the time (Ultralytics' own training moves them, over the epochs).
     """
 
     def __init__(self, student: Student, connectors: Connectors, choice: LossChoice = DEFAULT) -> None:

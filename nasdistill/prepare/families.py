@@ -33,7 +33,7 @@ from nasdistill.tasks import Report, Task
 from nasdistill.teacher.teacher import Teacher
 from nasdistill.workbench import FROM_TEACHER, SupernetFile
 
-WARM_VERSION = 9
+WARM_VERSION = 10
 LEARNING_RATE = 1.6e-2
 MOST_MEMBERS = 6
 MIN_RELATED = 0.9

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from timm.layers import Conv2dSame
 from torch import Tensor, nn
 from torch.nn import functional
 from ultralytics.nn.modules import DFL, Conv
@@ -82,7 +83,8 @@ def _convolutions(model: nn.Module) -> dict[str, nn.Conv2d]:
     return {
         name: layer
         for name, layer in model.named_modules()
-        if type(layer) is nn.Conv2d
+        if isinstance(layer, nn.Conv2d)
+        and not isinstance(layer, Conv2dSame)
         and id(layer) not in sums
         and layer.dilation == (1, 1)
         and layer.padding_mode == "zeros"

@@ -122,6 +122,10 @@ def load_teacher(path: Path, model_yaml: Path | None = None, trust: bool = False
     if type(head).__name__ not in ("Detect", "v10Detect") or not isinstance(head, Detect):
         kind = type(head).__name__ if head is not None else type(checkpoint.model).__name__
         raise InputError(f"{path}: the teacher is no detector with a Detect head (found {kind})")
+    if head.cv2 is None:
+        raise InputError(
+            f"{path}: the teacher was fused for use and has lost a branch of its head; give it as it was trained"
+        )
     # rounded up as Ultralytics does when it trains: the file keeps the size that was asked for
     size = checkpoint.image_size and -(-checkpoint.image_size // 32) * 32
     sha256 = file_sha256(path)
@@ -145,7 +149,7 @@ def match_classes(teacher: Teacher, data_names: Sequence[str], data: str) -> lis
     A teacher without names (bare tensors) is taken to use the data's order where the numbers of classes agree.
 
     Raises:
-        InputError: a class of the data is unknown to the teacher.
+        InputError: a class of the data is unknown to the teacher, or two are the same one to it.
     """
     if not teacher.names:
         if teacher.classes != len(data_names):
@@ -161,4 +165,8 @@ def match_classes(teacher: Teacher, data_names: Sequence[str], data: str) -> lis
             f"{data}: the teacher {teacher.name} does not know the class{'es' if len(missing) > 1 else ''} "
             f"{', '.join(missing)}; it knows {', '.join(teacher.names)}"
         )
-    return [known[name.strip().lower()] for name in data_names]
+    order = [known[name.strip().lower()] for name in data_names]
+    twice = [name for name, index in zip(data_names, order, strict=True) if order.count(index) > 1]
+    if twice:
+        raise InputError(f"{data}: the classes {', '.join(twice)} are one class of the teacher {teacher.name}")
+    return order

@@ -1,6 +1,7 @@
 """Loading and checking data sets: every way to name images, and each kind of bad input once."""
 
 import os
+import re
 from pathlib import Path
 
 import cv2
@@ -105,9 +106,19 @@ def test_label_path_follows_the_last_images_folder() -> None:
 def test_an_image_without_a_label_file_is_background(tmp_path: Path) -> None:
     path = write_set(tmp_path)
     (tmp_path / "labels" / "val" / "000.txt").unlink()
-    (tmp_path / "labels" / "val" / "001.txt").write_text("")
     dataset = load_dataset(path)
-    assert [boxes.shape for boxes in dataset.splits["val"].boxes] == [(0, 5), (0, 5)] and dataset.problems == ()
+    assert [boxes.shape for boxes in dataset.splits["val"].boxes] == [(0, 5), (1, 5)] and dataset.problems == ()
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_split_without_any_label_is_refused(tmp_path: Path, split: str) -> None:
+    path = write_set(tmp_path)
+    (tmp_path / "labels" / split).rename(tmp_path / "labels" / "elsewhere")
+    first = tmp_path / "labels" / split / "000.txt"
+    with pytest.raises(
+        InputError, match=re.escape(f"{path}: {split}: none of the 2 images has a label; {first}, say, was")
+    ):
+        load_dataset(path)
 
 
 @pytest.mark.parametrize(
@@ -163,6 +174,7 @@ def test_a_list_that_names_no_image(tmp_path: Path) -> None:
         ("0 0.5 1.5 0.1 0.1", "box value 1.5 outside 0..1"),
         ("0 -0.5 0.5 0.1 0.1", "box value -0.5 outside 0..1"),
         ("0 0.5 0.5 0 0.1", "box has no area: width 0, height 0.1"),
+        ("0 1.009 0.5 0.01 0.1", "box lies outside the image: centre 1.009, 0.5, width 0.01, height 0.1"),
         ("0 0.5 0.5 nan 0.1", "a value is not finite"),
         ("0 0.5 0.5 inf 0.1", "a value is not finite"),
         ("cat 0.5 0.5 0.1 0.1", "not all numbers: 'cat 0.5 0.5 0.1 0.1'"),

@@ -50,6 +50,23 @@ def test_truncated_files_are_refused(tmp_path: Path, suffix: str) -> None:
         read_image(path)
 
 
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "bmp"])
+def test_what_cameras_append_to_an_image_is_no_damage(tmp_path: Path, suffix: str) -> None:
+    """The film of a motion photo, for example; by chance it holds the markers of a JPEG."""
+    path = tmp_path / f"motion.{suffix}"
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (80, 80, 3), np.uint8))
+    thumbnail = tmp_path / "small.jpg"
+    image.resize((8, 8)).save(thumbnail)
+    extra = {"exif": b"Exif\0\0" + thumbnail.read_bytes()} if suffix == "jpg" else {}
+    image.save(path, **extra)
+    whole = path.read_bytes()
+    path.write_bytes(whole + bytes(5000) + b"\xff\xd9 film \xff\xda" + bytes(5000))
+    assert read_image(path).shape == (80, 80, 3)
+    path.write_bytes(whole[: len(whole) * 2 // 3])
+    with pytest.raises(InputError, match="or a truncated one"):
+        read_image(path)
+
+
 def test_a_missing_or_empty_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="No such file"):
         read_image(tmp_path / "none.png")

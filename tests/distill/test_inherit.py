@@ -1,6 +1,7 @@
 """A trial's slice starts usable: statistics of its own, fitted to the teacher's answers where there are some."""
 
 import copy
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,24 @@ def test_every_family_starts_finite_with_its_own_momentum(feed: Feed, name: str,
     with torch.no_grad():
         output = student.model.eval()(batch.images)[1]
     assert torch.isfinite(output["scores"]).all() and output["scores"].std() > 0
+
+
+def test_what_is_scored_is_averaged_over_light_views(feed: Feed) -> None:
+    heavy = np.arange(len(feed.views)) % 2 == 0
+    shown = []
+
+    class Mixed(Feed):
+        def images(self, indices: np.ndarray, device: torch.device) -> torch.Tensor:
+            shown.append(indices)
+            return super().images(indices, device)
+
+    mixed = Mixed(dataclasses.replace(feed.views, closing=~heavy), None)
+    student = build_student("yolov5", SMALL, NAMES)
+    recalibrate(student, mixed, CPU)
+    assert heavy[np.concatenate(shown)].any()
+    shown.clear()
+    recalibrate(student, mixed, CPU, light=True)
+    assert len(shown) == BATCHES and not heavy[np.concatenate(shown)].any()
 
 
 def test_a_slice_is_fitted_to_answers_and_keeps_statistics_of_its_own(feed: Feed) -> None:

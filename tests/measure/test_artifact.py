@@ -99,7 +99,7 @@ def test_detections_in_pixels_of_files_are_those_of_the_square_brought_back(demo
 
 @pytest.mark.parametrize("nms_free", [False, True])
 def test_ultralytics_runs_the_file_and_finds_the_same(nms_free: bool, demo_yaml: Path, tmp_path: Path) -> None:
-    """What most people will do with an export. (It takes the best class of an anchor alone, so only the first is the same.)"""
+    """What most people will do with an export. (Of an anchor it takes the best class alone: only the first is the same.)"""
     family, arch = ("yolo26", {"depth": 0.5, "width": 0.0625}) if nms_free else ("yolov5", ARCHS["yolov5"])
     model = opinionated(build_student(family, arch, NAMES, 0).model, contrast=0.2).eval()
     for branch in model.model[-1].one2one_cv3 if nms_free else ():

@@ -180,6 +180,12 @@ class TestDamagedFiles:
         torch.save({"model": DetectionModel("yolov8n-p2.yaml", nc=3, verbose=False)}, path)
         assert "strides are (4, 8, 16, 32)" in one_line(path)
 
+    def test_a_head_that_was_fused(self, tmp_path: Path) -> None:
+        path = tmp_path / "fused.pt"
+        torch.save({"model": DetectionModel("yolov10n.yaml", nc=3, verbose=False).fuse(verbose=False)}, path)
+        with pytest.raises(InputError, match="was fused for use"):
+            load_teacher(path, trust=True)
+
 
 class TestBareTensors:
     """Files of tensors, whose model must be named or described."""

@@ -131,6 +131,12 @@ class TestMatchClasses:
             match_classes(small_teacher(), ["open", "dent", "crack"], "data.yaml")
         assert "\n" not in str(found.value)
 
+    def test_two_that_are_one_to_the_teacher_are_named(self) -> None:
+        with pytest.raises(
+            InputError, match=r"data\.yaml: the classes open, Open are one class of the teacher small\.pt"
+        ):
+            match_classes(small_teacher(), ["open", "short", "Open"], "data.yaml")
+
     def test_without_names_the_number_must_agree(self) -> None:
         teacher = Teacher(tiny_student().model, (), "bare.pt", "0" * 64, None)
         assert match_classes(teacher, list("abcdef"), "data.yaml") == list(ORDER)
