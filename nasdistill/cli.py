@@ -1,6 +1,7 @@
 """The command line: parse, call, print. Heavy imports happen inside the commands, so that `--help` is instant."""
 
 import contextlib
+import errno
 import json
 import os
 import sys
@@ -264,6 +265,10 @@ def spaces(as_json: JsonOption = False) -> None:
     print_spaces(as_json)
 
 
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+"""What a disk says that is full or not to be written: a person's business, no bug."""
+
+
 def main() -> None:
     """Entry point: one line and an exit code for every error a person can meet."""
     for stream in (sys.stdout, sys.stderr):
@@ -288,6 +293,10 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        _fail(f"{error.filename or 'the disk'}: {error.strerror}; what was finished is kept", 1)
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # click's own usage errors
             _fail(error.format_message(), 2)

@@ -1,6 +1,8 @@
 """The command line: help that is instant, and one clear line with exit code 2 for everything that can be typed wrong."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -54,6 +56,23 @@ def nasdistill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Nasdistill:
     monkeypatch.setenv("NASDISTILL_CACHE", str(tmp_path / "cache"))
 
     return command_line.nasdistill
+
+
+@pytest.mark.parametrize(("number", "code"), [(errno.ENOSPC, 1), (errno.EROFS, 1), (errno.ENOENT, None)])
+def test_a_disk_that_takes_nothing_is_one_line(
+    nasdistill: Nasdistill, monkeypatch: pytest.MonkeyPatch, number: int, code: int | None
+) -> None:
+    def full(*given: object, **more: object) -> None:
+        raise OSError(number, os.strerror(number), "results/run.json")
+
+    monkeypatch.setattr("nasdistill.cli.app", full)
+    if code is None:  # a bug keeps its traceback
+        with pytest.raises(OSError, match="No such file"):
+            nasdistill("report", "results")
+    else:
+        found = nasdistill("report", "results")
+        words = f"nasdistill: results/run.json: {os.strerror(number)}; what was finished is kept\n"
+        assert (found.code, found.err) == (code, words)
 
 
 class TestHelp:

@@ -17,7 +17,6 @@ import torch
 from nasdistill.compress.prune import STAGES, prune, pruning_of
 from nasdistill.devices.profile import DeviceProfile
 from nasdistill.devices.profiler import open_profiler
-from nasdistill.errors import NasdistillError
 from nasdistill.measure.artifact import write_onnx
 from nasdistill.measure.costs import costs_of
 from nasdistill.records import Scalar, Scouted, TrialConfig
@@ -84,7 +83,7 @@ def _scout(
                 model = prune(student, pruning_of(config, devices[0].channel_multiple)).student.model
                 write_onnx(model, config.image_size, artifact, devices[0].batch)
                 figures = costs_of(model, artifact, config.image_size, main, further).figures
-            except NasdistillError:  # as a trial it would fail, and say why
+            except Exception:  # whatever it is: as a trial it would fail, and say why
                 continue
             found.append(Scouted(params=dict(params), figures=dict(figures)))
     return found

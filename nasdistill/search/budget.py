@@ -64,23 +64,30 @@ class BudgetClock:
     """Counts what has been spent. It runs from its creation, so preparation before the first trial counts as time.
 
     `already_used` (seconds, trials or epochs) is what earlier parts of a resumed run spent. `now` is replaceable for
-    tests and returns seconds since the epoch.
+    tests and returns seconds since the epoch. `seconds_before` is the time that earlier parts took.
     """
 
-    def __init__(self, budget: Budget, already_used: float = 0.0, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        budget: Budget,
+        already_used: float = 0.0,
+        now: Callable[[], float] = time.time,
+        seconds_before: float = 0.0,
+    ) -> None:
         self.budget = budget
         self._now = now
         self._started = now()
         self._stopped_at: float | None = None
         self._spent = already_used
+        self._seconds_before = seconds_before
         self._longest = 0
 
     @classmethod
     def resumed(cls, budget: Budget, results: Iterable[TrialResult], seconds_used: float = 0.0) -> BudgetClock:
         """A clock that goes on from what the finished trials `results` have cost; of time, `seconds_used`."""
         if budget.kind == "time":
-            return cls(budget, seconds_used)
-        clock = cls(budget)
+            return cls(budget, seconds_used, seconds_before=seconds_used)
+        clock = cls(budget, seconds_before=seconds_used)
         for result in results:
             clock.count(result)
         return clock
@@ -116,6 +123,11 @@ class BudgetClock:
     def _start(self) -> float:
         """When the clock would have been started, had it never been stopped."""
         return self._started + (0.0 if self._stopped_at is None else self._now() - self._stopped_at)
+
+    @property
+    def seconds(self) -> float:
+        """Of whatever kind the budget is: seconds of the run so far, those of its earlier parts included."""
+        return round(self._seconds_before + self._now() - self._start, 1)
 
     @property
     def used(self) -> float:

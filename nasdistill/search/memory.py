@@ -31,10 +31,13 @@ _CONSTRAINED = (TPESampler, NSGAIISampler, NSGAIIISampler)
 
 @dataclass(frozen=True)
 class Warmth:
-    """A result of an earlier run on the same space, and what multiple of this run's trial length it had, above 0."""
+    """A result of an earlier run on the same space, and what multiple of this run's trial length it had, above 0.
+
+    None: it was trained otherwise, and only its student's costs say something.
+    """
 
     result: TrialResult
-    fidelity: float = 1.0
+    fidelity: float | None = 1.0
 
 
 class Memory:
@@ -95,7 +98,7 @@ class Memory:
         result = warmth.result
         self.observe(result.params, result.costs())
         found, values = point_of(self._space, result.params), values_of(result, self._objectives)
-        if found is None or values is None:
+        if found is None or values is None or warmth.fidelity is None:
             return None
         full = warmth.fidelity == 1.0
         partial: dict[str, Any] = {} if full else {FIDELITY: warmth.fidelity, PARTIAL_VALUES: values, ELSEWHERE: True}

@@ -91,14 +91,16 @@ class Proposals:
             self._memory.observe(student.params, student.figures)
         for result in results:
             self._memory.learn_costs(result)
-        for warmth in warm:
-            tried = self._memory.warm_up(warmth)
-            if tried is not None:
-                self._seen.add(identity(space, tried))
         self._queue: deque[tuple[Params, Origin, tuple[int, ...]]] = deque(self._interrupted(unfinished))
         self._enqueue(enqueued, "enqueued")
+        asked_for = {identity(space, params) for params, _, _ in self._queue}
+        for warmth in warm:
+            tried = self._memory.warm_up(warmth)
+            if tried is not None and identity(space, tried) not in asked_for:
+                self._seen.add(identity(space, tried))
         # An earlier run has spread over the space already, anchors included.
-        self._enqueue([] if warm else [dict(anchor) for anchor in space.anchors()], "anchor")
+        spread = any(warmth.fidelity is not None for warmth in warm)
+        self._enqueue([] if spread else [dict(anchor) for anchor in space.anchors()], "anchor")
 
     def ask(self) -> Draft | None:
         """The next point, different from all before it; None when the space holds no other."""

@@ -37,8 +37,8 @@ from nasdistill.search.searcher import Admit, Estimate, StudySearcher
 from nasdistill.search.stop import Patience, StopControl, stopping_on_signals
 from nasdistill.search.trainable import TrialActor
 from nasdistill.search.worker import BUDGET_USED_UP, INTERRUPTED, WorkerFactory
-
-STOP_FILE_NAME = ".stop"
+from nasdistill.store.room import is_full_disk
+from nasdistill.store.run_folder import STOP_FILE_NAME
 
 
 def run_search(
@@ -121,7 +121,7 @@ def run_search(
         ledger.close(stop.reason or BUDGET_USED_UP)
         stop.clear()
         proposals.mend_journal(run.results)
-    if ledger.error is not None:
+    if ledger.error is not None and not (stop.interrupted and is_full_disk(ledger.error)):
         raise ledger.error
     if stop.interrupted:
         raise InterruptedSearchError("interrupted; everything finished is kept, and --resume goes on")

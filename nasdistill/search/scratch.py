@@ -28,13 +28,22 @@ def scratch_folder() -> Iterator[Path]:
     if len(parent) > _LONGEST_PATH - len("/nd-12345678") and os.path.isdir("/tmp"):
         parent = "/tmp"
     _sweep(Path(parent))
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+    folder, lock = _locked(parent)
     try:
-        with open(folder / _LOCK, "wb") as lock:
-            _try_lock(lock)
+        with lock:
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _locked(parent: str) -> tuple[Path, IO[bytes]]:
+    """A new folder and its lock, held; another process may sweep a folder up before the lock in it is taken."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        lock = open(folder / _LOCK, "wb")  # noqa: SIM115 (open as long as the folder is there)
+        if fcntl is None or (_try_lock(lock) and (folder / _LOCK).exists()):
+            return folder, lock
+        lock.close()
 
 
 def _sweep(parent: Path) -> None:

@@ -24,6 +24,7 @@ WARM_START_NAME = "warm_start.csv"
 """In the run folder: the earlier results that warm its sampler, so that it can be resumed, or moved, without them."""
 _PARAM = "param."
 _NOTES = ("init", "prune.achieved")  # what trials add to their parameters
+_STARTS = ("starts", "pretrained")  # what tells the starting weights of a run
 _COMPARED = {"space_text": "search space", "device": "device", "data_hash": "data"}
 
 
@@ -90,18 +91,31 @@ def read_warm_start(path: Path, inputs: Inputs, objectives: Objectives = DEFAULT
 
 def keep_warm_start(run: RunFolder, path: Path, results: Sequence[TrialResult]) -> None:
     """Keep a copy in `run` of the `results` of the earlier run at `path`."""
-    training = RunFolder.open(path).read_run().get("training", {})
+    recorded = RunFolder.open(path).read_run()
+    training, preparation = recorded.get("training", {}), recorded.get("preparation", {})
     write_trials_csv(run.path / WARM_START_NAME, results, ())
-    run.update_run(warm_start_epoch_parts=training.get("epoch_parts", 1))
+    facts = {name: preparation.get(name) for name in (*_STARTS, "images_per_epoch")}
+    run.update_run(
+        warm_start={"epoch_parts": training.get("epoch_parts", 1), "recipe": training.get("recipe"), **facts}
+    )
 
 
 def kept_warm_start(run: RunFolder, training: TrainingSettings) -> list[Warmth]:
-    """The earlier results that this run keeps a copy of; their fidelity is their length as a share of this run's trials'."""
-    file = run.path / WARM_START_NAME
+    """The earlier results that this run, prepared by now, keeps a copy of.
+
+    Their fidelity is their length in images as a share of this run's trials'. Scores by another recipe, or from other
+    starting weights, do not compare at any length.
+    """
+    file, recorded = run.path / WARM_START_NAME, run.read_run()
     if not file.is_file():
         return []
-    parts, length = run.read_run().get("warm_start_epoch_parts", 1), training.epochs / training.epoch_parts
-    return [Warmth(one, one.epochs / parts / length if one.epochs else 1.0) for one in read_trials_csv(file)]
+    there, here = recorded["warm_start"], recorded["preparation"]
+    same = there["recipe"] == training.recipe.model_dump(mode="json")
+    if not same or any(there[name] != here.get(name) for name in _STARTS):
+        return [Warmth(one, None) for one in read_trials_csv(file)]
+    images = (there["images_per_epoch"] or 1) / (here["images_per_epoch"] if there["images_per_epoch"] else 1)
+    shorter = images / there["epoch_parts"] / (training.epochs / training.epoch_parts)
+    return [Warmth(one, one.epochs * shorter if one.epochs else 1.0) for one in read_trials_csv(file)]
 
 
 def _yaml_entries(text: str, path: Path) -> list[tuple[str, dict[str, Any]]]:

@@ -6,16 +6,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from nasdistill.config import TrainingSettings
-from nasdistill.errors import InputError, NothingSucceededError
+from nasdistill.errors import NothingSucceededError
 from nasdistill.pareto.hypervolume import Reference, teacher_reference
 from nasdistill.prepare import families, length, pools, reference, scouting
+from nasdistill.prepare.inputs import Inputs
 from nasdistill.prepare.needs import cache_bytes, choose_cache
 from nasdistill.records import Scouted
 from nasdistill.search.budget import BudgetClock
 from nasdistill.search.rungs import rung_epochs
-from nasdistill.search.runner import STOP_FILE_NAME
 from nasdistill.session.session import Session
 from nasdistill.store.atomic import write_text
+from nasdistill.store.run_folder import STOP_FILE_NAME
 from nasdistill.workbench import Assets
 
 POOL_SHARE = 0.15  # of a time budget: what drawing views and asking the teacher may cost
@@ -115,14 +116,12 @@ def prepare(
         preparation={
             "views": filled.train_images * max(1, filled.largest.count // filled.train_images),
             "teacher_forward_passes": before.get("teacher_forward_passes", 0) + filled.teacher_passes,
-            "starts": families.WARM_VERSION,
+            **({name: before.get(name) for name in _starts(inputs)} if before else _starts(inputs)),
+            "images_per_epoch": filled.train_images,
             "warm_core_seconds": warm_seconds,
             "warm_workers": warm_workers,
             "warm_steps": before.get("warm_steps", 0) + warm_steps,
             "teacher_slices": [plan.lineage.name for plan in warm if plan.sliced],
-            "pretrained": {
-                name: {"file": start.path.name, "sha256": start.sha256} for name, start in inputs.pretrained.items()
-            },
             "step_seconds": {name: round(value, 4) for name, value in step_seconds.items()},
             "seconds": before.get("seconds", round(clock.used if session.timed else 0.0, 1)),
         },
@@ -143,15 +142,20 @@ def prepare(
     return Prepared(assets, figures, step_seconds, filled.largest.image_size, corner, scouted)
 
 
-def check_same_starts(recorded: Mapping[str, Any]) -> None:
-    """Scores of students that start from other weights do not compare: refuse to go on with an earlier version's run.
+def _starts(inputs: Inputs) -> dict[str, Any]:
+    """What `run.json` says of the weights that students start from."""
+    files = {name: {"file": start.path.name, "sha256": start.sha256} for name, start in inputs.pretrained.items()}
+    return {"starts": families.WARM_VERSION, "pretrained": files}
 
-    Raises:
-        InputError: the run's trials started otherwise.
-    """
-    before = recorded.get("preparation", {})
-    if before and before.get("starts") != families.WARM_VERSION:
-        raise InputError("--resume: an earlier version began this run, from other starting weights; start a new run")
+
+def changed_starts(recorded: Mapping[str, Any], inputs: Inputs) -> str | None:
+    """Why students of the recorded run would start from other weights now, so that their scores do not compare; or None."""
+    before, now = recorded.get("preparation", {}), _starts(inputs)
+    if before and before.get("starts") != now["starts"]:
+        return "an earlier version began this run, from other starting weights"
+    if before and before.get("pretrained", now["pretrained"]) != now["pretrained"]:
+        return "the pretrained weights that its search space names changed since the run was started"
+    return None
 
 
 def _affordable(session: Session, training: TrainingSettings) -> TrainingSettings:

@@ -4,8 +4,8 @@ from nasdistill.pareto.front import front
 from nasdistill.pareto.objectives import Objective
 from nasdistill.pareto.select import knee
 from nasdistill.search.repeats import RepeatEnded, plan_repeats, run_repeats
-from nasdistill.search.runner import STOP_FILE_NAME
 from nasdistill.session.session import Session
+from nasdistill.store.run_folder import STOP_FILE_NAME
 from nasdistill.workbench import Assets
 from nasdistill.worker import MakeTrialWorker
 
@@ -32,6 +32,7 @@ def repeat_front(session: Session, assets: Assets, repeats: int, worker_start_s:
     def on_repeat(outcome: RepeatEnded) -> None:
         nonlocal ended
         ended += 1
+        run.update_run(seconds=session.clock.seconds)
         progress.log(_line(outcome, objectives.accuracy))
         progress.phase(f"repeating the front: {ended} of {len(plan)}")
 

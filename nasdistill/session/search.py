@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from nasdistill.errors import InterruptedSearchError, NothingSucceededError
+from nasdistill.errors import InputError, InterruptedSearchError, NothingSucceededError
 from nasdistill.measure.artifact import write_onnx
 from nasdistill.pareto.front import front
 from nasdistill.pareto.intervals import certainty
@@ -28,7 +28,7 @@ from nasdistill.search.scratch import scratch_folder
 from nasdistill.session.goals import Goals, goals_of
 from nasdistill.session.known import keep_warm_start, kept_warm_start, read_configurations, read_warm_start
 from nasdistill.session.opening import open_inputs, tell_notes
-from nasdistill.session.preparation import Prepared, check_same_starts, prepare
+from nasdistill.session.preparation import Prepared, changed_starts, prepare
 from nasdistill.session.repeats import repeat_front
 from nasdistill.session.request import SearchRequest, budget_of, training_of
 from nasdistill.session.resources import workplace
@@ -38,17 +38,6 @@ from nasdistill.store.provenance import environment
 from nasdistill.store.run_folder import RunFolder
 from nasdistill.store.rungs import all_rung_scores
 from nasdistill.worker import MakeTrialWorker
-
-
-class _Stopwatch:
-    """Seconds of a run, those of its earlier parts included."""
-
-    def __init__(self, before: float) -> None:
-        self._before, self._began = before, time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        return round(self._before + time.monotonic() - self._began, 1)
 
 
 def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], progress: Progress) -> None:
@@ -82,7 +71,6 @@ def _search(
     for score in run.repeats() if request.resume else ():
         clock.count_repeat(score)
     asked = request.repeats if request.repeats is not None else recorded.get("repeats")
-    watch = _Stopwatch(used)
     goals = goals_of(settings)
     progress.begin(clock, earlier, goals.objectives)
     cache = cache_folder()
@@ -103,7 +91,8 @@ def _search(
     warm_start = read_warm_start(request.warm_start, inputs, goals.objectives) if request.warm_start is not None else []
     tell_notes(inputs, goals, progress)
     training = training_of(settings, recorded, inputs.space)
-    check_same_starts(recorded)
+    if (reason := changed_starts(recorded, inputs)) is not None:
+        raise InputError(f"--resume: {reason}; start a new run")
     check_cache(inputs.space, training.cache)
     scheduler = settings.get("scheduler") or DEFAULT_SCHEDULER
     if not request.resume:
@@ -118,7 +107,7 @@ def _search(
     journal = open_journal(run, url, goals.objectives, progress.log)
     progress.log(f"results go to {run.path}")
     try:
-        with workplace(request, run.path, cache, inputs.dataset.yaml_path) as place:
+        with workplace(request, run.path, cache, inputs.dataset.yaml_path.absolute()) as place:
             run.update_run(workers=place.workers)
             if request.workers is not None and place.workers < request.workers:
                 progress.log(
@@ -133,7 +122,8 @@ def _search(
                 early_stopping=scheduler != NONE,
                 scout=sampler in MODELS_COSTS,
             )
-            start_s = _run_trials(session, prepared, journal, sampler, scheduler, asked, watch)
+            run.update_run(seconds=clock.seconds)  # a killed run knows what it has used
+            start_s = _run_trials(session, prepared, journal, sampler, scheduler, asked)
             with clock.stopped():
                 _measure_again(session)
             repeat_front(session, prepared.assets, repeats_for(clock.budget, asked), start_s)
@@ -148,7 +138,7 @@ def _search(
         raise
     finally:
         with contextlib.suppress(OSError):
-            run.update_run(seconds=watch.seconds, ended=_now())
+            run.update_run(seconds=clock.seconds, ended=_now())
     results = _write(run)
     if not any(result.state == "complete" for result in results):
         reasons = sorted({result.reason for result in results if result.reason})
@@ -167,7 +157,6 @@ def _run_trials(
     sampler: str,
     scheduler: str,
     repeats_asked: int | None,
-    watch: _Stopwatch,
 ) -> float:
     """Run the search proper; returns the seconds that a worker took to start, at least WORKER_START_S."""
     run, goals, clock, place = session.run, session.goals, session.clock, session.place
@@ -180,10 +169,15 @@ def _run_trials(
             if not start_s and event.result.state == "complete":
                 since = began.get(event.result.trial, time.monotonic())
                 start_s.append(time.monotonic() - since - event.result.seconds)
-            run.update_run(seconds=watch.seconds)  # a killed run knows what it has used
+            run.update_run(seconds=clock.seconds)
         session.progress.event(event)
 
     training = prepared.assets.training
+    warm = kept_warm_start(run, training)
+    if any(warmth.fidelity is None for warmth in warm):
+        session.progress.log(
+            "warm start: that run had another recipe or other starting weights; only its students' costs are used"
+        )
     images = prepared.assets.steps_per_epoch * training.recipe.batch_size
     session.progress.searching(prepared.reference, training.epochs, images)
     run_search(
@@ -203,7 +197,7 @@ def _run_trials(
         constraints=goals.constraints,
         reference=prepared.reference,
         enqueued=run.read_run().get("enqueued", ()),
-        warm=kept_warm_start(run, training),
+        warm=warm,
         scouted=prepared.scouted,
         journal=journal,
         trial_epochs=training.epochs,

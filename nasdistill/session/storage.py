@@ -1,5 +1,6 @@
 """Where a run's Optuna study is kept (`--storage`): chosen, checked, recorded without its password, opened."""
 
+import os
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -12,6 +13,7 @@ from nasdistill.search.journal_file import JOURNAL_NAME, open_journal_file
 from nasdistill.search.reconcile import directions_of
 from nasdistill.store.run_folder import RunFolder
 
+STORAGE_VARIABLE = "NASDISTILL_STORAGE"
 RUN_FOLDER = "journal"
 """What `--storage` says for the run folder's own file."""
 
@@ -19,9 +21,15 @@ RUN_FOLDER = "journal"
 def check_storage(asked: str | None, recorded: Mapping[str, Any]) -> str | None:
     """The URL of the database to use, tried once; None for the file in the run folder. `recorded` is run.json.
 
+    Where a run keeps its study, a variable of the environment does not change: that is for new runs, and for the password
+    that run.json leaves out.
+
     Raises:
         InputError: a database that cannot be used, or a resumed run whose URL has to be given again.
     """
+    study = _study_of(recorded)
+    if study.get("storage") and asked == os.environ.get(STORAGE_VARIABLE) and not _names(asked, study):
+        asked = None
     url = asked or _recorded_url(recorded)
     if url is None or url == RUN_FOLDER:
         return None
@@ -59,6 +67,11 @@ def _recorded_url(recorded: Mapping[str, Any]) -> str | None:
         f"the study of this run is in {study['storage']}, whose password is not kept: give the URL again with --storage "
         f"or NASDISTILL_STORAGE, or go on in the run folder with --storage {RUN_FOLDER}"
     )
+
+
+def _names(url: str | None, study: Mapping[str, Any]) -> bool:
+    """Whether this is where the study is, password or not."""
+    return url is not None and url != RUN_FOLDER and without_password(url) == study["storage"]
 
 
 def _study_of(recorded: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from nasdistill.search.budget import Budget, BudgetClock
 from nasdistill.search.worker import at_the_end
 from nasdistill.session.goals import goals_of
 from nasdistill.session.opening import open_inputs, tell_notes
-from nasdistill.session.preparation import FINISH_RESERVE_S, prepare
+from nasdistill.session.preparation import FINISH_RESERVE_S, changed_starts, prepare
 from nasdistill.session.request import SearchRequest, check, training_of
 from nasdistill.session.resources import workplace
 from nasdistill.session.session import Session
@@ -65,7 +65,7 @@ def train(request: TrainRequest, progress: Progress) -> TrialResult:
     `trained/<n>/` with its files, and on no front.
 
     Everything is as it was in the run (starting weights, views, targets, recipe, seed), and taken from the cache where
-    it still is; only the length differs.
+    it still is; only the length differs. Where an earlier version gave the run other starting weights, that is said.
 
     Raises:
         InputError: no such run or trial, a budget of trials, or inputs that are no longer those of the run.
@@ -118,6 +118,8 @@ def _prepared(
         progress=progress,
     )
     tell_notes(inputs, goals, progress)
+    if (reason := changed_starts(recorded, inputs)) is not None:
+        progress.log(f"{reason}: the student starts otherwise than its trial did")
     training = training_of(settings, recorded, inputs.space)
     config = inputs.space.config(searched(chosen.params))
     with workplace(SearchRequest(), run.path, cache, inputs.dataset.yaml_path) as place:

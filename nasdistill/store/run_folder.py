@@ -21,6 +21,8 @@ from nasdistill.store.tables import read_trials_csv, write_pareto_csv, write_tri
 
 FORMAT_VERSION = 1
 LOCK_NAME = ".lock"
+STOP_FILE_NAME = ".stop"
+"""There while the run is being stopped: workers look for it between two steps."""
 R = TypeVar("R", bound=Record)
 
 
@@ -91,6 +93,8 @@ class RunFolder:
         except Timeout:
             raise InputError(f"run folder {self.path}: another process is working on it") from None
         try:
+            # a process that was killed before it could say that it has stopped
+            (self.path / STOP_FILE_NAME).unlink(missing_ok=True)
             yield
         finally:
             lock.release()

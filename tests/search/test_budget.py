@@ -71,6 +71,18 @@ def test_a_stopped_clock_counts_nothing_and_puts_the_deadline_off() -> None:
     assert clock.exhausted
 
 
+@pytest.mark.parametrize("budget", ["60s", "9trials"])
+def test_a_clock_knows_the_seconds_of_the_run_whatever_the_budget_is_of(budget: str) -> None:
+    clock = BudgetClock.resumed(parse_budget(budget), [], 20.0)
+    began = clock._started
+    clock._now = lambda: began + 10.04
+    assert clock.seconds == 30.0
+    with clock.stopped():
+        clock._now = lambda: began + 100.0
+        assert clock.seconds == 30.0
+    assert clock.seconds == 30.0
+
+
 def test_trials_count_when_they_were_really_done() -> None:
     clock = BudgetClock(parse_budget("3trials"))
     for state in ("complete", "failed", "rejected", "stopped"):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 import psutil
 import pytest
@@ -99,6 +101,28 @@ def test_no_port_is_open_to_the_network(cluster: None) -> None:
     ]
     assert len(listening) >= 4
     assert set(listening) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+
+
+def test_a_scratch_folder_that_a_neighbour_sweeps_up_too_early_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scratch.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(scratch, "_LONGEST_PATH", 1000)
+    monkeypatch.setattr(scratch, "_sweep", lambda parent: None)
+    take, outcomes = scratch._try_lock, ["it has the lock", "it was quicker"]
+
+    def disturbed(file: IO[bytes]) -> bool:
+        if not outcomes:
+            return take(file)
+        if outcomes.pop() == "it has the lock":
+            return False
+        shutil.rmtree(Path(file.name).parent)
+        return take(file)
+
+    monkeypatch.setattr(scratch, "_try_lock", disturbed)
+    with scratch_folder() as folder:
+        assert not outcomes and (folder / "in-use").is_file()
+    assert not folder.exists()
 
 
 def test_scratch_folders_of_killed_processes_are_swept_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

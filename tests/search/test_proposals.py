@@ -328,6 +328,31 @@ def test_warm_results_are_not_proposed_again_and_are_no_trials_of_the_run(tmp_pa
     assert proposals.next_trial == 0 and on_disk(tmp_path) == []
 
 
+def test_what_is_asked_for_is_tried_although_an_earlier_run_has_tried_it(tmp_path: Path) -> None:
+    (tmp_path / "all").mkdir()
+    points = [draft.params for draft in drafts(opened(tmp_path / "all"))]
+    warm = [Warmth(complete(number, params, 0.1 * number)) for number, params in enumerate(points[:-1])]
+    journal = open_journal_file(tmp_path / "study.journal", directions_of(OBJECTIVES))
+    sampler = make_sampler("latency-first", Task(SmallSpace(), seed=0))
+    proposals = Proposals(SmallSpace(), sampler, journal, OBJECTIVES, enqueued=points[1:3], warm=warm)
+    tried = [(draft.params, draft.origin) for draft in drafts(proposals)]
+    assert tried == [(points[1], "enqueued"), (points[2], "enqueued"), (points[-1], "sampler")]
+
+
+def test_results_by_another_recipe_tell_costs_alone(tmp_path: Path) -> None:
+    (tmp_path / "all").mkdir()
+    points = [draft.params for draft in drafts(opened(tmp_path / "all"))]
+    warm = [Warmth(complete(number, params, 0.9), None) for number, params in enumerate(points)]
+    journal = open_journal_file(tmp_path / "study.journal", directions_of(OBJECTIVES))
+    sampler = make_sampler("latency-first", Task(SmallSpace(), seed=0))
+    assert isinstance(sampler, LatencyFirstSampler)
+    proposals = Proposals(SmallSpace(), sampler, journal, OBJECTIVES, warm=warm)
+    assert len(sampler._costs.measured) == len(points) and not proposals._memory.study.trials
+    tried = drafts(proposals)
+    assert tried[0].origin == "anchor"
+    assert sorted(key_of(draft.params) for draft in tried) == sorted(key_of(params) for params in points)
+
+
 def test_scouted_students_are_known_by_their_costs_and_still_to_be_tried(tmp_path: Path) -> None:
     (tmp_path / "all").mkdir()
     points = [draft.params for draft in drafts(opened(tmp_path / "all"))]

@@ -248,6 +248,20 @@ def test_runs_share_a_database_and_find_their_studies_again(tmp_path: Path) -> N
     assert len(optuna.get_all_study_names(storage=url)) == 2
 
 
+def test_the_environment_does_not_move_the_study_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, there = (f"sqlite:///{tmp_path}/{name}.db" for name in ("here", "there"))
+    run = RunFolder.create(tmp_path / "run")
+    monkeypatch.setenv("NASDISTILL_STORAGE", there)
+    assert check_storage(there, {}) == there
+    open_journal(run, None, OBJECTIVES, print)
+    assert check_storage(there, run.read_run()) is None
+    open_journal(run, here, OBJECTIVES, print)
+    assert check_storage(there, run.read_run()) == here
+    assert check_storage("journal", run.read_run()) is None
+    monkeypatch.setenv("NASDISTILL_STORAGE", here)
+    assert check_storage(here, run.read_run()) == here and check_storage(there, run.read_run()) == there
+
+
 def test_the_password_is_not_kept_and_has_to_be_given_again(server: Postgres, tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "run")
     open_journal(run, server.url(), OBJECTIVES, print)

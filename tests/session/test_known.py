@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from nasdistill.config import TrainingSettings
+from nasdistill.config import CLASSIC, SHORT, Recipe, TrainingSettings
 from nasdistill.devices.profile import DeviceProfile
 from nasdistill.errors import InputError
 from nasdistill.pareto.objectives import DEFAULT
@@ -27,6 +27,7 @@ families:
 image_size: [128, 256]
 """
 SPACE = parse_space(TEXT, "small.yaml")
+PREPARED = {"starts": 3, "pretrained": {}, "images_per_epoch": 100}
 ONE = {"family": "yolov5", "yolov5.width": 0.125, "image_size": 256}
 TWO = {"family": "mobilenetv3", "mobilenetv3.variant": "small_075", "image_size": 128}
 
@@ -107,7 +108,9 @@ def test_the_complete_trials_of_an_earlier_run_are_kept_by_the_new_one(tmp_path:
     found = read_warm_start(path, inputs())
     assert [one.trial for one in found] == [0, 2]
     new = RunFolder.create(tmp_path / "new")
+    new.update_run(preparation=PREPARED)
     eight = TrainingSettings(epochs=8)
+    RunFolder.open(path).update_run(training=eight.model_dump(), preparation=PREPARED)
     assert kept_warm_start(new, eight) == []
     keep_warm_start(new, path, found)
     assert [warmth.fidelity for warmth in kept_warm_start(new, eight)] == [0.5, 1.0]
@@ -117,6 +120,32 @@ def test_the_complete_trials_of_an_earlier_run_are_kept_by_the_new_one(tmp_path:
     RunFolder.open(path).update_run(training=TrainingSettings(epochs=8, epoch_parts=2).model_dump())
     keep_warm_start(new, path, found)
     assert [warmth.fidelity for warmth in kept_warm_start(new, eight)] == [0.25, 0.5]
+    RunFolder.open(path).update_run(preparation={**PREPARED, "images_per_epoch": 50})
+    keep_warm_start(new, path, found)
+    assert [warmth.fidelity for warmth in kept_warm_start(new, eight)] == [0.125, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "preparation"),
+    [
+        (CLASSIC, PREPARED),
+        (SHORT, {**PREPARED, "starts": 1}),
+        (SHORT, {**PREPARED, "pretrained": {"mobilenetv3": {"file": "a.safetensors", "sha256": "0"}}}),
+        (SHORT, {}),
+    ],
+)
+def test_scores_by_another_recipe_or_from_other_weights_do_not_compare(
+    tmp_path: Path, recipe: Recipe, preparation: dict[str, Any]
+) -> None:
+    path = earlier(tmp_path / "old", [result(0, ONE, epochs=8)])
+    RunFolder.open(path).update_run(
+        training=TrainingSettings(epochs=8, recipe=recipe).model_dump(), preparation=preparation
+    )
+    new = RunFolder.create(tmp_path / "new")
+    new.update_run(preparation=PREPARED)
+    keep_warm_start(new, path, read_warm_start(path, inputs()))
+    (warmth,) = kept_warm_start(new, TrainingSettings(epochs=8, recipe=SHORT))
+    assert warmth.fidelity is None and warmth.result.latency_ms == 4.0
 
 
 @pytest.mark.parametrize(

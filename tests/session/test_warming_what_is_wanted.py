@@ -1,5 +1,6 @@
 """Families whose students nobody will ask for are planned, since the plan divides the time, and not warmed."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,23 @@ import pytest
 from nasdistill.config import TrainingSettings
 from nasdistill.prepare import families
 from nasdistill.session import preparation
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, None),
+        ({"pretrained": {}}, "the pretrained weights that its search space names changed"),
+        ({"starts": families.WARM_VERSION - 1}, "an earlier version began this run"),
+    ],
+)
+def test_other_starting_weights_are_noticed(changes: dict[str, Any], words: str | None) -> None:
+    file = SimpleNamespace(path=Path("some/backbone.safetensors"), sha256="abc")
+    inputs: Any = SimpleNamespace(pretrained={"mobilenetv3": file})
+    recorded = {"preparation": {**preparation._starts(inputs), **changes}}
+    found = preparation.changed_starts(json.loads(json.dumps(recorded)), inputs)
+    assert (found is None) if words is None else (found is not None and found.startswith(words))
+    assert preparation.changed_starts({}, inputs) is None
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 from nasdistill.errors import InputError
 from nasdistill.records import RepeatScore, TrialResult
-from nasdistill.store.run_folder import FORMAT_VERSION, RunFolder, default_run_path
+from nasdistill.store.run_folder import FORMAT_VERSION, STOP_FILE_NAME, RunFolder, default_run_path
 
 
 def complete(trial: int, map50: float = 0.5, latency_ms: float = 3.25) -> TrialResult:
@@ -175,3 +175,11 @@ def test_default_run_paths_are_free(tmp_path: Path) -> None:
         paths.append(path)
     assert len(set(paths)) == 3
     assert default_run_path().parent == Path("results")
+
+
+def test_a_run_that_is_taken_up_is_not_being_stopped(tmp_path: Path) -> None:
+    """A process killed while it stopped leaves the sign for its workers to stop."""
+    run = RunFolder.create(tmp_path / "run")
+    (run.path / STOP_FILE_NAME).touch()
+    with run.held():
+        assert not (run.path / STOP_FILE_NAME).exists()

@@ -182,7 +182,9 @@ class TestDamagedFiles:
 
     def test_a_head_that_was_fused(self, tmp_path: Path) -> None:
         path = tmp_path / "fused.pt"
-        torch.save({"model": DetectionModel("yolov10n.yaml", nc=3, verbose=False).fuse(verbose=False)}, path)
+        model = DetectionModel("yolo26n.yaml", nc=3, verbose=False)
+        model.model[-1].end2end = True
+        torch.save({"model": model.fuse(verbose=False)}, path)
         with pytest.raises(InputError, match="was fused for use"):
             load_teacher(path, trust=True)
 
