@@ -108,6 +108,14 @@ def _shown(name: str) -> str:
     return f"{COST[name.partition('@')[0]].label} on device `{cost.device}`, {cost.unit}"
 
 
+def _how_to_run(files: dict[str, Path]) -> str:
+    if "onnx" not in files:
+        return ""
+    return f"""ONNX Runtime runs it, and Ultralytics, which finds size and class names in the file:
+`YOLO("{files["onnx"].name}", task="detect").predict("image.jpg")`.
+"""
+
+
 def model_card(run: dict[str, Any], trial: TrialResult, files: dict[str, Path]) -> str:
     """The model card: what it is, how it was made, how good and how fast it is, how to run it."""
     teacher, device = run.get("teacher", {}), run.get("device", {})
@@ -140,6 +148,7 @@ Distilled from the teacher {teacher.get("name", "unknown")} by nasdistill {run.g
 Input `images`: float32 ({batch}, 3, {size}, {size}), RGB in 0..1, letterboxed with grey 114 (linear resize).
 Output `output0`:
 {_output_text(trial, len(names), batch)}
+{_how_to_run(files)}
 
 ## Parameters
 | parameter | value |
