@@ -30,7 +30,8 @@ from nasdistill.students.families import build_student
 from nasdistill.students.student import Student
 from nasdistill.teacher.forms import TargetForm
 from nasdistill.teacher.targets import PLAIN
-from nasdistill.trial import TrialPlace, trial_in_rungs
+from nasdistill.trial import trial_in_rungs
+from nasdistill.trial_rungs import TrialPlace
 from nasdistill.workbench import Assets, OnlineSource, SupernetFile, Workbench
 
 DISTILLED = LossWeights(feature=1.0, cls=1.0, box=1.0, label=1.0)

@@ -1,7 +1,11 @@
-"""What a trial leaves at its rungs: all scores so far, and the training as it was at the last one."""
+"""What a trial leaves at its rungs: all scores so far, the training as it was at the last one, the student at the best."""
 
 import hashlib
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from nasdistill.config import TrainingSettings
 from nasdistill.distill.checkpoint import read_facts, restore_training, save_training
@@ -20,10 +24,10 @@ class RungFiles:
     def __init__(self, folder: Path, config: TrialConfig, training: TrainingSettings) -> None:
         self._folder = folder
         text = f"{config.model_dump_json()} {training.model_dump_json()}"
-        self._key = hashlib.sha256(text.encode()).hexdigest()
+        self.key = hashlib.sha256(text.encode()).hexdigest()
         self._training = folder / TRAINING_NAME
         facts = read_facts(self._training)
-        known = facts if facts is not None and facts.get("key") == self._key else {}
+        known = facts if facts is not None and facts.get("key") == self.key else {}
         self.stage = known.get("stage")
         self.seconds = float(known.get("seconds", 0.0))
 
@@ -33,7 +37,7 @@ class RungFiles:
 
     def save(self, training: StageTraining, score: RungScore) -> None:
         """Training first: a score on disk then always has the training that goes with it, or a later one."""
-        facts = {"key": self._key, "stage": training.stage.name, "seconds": str(score.seconds)}
+        facts = {"key": self.key, "stage": training.stage.name, "seconds": str(score.seconds)}
         save_training(self._training, training, facts)
         before = [one for one in read_rung_scores(self._folder) if one.rung < score.rung]
         write_rung_scores(self._folder, [*before, score])
@@ -41,3 +45,61 @@ class RungFiles:
     def remove(self) -> None:
         """Drop the training; the scores stay."""
         self._training.unlink(missing_ok=True)
+
+
+SaveWeights = Callable[[Path, Mapping[str, str]], None]
+"""Writes a student's weights to a file, with facts beside them."""
+
+
+class BestFiles:
+    """Artifact and weights of a training at the rung where `accuracy` was highest so far, in the trial's `folder`.
+
+    Of a training with another `key` (see `RungFiles`) nothing is used.
+    """
+
+    def __init__(self, folder: Path, key: str, accuracy: str) -> None:
+        self._folder, self._key, self._accuracy = folder, key, accuracy
+
+    def value(self, scored: object) -> float:
+        """What decides, of a score or a result."""
+        return float(getattr(scored, self._accuracy))
+
+    def score(self) -> RungScore | None:
+        """What it scored there; None before the first rung."""
+        found = [score for weights in self._folder.glob("best-*.safetensors") if (score := self._read(weights))]
+        return max(found, key=self.value, default=None)
+
+    def keep(self, score: RungScore, artifact: Path, save: SaveWeights) -> None:
+        """Take over the `artifact` that was scored, and the weights, where that is the best so far."""
+        before = self.score()
+        if before is not None and before.rung != score.rung and self.value(before) >= self.value(score):
+            return
+        os.replace(artifact, self._named(score, "onnx"))
+        save(self._named(score, "safetensors"), {"key": self._key, "score": score.model_dump_json()})
+        self._remove(but=score)
+
+    def take(self, score: RungScore) -> None:
+        """Make what `score` is of the trial's own student."""
+        for suffix in ("onnx", "safetensors"):
+            os.replace(self._named(score, suffix), self._folder / f"student.{suffix}")
+
+    def remove(self) -> None:
+        """Drop what is left."""
+        self._remove()
+
+    def _remove(self, but: RungScore | None = None) -> None:
+        for path in self._folder.glob("best-*"):
+            if but is None or path.stem != f"best-{but.rung}":
+                path.unlink()
+
+    def _named(self, score: RungScore, suffix: str) -> Path:
+        return self._folder / f"best-{score.rung}.{suffix}"
+
+    def _read(self, weights: Path) -> RungScore | None:
+        facts = read_facts(weights)
+        if facts is None or facts.get("key") != self._key or not weights.with_suffix(".onnx").is_file():
+            return None
+        try:
+            return RungScore.model_validate_json(facts["score"])
+        except (KeyError, ValidationError):
+            return None

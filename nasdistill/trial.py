@@ -1,52 +1,32 @@
 """One trial, as a straight line. It knows neither Ray nor Optuna: a test calls it in a plain loop."""
 
-import copy
-import dataclasses
 import time
-from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from collections.abc import Generator
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from nasdistill.compress.prune import prune, pruning_of
-from nasdistill.distill.batchnorm import recalibrate
 from nasdistill.distill.connectors import Connectors
 from nasdistill.distill.objective import LossChoice, LossWeights
 from nasdistill.distill.schedule import teacher_share_at
 from nasdistill.distill.sensitivity import loss_gradients
-from nasdistill.distill.stage import Stage, StageRun, StageTraining
+from nasdistill.distill.stage import Stage, StageRun
 from nasdistill.distill.temperature import temperature_at
 from nasdistill.errors import TrialError
-from nasdistill.measure.accuracy import Accuracy, score
+from nasdistill.measure.accuracy import Accuracy
 from nasdistill.measure.artifact import write_onnx
 from nasdistill.measure.costs import Costs, costs_of
-from nasdistill.measure.detector import OnnxDetector
-from nasdistill.pareto.limits import Limit
-from nasdistill.records import RungScore, Scalar, TrialConfig, TrialResult, fields_of
-from nasdistill.rung_files import RungFiles
-from nasdistill.store.atomic import replacing
+from nasdistill.records import RungScore, TrialConfig, TrialResult, fields_of
+from nasdistill.rung_files import BestFiles, RungFiles
 from nasdistill.students.student import Student
 from nasdistill.tasks import Report
+from nasdistill.trial_rungs import TrialPlace, Way, export_and_score, save_weights
 from nasdistill.workbench import FROM_TEACHER, Workbench
 
 InRungs = Generator[RungScore, None, TrialResult]
 """A trial under way: it yields what it scored at each rung, and returns its result."""
-
-
-@dataclass(frozen=True)
-class TrialPlace:
-    """Where a trial writes, its number, its flat parameters (for the result), and when it must stop."""
-
-    trial: int
-    folder: Path
-    params: dict[str, Scalar]
-    should_stop: Callable[[], bool] = lambda: False
-    constraints: tuple[Limit, ...] = ()
-    """On figures known before training: a student beyond one is rejected untrained."""
 
 
 def trial_in_rungs(config: TrialConfig, bench: Workbench, place: TrialPlace, report: Report) -> InRungs:
@@ -91,7 +71,8 @@ def trial_in_rungs(config: TrialConfig, bench: Workbench, place: TrialPlace, rep
     if files.stage is None:  # else the stage under way has its own weights on disk
         bench.adapt(start, config)
     started -= files.seconds
-    way = _Way(config, bench, place, files, figures, started, report)
+    best = None if place.best_by is None else BestFiles(place.folder, files.key, place.best_by)
+    way = Way(config, bench, place, files, figures, started, report)
     torch.manual_seed(training.seed)
     connectors = _connectors(student, config, bench)
     kept = sum(planned.pyramid_channels[:3]) / sum(bench.assets.teacher_channels)
@@ -102,11 +83,21 @@ def trial_in_rungs(config: TrialConfig, bench: Workbench, place: TrialPlace, rep
     pruned = prune(student, pruning, gradients)
     if config.prune_ratio:  # its maps have fewer channels now
         connectors = _connectors(pruned.student, config, bench)
-    report(_line(stage2, (yield from way.train(pruned.student, connectors, stage2))))
+    report(_line(stage2, (yield from way.train(pruned.student, connectors, stage2, best))))
 
-    accuracy = _export_and_score(pruned.student, size, artifact, bench)
+    accuracy: Accuracy | RungScore = export_and_score(pruned.student, size, artifact, bench)
+    save_weights(pruned.student, place.folder / "student.safetensors")
+    epochs = training.epochs
+    if best is not None:
+        on_the_way = best.score()
+        if on_the_way is not None and best.value(on_the_way) > best.value(accuracy):
+            report(
+                f"the end has {best.value(accuracy):.4f}: the student is that of epoch {on_the_way.epochs} of {epochs}"
+            )
+            best.take(on_the_way)
+            accuracy, epochs = on_the_way, on_the_way.epochs
+        best.remove()
     costs = _costs(pruned.student.model, artifact, size, bench)
-    _save_weights(pruned.student, place.folder / "student.safetensors")
     files.remove()
     report(
         f"mAP50 {accuracy.map50:.4f}, mAP50-95 {accuracy.map50_95:.4f}, {costs}, "
@@ -119,18 +110,11 @@ def trial_in_rungs(config: TrialConfig, bench: Workbench, place: TrialPlace, rep
         fidelity=1.0,
         map50=accuracy.map50,
         map50_95=accuracy.map50_95,
-        epochs=training.epochs,
+        epochs=epochs,
         seconds=time.monotonic() - started,
         params={**place.params, "init": init, "prune.achieved": round(pruned.achieved, 4)},
         **fields_of(costs.figures),
     )
-
-
-def _export_and_score(student: Student, size: int, artifact: Path, bench: Workbench) -> Accuracy:
-    """Average the BatchNorm statistics of `student` anew (it changes), export it, and score what was exported."""
-    recalibrate(student, bench.feed(size), bench.compute, light=True)
-    write_onnx(student.model, size, artifact, bench.assets.device.batch)
-    return score(OnnxDetector(artifact, bench.assets.threads), bench.validation(size))
 
 
 def _costs(model: nn.Module, artifact: Path, size: int, bench: Workbench) -> Costs:
@@ -217,84 +201,6 @@ def _gradients(
     )
 
 
-@dataclass(frozen=True)
-class _Way:
-    """A trial's way through its stages and rungs."""
-
-    config: TrialConfig
-    bench: Workbench
-    place: TrialPlace
-    files: RungFiles
-    figures: dict[str, Any]
-    started: float
-    report: Report
-
-    def train(self, student: Student, connectors: Connectors, stage: Stage) -> Generator[RungScore, None, StageRun]:
-        """Run a stage, from where an earlier process left it, with a stop at each rung on the way."""
-        training = self._training(student, connectors, stage)
-        if self.files.stage == stage.name:
-            self.files.restore(training)
-            self.report(f"goes on in {stage.name} at step {training.step} of {stage.steps}")
-        settings = self.bench.assets.training
-        for rung, epochs in enumerate(settings.rungs):
-            at = epochs * self.bench.assets.steps_per_epoch - stage.first_step
-            if not training.step < at <= stage.steps:
-                continue
-            training.run_to(at)
-            score = self._score(student, rung, epochs)
-            self.files.save(training, score)
-            self.report(f"rung at epoch {epochs} of {settings.epochs}: mAP50 {score.map50:.4f}, {score.map50_95:.4f}")
-            try:
-                yield score
-            except GeneratorExit:
-                self.files.remove()
-                (self.place.folder / "student.onnx").unlink()  # timed before training: no student of this run
-                raise
-        return training.run()
-
-    def _training(self, student: Student, connectors: Connectors, stage: Stage) -> StageTraining:
-        config, bench = self.config, self.bench
-        bench.compute.place(student.model)
-        bench.compute.place(connectors)
-        return StageTraining(
-            student,
-            connectors,
-            bench.feed(config.image_size),
-            stage,
-            lambda progress: temperature_at(
-                progress, config.temperature_start, config.temperature_end, config.temperature_schedule
-            ),
-            bench.compute,
-            seed=bench.assets.training.seed + stage.first_step,
-            should_stop=self.place.should_stop,
-            teacher_share=lambda progress: teacher_share_at(progress, config.weight_schedule),
-        )
-
-    def _score(self, student: Student, rung: int, epochs: int) -> RungScore:
-        """The student as it is now, scored as at the end: a copy with its own BatchNorm statistics, exported."""
-        size, bench = self.config.image_size, self.bench
-        copied = dataclasses.replace(student, model=copy.deepcopy(student.model))
-        artifact = self.place.folder / "rung.onnx"
-        accuracy = _export_and_score(copied, size, artifact, bench)
-        artifact.unlink()
-        return RungScore(
-            trial=self.place.trial,
-            rung=rung,
-            epochs=epochs,
-            fidelity=epochs / bench.assets.training.epochs,
-            map50=accuracy.map50,
-            map50_95=accuracy.map50_95,
-            seconds=time.monotonic() - self.started,
-            **self.figures,
-        )
-
-
 def _line(stage: Stage, run: StageRun) -> str:
     losses = ", ".join(f"{name} {value:.3f}" for name, value in run.losses.items())
     return f"{stage.name}: {stage.steps} steps in {run.seconds:.1f} s; {losses}"
-
-
-def _save_weights(student: Student, path: Path) -> None:
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in student.model.state_dict().items()}
-    with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={"family": student.family})

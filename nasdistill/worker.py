@@ -9,7 +9,8 @@ from nasdistill.records import Scalar
 from nasdistill.search.worker import TrialJob
 from nasdistill.space.search_space import SearchSpace
 from nasdistill.tasks import Report
-from nasdistill.trial import InRungs, TrialPlace, trial_in_rungs
+from nasdistill.trial import InRungs, trial_in_rungs
+from nasdistill.trial_rungs import TrialPlace
 from nasdistill.workbench import Assets, Workbench
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from safetensors.torch import load_file, safe_open, save_file
@@ -15,15 +16,17 @@ from nasdistill.config import CLASSIC, RECIPES, Recipe, TrainingSettings, load_r
 from nasdistill.devices.profile import DeviceProfile
 from nasdistill.devices.profiler import Profiler
 from nasdistill.errors import DeadlineReachedError, InputError, TrialError
-from nasdistill.measure.accuracy import score
+from nasdistill.measure.accuracy import Accuracy, score
 from nasdistill.measure.detector import OnnxDetector
 from nasdistill.pareto.limits import parse_constraints
 from nasdistill.records import LatencyStats, RungScore, TrialConfig, TrialResult
+from nasdistill.rung_files import BestFiles, RungFiles
 from nasdistill.search.worker import TrialJob, at_the_end
 from nasdistill.space.loader import load_space
 from nasdistill.store.rungs import read_rung_scores
 from nasdistill.students.families import build_student
-from nasdistill.trial import InRungs, TrialPlace, trial_in_rungs
+from nasdistill.trial import InRungs, trial_in_rungs
+from nasdistill.trial_rungs import TrialPlace
 from nasdistill.workbench import Assets, SizedPool, SupernetFile, Workbench
 from nasdistill.worker import MakeTrialWorker
 
@@ -357,6 +360,56 @@ class TestRungs:
         assert not (tmp_path / "second" / "rung.safetensors").exists()
         seconds = [score.seconds for score in [*scores[:rungs], *more]]
         assert seconds == sorted(seconds) and again.seconds >= seconds[-1], "the seconds of the first part count"
+
+    @pytest.mark.parametrize(
+        ("scores", "epoch"),
+        [
+            ((0.9, 0.5, 0.3, 0.2), 2),  # the first rung is in stage 1, before pruning
+            ((0.1, 0.3, 0.5, 0.2), 3),
+            ((0.1, 0.5, 0.3, 0.5), 4),  # no better than the end
+        ],
+    )
+    @pytest.mark.parametrize("killed", [False, True])
+    def test_a_long_training_ends_with_its_best(
+        self,
+        rung_bench: Workbench,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        scores: tuple[float, ...],
+        epoch: int,
+        killed: bool,
+    ) -> None:
+        training = rung_bench.assets.training.model_copy(update={"rungs": (1, 2, 3)})
+        bench = Workbench(replace(rung_bench.assets, training=training))
+        scored: list[bytes] = []
+
+        def scoring(detector: OnnxDetector, views: object) -> Accuracy:
+            scored.append(max(tmp_path.glob("*.onnx"), key=lambda path: path.stat().st_mtime_ns).read_bytes())
+            return Accuracy(0.95, scores[len(scored) - 1], {})
+
+        monkeypatch.setattr("nasdistill.trial_rungs.score", scoring)
+        place, lines = TrialPlace(4, tmp_path, {"family": "yolov5"}, best_by="map50_95"), list[str]()
+        trial = trial_in_rungs(config(prune_ratio=0.3), bench, place, lines.append)
+        if killed:  # as kill -9 does: nothing is tidied up
+            for _ in range(2):
+                next(trial)
+            monkeypatch.setattr(RungFiles, "remove", lambda files: None)
+            monkeypatch.setattr(BestFiles, "remove", lambda files: None)
+            kept = (tmp_path / "student.onnx").read_bytes()
+            trial.close()
+            monkeypatch.undo()
+            monkeypatch.setattr("nasdistill.trial_rungs.score", scoring)
+            (tmp_path / "student.onnx").write_bytes(kept)
+            trial = trial_in_rungs(config(prune_ratio=0.3), bench, place, lines.append)
+        _, result = drained(trial)
+        assert (result.map50_95, result.epochs) == (scores[epoch - 1], epoch)
+        assert (tmp_path / "student.onnx").read_bytes() == scored[epoch - 1]
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["rungs.json", "student.onnx", "student.safetensors"]
+        assert any(f"the student is that of epoch {epoch} of 4" in line for line in lines) == (epoch < 4)
+        weights = load_file(tmp_path / "student.safetensors")
+        exported = {tensor.name: tensor for tensor in onnx.load(tmp_path / "student.onnx").graph.initializer}
+        bias = next(name for name in weights if name.endswith("cv3.0.2.bias"))  # no norm is folded into it
+        assert np.allclose(onnx.numpy_helper.to_array(exported[bias]), weights[bias].numpy())
 
     def test_what_another_trial_or_a_crash_left_is_not_used(self, rung_bench: Workbench, tmp_path: Path) -> None:
         (tmp_path / "rung.safetensors").write_bytes(b"half a file")

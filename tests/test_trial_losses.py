@@ -21,7 +21,8 @@ from nasdistill.search.worker import at_the_end
 from nasdistill.students.families import build_student
 from nasdistill.teacher.forms import TargetForm
 from nasdistill.teacher.targets import create_maps, create_targets, fill_targets, seal_maps, seal_targets
-from nasdistill.trial import InRungs, TrialPlace, trial_in_rungs
+from nasdistill.trial import InRungs, trial_in_rungs
+from nasdistill.trial_rungs import TrialPlace
 from nasdistill.workbench import Assets, OnlineSource, SizedPool, Workbench
 
 FULL = TargetForm(bins=True, spatial=True, detections=True, facts=True, maps=True)

@@ -32,7 +32,8 @@ from nasdistill.store.atomic import write_text
 from nasdistill.store.provenance import usable_cores
 from nasdistill.store.run_folder import RunFolder
 from nasdistill.students.families import lineage
-from nasdistill.trial import TrialPlace, trial_in_rungs
+from nasdistill.trial import trial_in_rungs
+from nasdistill.trial_rungs import TrialPlace
 from nasdistill.workbench import Assets, Workbench
 from nasdistill.worker import searched
 
@@ -88,7 +89,17 @@ def train(request: TrainRequest, progress: Progress) -> TrialResult:
         under_way.mkdir(parents=True, exist_ok=True)
         try:
             with open(under_way / "log.txt", "a", encoding="utf-8", buffering=1) as log:
-                result = _run(config, assets, request.budget, clock, chosen, under_way, log.write, progress)
+                result = _run(
+                    config,
+                    assets,
+                    request.budget,
+                    clock,
+                    chosen,
+                    objectives.accuracy.name,
+                    under_way,
+                    log.write,
+                    progress,
+                )
         except KeyboardInterrupt:
             raise InterruptedSearchError("interrupted; the same command goes on from the last score") from None
         write_text(under_way / "trial.json", result.model_dump_json(indent=2) + "\n")
@@ -141,11 +152,12 @@ def _run(
     budget: Budget,
     clock: BudgetClock,
     chosen: TrialResult,
+    accuracy: str,
     folder: Path,
     log: Callable[[str], object],
     progress: Progress,
 ) -> TrialResult:
-    """Run the training in this process, from where an earlier one left it."""
+    """Run the training in this process, from where an earlier one left it; its student is the best one scored on the way."""
     plan = _plan(config, assets, budget, clock, folder, progress)
     assets = replace(assets, threads=plan.threads, training=plan.training)
     steps = assets.steps_per_epoch * plan.training.epochs
@@ -160,7 +172,7 @@ def _run(
         progress.log(line)
 
     progress.phase(f"training trial {chosen.trial} for {plan.training.epochs} epochs")
-    place = TrialPlace(chosen.trial, folder, dict(searched(chosen.params)), count_step)
+    place = TrialPlace(chosen.trial, folder, dict(searched(chosen.params)), count_step, best_by=accuracy)
     return at_the_end(trial_in_rungs(config, Workbench(assets), place, report))
 
 
