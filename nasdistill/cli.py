@@ -12,6 +12,7 @@ import typer
 
 from nasdistill import __version__, options
 from nasdistill.errors import InputError, NasdistillError
+from nasdistill.store.room import is_full_disk
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -265,8 +266,8 @@ def spaces(as_json: JsonOption = False) -> None:
     print_spaces(as_json)
 
 
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
-"""What a disk says that is full or not to be written: a person's business, no bug."""
+_NO_WRITING = (errno.EROFS, errno.EACCES, errno.EPERM)
+"""What a file system says that is not to be written: like a full one a person's business, no bug."""
 
 
 def main() -> None:
@@ -293,11 +294,10 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)
-    except OSError as error:
-        if error.errno not in _DISK:
-            raise
-        _fail(f"{error.filename or 'the disk'}: {error.strerror}; what was finished is kept", 1)
     except Exception as error:
+        if is_full_disk(error) or (isinstance(error, OSError) and error.errno in _NO_WRITING and error.filename):
+            place = getattr(error, "filename", None) or "the disk"
+            _fail(f"{place}: {getattr(error, 'strerror', None) or error}; what was finished is kept", 1)
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # click's own usage errors
             _fail(error.format_message(), 2)
         raise

@@ -1,6 +1,7 @@
 """Errors a person can meet, each with the exit code the command line gives it.
 
-Only `NasdistillError` and its subclasses are caught by `cli.main`; anything else is a bug and keeps its traceback.
+`cli.main` catches `NasdistillError` and its subclasses, and what a disk says that is full or not to be written; anything else
+is a bug and keeps its traceback.
 """
 
 

@@ -92,8 +92,8 @@ Storage = Annotated[
     str | None,
     typer.Option(
         metavar="URL",
-        envvar="NASDISTILL_STORAGE",
-        help="Database of the Optuna study: postgresql+psycopg://…, mysql…, sqlite:///… [default: a file in the run].",
+        help="Database of the Optuna study: postgresql+psycopg://…, mysql…, sqlite:///… "
+        "[default: NASDISTILL_STORAGE, else a file in the run].",
     ),
 ]
 RayAddress = Annotated[str | None, typer.Option(help="Join a running Ray cluster: auto, or host:port.")]

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from nasdistill.config import TrainingSettings
 from nasdistill.distill.checkpoint import read_facts, restore_training, save_training
 from nasdistill.distill.stage import StageTraining
 from nasdistill.records import RungScore, TrialConfig
+from nasdistill.store.atomic import replacing
 from nasdistill.store.rungs import TRAINING_NAME, read_rung_scores, write_rung_scores
 
 
@@ -79,9 +81,10 @@ class BestFiles:
         self._remove(but=score)
 
     def take(self, score: RungScore) -> None:
-        """Make what `score` is of the trial's own student."""
+        """Make what `score` is of the trial's own student; a trial that is killed now finds it again."""
         for suffix in ("onnx", "safetensors"):
-            os.replace(self._named(score, suffix), self._folder / f"student.{suffix}")
+            with replacing(self._folder / f"student.{suffix}") as temporary:
+                shutil.copyfile(self._named(score, suffix), temporary)
 
     def remove(self) -> None:
         """Drop what is left."""

@@ -96,9 +96,10 @@ def trial_in_rungs(config: TrialConfig, bench: Workbench, place: TrialPlace, rep
             )
             best.take(on_the_way)
             accuracy, epochs = on_the_way, on_the_way.epochs
-        best.remove()
     costs = _costs(pruned.student.model, artifact, size, bench)
     files.remove()
+    if best is not None:
+        best.remove()
     report(
         f"mAP50 {accuracy.map50:.4f}, mAP50-95 {accuracy.map50_95:.4f}, {costs}, "
         f"{costs.figures['params_m']:.3f} M parameters"
@@ -129,18 +130,18 @@ def _costs(model: nn.Module, artifact: Path, size: int, bench: Workbench) -> Cos
 def _stages(config: TrialConfig, bench: Workbench, nms_free: bool, kept: float | None) -> tuple[Stage, Stage]:
     """The two stages of the recipe, in steps; rates that the trial chose itself are taken as they are.
 
-    Of an `nms_free` student the teacher's answers reach the head that is not deployed alone, so labels teach the other in
-    stage 1 as well, where nothing else does. A stage 1 in which nothing has a weight is left to stage 2. `kept` is the share
-    of the teacher's channels that a student cut from it keeps, None of another student.
+    A stage 1 in which nothing has a weight is left to stage 2. Of an `nms_free` student the teacher's answers reach only the
+    head that is not deployed: where nothing else teaches the other one in stage 1, labels do, as much as in stage 2. `kept`
+    is the share of the teacher's channels that a student cut from it keeps, None of another student.
     """
     recipe, epochs = bench.assets.training.recipe, bench.assets.training.epochs
     recipe = (recipe if kept is None else recipe.from_teacher(kept)).with_trial(config)
     steps = epochs * bench.assets.steps_per_epoch
     label = recipe.stage1_label_weight
-    if nms_free and not label and not config.weight_detections:
-        label = recipe.stage2_label_weight
     taught = (label, config.weight_feature, config.weight_cls, config.weight_box, config.weight_detections)
     first = round(steps * recipe.stage1_share) if any(taught) else 0
+    if nms_free and not label and not config.weight_detections:
+        label = recipe.stage2_label_weight
     closing = round(steps * recipe.closing_share)
     losses = LossChoice(config.feature_loss, config.box_loss, config.participation, config.box_where)
 

@@ -4,6 +4,7 @@ import math
 import pickle
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import load_file, safe_open, save_file
 from small import NAMES, SIZE, TINY_YOLOV5, fill_all, small_teacher, training_views, validation_views
 
+from nasdistill import trial
 from nasdistill.config import CLASSIC, RECIPES, Recipe, TrainingSettings, load_recipe
 from nasdistill.devices.profile import DeviceProfile
 from nasdistill.devices.profiler import Profiler
@@ -410,6 +412,27 @@ class TestRungs:
         exported = {tensor.name: tensor for tensor in onnx.load(tmp_path / "student.onnx").graph.initializer}
         bias = next(name for name in weights if name.endswith("cv3.0.2.bias"))  # no norm is folded into it
         assert np.allclose(onnx.numpy_helper.to_array(exported[bias]), weights[bias].numpy())
+
+    def test_a_training_that_fails_after_its_end_still_has_its_best(
+        self, rung_bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        scores = iter((0.1, 0.5, 0.2, 0.2))  # two rungs, the end, and the end again
+        monkeypatch.setattr("nasdistill.trial_rungs.score", lambda *given: Accuracy(0.9, next(scores), {}))
+        place = TrialPlace(4, tmp_path, {"family": "yolov5"}, best_by="map50_95")
+        costs, calls = trial._costs, []
+
+        def timing(*given: Any) -> Any:
+            calls.append(given)
+            if len(calls) == 2:  # the first is before training
+                raise TrialError("the device is gone")
+            return costs(*given)
+
+        monkeypatch.setattr(trial, "_costs", timing)
+        with pytest.raises(TrialError, match="the device is gone"):
+            drained(trial_in_rungs(config(prune_ratio=0.3), rung_bench, place, lambda line: None))
+        _, result = drained(trial_in_rungs(config(prune_ratio=0.3), rung_bench, place, lambda line: None))
+        assert (result.map50_95, result.epochs) == (0.5, 2)
+        assert not list(tmp_path.glob("best-*"))
 
     def test_what_another_trial_or_a_crash_left_is_not_used(self, rung_bench: Workbench, tmp_path: Path) -> None:
         (tmp_path / "rung.safetensors").write_bytes(b"half a file")

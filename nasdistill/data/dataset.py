@@ -19,7 +19,6 @@ from nasdistill.data.labels import read_labels
 from nasdistill.errors import InputError
 
 SPLITS = ("train", "val", "test")
-NEED_LABELS = ("train", "val")
 MOST_BAD = 0.05  # share of a split's images or label lines that may be bad
 Progress = Callable[[int, int], None]
 
@@ -56,7 +55,7 @@ def load_dataset(path: str | Path, on_progress: Progress | None = None) -> Datas
 
     Raises:
         InputError: a file is missing or malformed, a split is empty, more than 5 % of it is bad, or there is no
-            label in `train` or `val`.
+            label in `val`.
     """
     yaml_path = Path(path)
     settings = _read_yaml(yaml_path)
@@ -245,7 +244,7 @@ def _check_split(
         if len(found) > MOST_BAD * count:
             share = f"{len(found)} of {count} {what} are bad (at most {MOST_BAD:.0%} may be)"
             raise InputError(f"{where}: {share}, first: {found[0]}")
-    if not lines and key in NEED_LABELS:
+    if not lines and key == "val":
         raise InputError(
             f"{where}: none of the {len(images)} images has a label; {label_path(images[0])}, say, was looked for"
         )

@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import disk_usage
 
+from nasdistill.config import Recipe
+from nasdistill.data.dataset import Split, label_path
 from nasdistill.errors import InputError
 from nasdistill.records import CacheKind, Scalar
 from nasdistill.space.common import COMMON
@@ -85,6 +87,24 @@ def check_losses(space: SearchSpace, teacher: Teacher, lineages: Sequence[Lineag
             raise InputError(
                 f"{where}: the teacher {teacher.name} has {teacher.reg_max}, but students of the family {line.family} "
                 f"{has}; allowed: l1_giou"
+            )
+
+
+def check_labels(space: SearchSpace, recipe: Recipe, train: Split, where: str) -> None:
+    """Refuse training images without a single label, unless the teacher alone teaches.
+
+    Raises:
+        InputError: labels have a weight in a stage, and there are none.
+    """
+    if any(len(boxes) for boxes in train.boxes):
+        return
+    for stage, given in (("stage1", recipe.stage1_label_weight), ("stage2", recipe.stage2_label_weight)):
+        name = f"stages.{stage}_label_weight"
+        if _may_weigh(space, name) if name in space.common else given > 0:
+            first = label_path(train.image_paths[0])
+            raise InputError(
+                f"{where}: train: none of the {len(train)} images has a label ({first}, say, was looked for); "
+                f"with both {_key('stages.stage1_label_weight')} and stage2's at 0 the teacher alone teaches"
             )
 
 

@@ -21,6 +21,7 @@ from nasdistill.measure.artifact import write_onnx
 from nasdistill.measure.costs import costs_of
 from nasdistill.records import Scalar, Scouted, TrialConfig
 from nasdistill.space.search_space import SearchSpace
+from nasdistill.store.room import is_full_disk
 from nasdistill.students.families import build_student
 from nasdistill.tasks import Report, Task
 
@@ -83,7 +84,9 @@ def _scout(
                 model = prune(student, pruning_of(config, devices[0].channel_multiple)).student.model
                 write_onnx(model, config.image_size, artifact, devices[0].batch)
                 figures = costs_of(model, artifact, config.image_size, main, further).figures
-            except Exception:  # whatever it is: as a trial it would fail, and say why
+            except Exception as error:  # whatever it is: as a trial it would fail, and say why
+                if is_full_disk(error):
+                    raise
                 continue
             found.append(Scouted(params=dict(params), figures=dict(figures)))
     return found

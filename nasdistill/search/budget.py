@@ -76,8 +76,8 @@ class BudgetClock:
     ) -> None:
         self.budget = budget
         self._now = now
-        self._started = now()
-        self._stopped_at: float | None = None
+        # one pair, read at once: a display looks from another thread
+        self._started: tuple[float, float | None] = (now(), None)
         self._spent = already_used
         self._seconds_before = seconds_before
         self._longest = 0
@@ -113,16 +113,17 @@ class BudgetClock:
     @contextlib.contextmanager
     def stopped(self) -> Iterator[None]:
         """Time that passes within is not counted, and the deadline moves by it."""
-        self._stopped_at = self._now()
+        self._started = (self._started[0], self._now())
         try:
             yield
         finally:
-            self._started, self._stopped_at = self._start, None
+            self._started = (self._start, None)
 
     @property
     def _start(self) -> float:
-        """When the clock would have been started, had it never been stopped."""
-        return self._started + (0.0 if self._stopped_at is None else self._now() - self._stopped_at)
+        """When the clock was started, later by as long as it has been stopped."""
+        started, stopped_at = self._started
+        return started + (0.0 if stopped_at is None else self._now() - stopped_at)
 
     @property
     def seconds(self) -> float:

@@ -9,16 +9,13 @@ columns of a one-hot name; it has one length scale (automatic relevance determin
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
-P = ParamSpec("P")
-T = TypeVar("T")
+from nasdistill.search.one_thread import one_threaded
+
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 _SQRT5 = 5.0**0.5
@@ -31,28 +28,6 @@ _SIGNAL_LOG_MEAN, _SIGNAL_LOG_STD = 0.0, 1.0
 _BOUNDS_LENGTH = (np.log(0.02), np.log(100.0))
 _BOUNDS_NOISE = (np.log(1e-6), np.log(1.0))
 _BOUNDS_SIGNAL = (np.log(0.05), np.log(20.0))
-
-
-@functools.cache
-def _linear_algebra() -> ThreadpoolController:
-    import scipy.linalg  # noqa: F401 (has a library of its own, which must have been loaded to be found)
-
-    return ThreadpoolController()
-
-
-def one_threaded(function: Callable[P, T]) -> Callable[P, T]:
-    """Linear algebra in one thread, for as long as `function` takes.
-
-    Matrices of a few hundred rows gain nothing from a second thread, and where other processes keep the cores busy,
-    threads that wait for each other make a suggestion fifteen times as long (docs/decisions.md).
-    """
-
-    @functools.wraps(function)
-    def alone(*args: P.args, **kwargs: P.kwargs) -> T:
-        with _linear_algebra().limit(limits=1, user_api="blas"):
-            return function(*args, **kwargs)
-
-    return alone
 
 
 @dataclass(frozen=True)

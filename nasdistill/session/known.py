@@ -113,9 +113,10 @@ def kept_warm_start(run: RunFolder, training: TrainingSettings) -> list[Warmth]:
     same = there["recipe"] == training.recipe.model_dump(mode="json")
     if not same or any(there[name] != here.get(name) for name in _STARTS):
         return [Warmth(one, None) for one in read_trials_csv(file)]
-    images = (there["images_per_epoch"] or 1) / (here["images_per_epoch"] if there["images_per_epoch"] else 1)
-    shorter = images / there["epoch_parts"] / (training.epochs / training.epoch_parts)
-    return [Warmth(one, one.epochs * shorter if one.epochs else 1.0) for one in read_trials_csv(file)]
+    images = [facts["images_per_epoch"] for facts in (there, here)] if there["images_per_epoch"] else [1, 1]
+    # whole numbers until the one division: the same length must come out as exactly 1
+    theirs, ours = images[0] * training.epoch_parts, images[1] * training.epochs * there["epoch_parts"]
+    return [Warmth(one, one.epochs * theirs / ours if one.epochs else 1.0) for one in read_trials_csv(file)]
 
 
 def _yaml_entries(text: str, path: Path) -> list[tuple[str, dict[str, Any]]]:

@@ -258,7 +258,8 @@ def _scout(session: Session, seed: int, going_on: bool) -> list[Scouted]:
     found = [
         one for share in session.progress.tasks("timing untrained students", tasks, place.run_tasks) for one in share
     ]
-    write_text(file, json.dumps([one.model_dump() for one in found]) + "\n")
+    if found:
+        write_text(file, json.dumps([one.model_dump() for one in found]) + "\n")
     return found
 
 

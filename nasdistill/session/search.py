@@ -12,7 +12,7 @@ from nasdistill.pareto.front import front
 from nasdistill.pareto.intervals import certainty
 from nasdistill.pareto.of_run import devices_of_run, objectives_of_run, on_device
 from nasdistill.prepare.inputs import Inputs, cache_folder
-from nasdistill.prepare.needs import check_cache
+from nasdistill.prepare.needs import check_cache, check_labels
 from nasdistill.progress import Progress
 from nasdistill.records import TrialResult
 from nasdistill.remeasure import remeasure
@@ -93,6 +93,7 @@ def _search(
     training = training_of(settings, recorded, inputs.space)
     if (reason := changed_starts(recorded, inputs)) is not None:
         raise InputError(f"--resume: {reason}; start a new run")
+    check_labels(inputs.space, training.recipe, inputs.dataset.splits["train"], str(inputs.dataset.yaml_path))
     check_cache(inputs.space, training.cache)
     scheduler = settings.get("scheduler") or DEFAULT_SCHEDULER
     if not request.resume:

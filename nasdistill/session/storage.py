@@ -21,15 +21,15 @@ RUN_FOLDER = "journal"
 def check_storage(asked: str | None, recorded: Mapping[str, Any]) -> str | None:
     """The URL of the database to use, tried once; None for the file in the run folder. `recorded` is run.json.
 
-    Where a run keeps its study, a variable of the environment does not change: that is for new runs, and for the password
-    that run.json leaves out.
+    Where nothing is asked for, the environment's NASDISTILL_STORAGE says it for a new run; and for one whose study is there,
+    it has the password that run.json leaves out.
 
     Raises:
         InputError: a database that cannot be used, or a resumed run whose URL has to be given again.
     """
-    study = _study_of(recorded)
-    if study.get("storage") and asked == os.environ.get(STORAGE_VARIABLE) and not _names(asked, study):
-        asked = None
+    variable, study = os.environ.get(STORAGE_VARIABLE) or None, _study_of(recorded)
+    if asked is None and (not study.get("storage") or _names(variable, study)):
+        asked = variable
     url = asked or _recorded_url(recorded)
     if url is None or url == RUN_FOLDER:
         return None
@@ -71,7 +71,12 @@ def _recorded_url(recorded: Mapping[str, Any]) -> str | None:
 
 def _names(url: str | None, study: Mapping[str, Any]) -> bool:
     """Whether this is where the study is, password or not."""
-    return url is not None and url != RUN_FOLDER and without_password(url) == study["storage"]
+    if url is None or url == RUN_FOLDER:
+        return False
+    try:
+        return bool(without_password(url) == study["storage"])
+    except InputError:  # of another program, or of no use: it is not asked for here
+        return False
 
 
 def _study_of(recorded: Mapping[str, Any]) -> dict[str, Any]:

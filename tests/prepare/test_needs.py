@@ -1,16 +1,20 @@
 """What a space's losses need: no more is kept, and what cannot be had is said before anything is spent."""
 
 from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from small import NAMES, SIZE, small_teacher
 from ultralytics.nn.tasks import DetectionModel
 
+from nasdistill.config import SHORT, Recipe
+from nasdistill.data.dataset import Split
 from nasdistill.errors import InputError
 from nasdistill.prepare import needs
 from nasdistill.prepare.inputs import lineages
-from nasdistill.prepare.needs import cache_bytes, check_cache, check_losses, choose_cache, needs_of
+from nasdistill.prepare.needs import cache_bytes, check_cache, check_labels, check_losses, choose_cache, needs_of
 from nasdistill.space.parse import parse_space
 from nasdistill.space.search_space import SearchSpace
 from nasdistill.teacher.forms import TargetForm
@@ -40,6 +44,33 @@ def space_of(distill: str) -> SearchSpace:
 )
 def test_only_what_some_loss_reads(distill: str, form: TargetForm) -> None:
     assert needs_of(space_of(distill)).form == form
+
+
+@pytest.mark.parametrize(
+    ("stages", "recipe", "refused"),
+    [
+        ("{}", SHORT, True),
+        ("{stage2_label_weight: 0.0}", SHORT, False),
+        ("{stage2_label_weight: [0.0, 0.5]}", SHORT, True),
+        ("{stage2_label_weight: 0.0, stage1_label_weight: 0.5}", SHORT, True),
+        ("{}", SHORT.model_copy(update={"stage2_label_weight": 0.0}), False),
+    ],
+)
+def test_training_images_need_labels_unless_the_teacher_alone_teaches(
+    stages: str, recipe: Recipe, refused: bool
+) -> None:
+    space = parse_space(
+        f"name: a\nfamilies: {{yolov5: {{depth: 0.33, width: 0.0625}}}}\nimage_size: 96\nstages: {stages}\n", "a.yaml"
+    )
+    bare = Split((Path("data/images/1.png"), Path("data/images/2.png")), (np.zeros((0, 5)), np.zeros((0, 5))))
+    if refused:
+        with pytest.raises(
+            InputError, match=r"data\.yaml: train: none of the 2 images has a label \(data/labels/1\.txt, say"
+        ):
+            check_labels(space, recipe, bare, "data.yaml")
+    else:
+        check_labels(space, recipe, bare, "data.yaml")
+    check_labels(space, recipe, replace(bare, boxes=(np.zeros((0, 5)), np.ones((1, 5)))), "data.yaml")
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ def test_a_stopped_clock_counts_nothing_and_puts_the_deadline_off() -> None:
 @pytest.mark.parametrize("budget", ["60s", "9trials"])
 def test_a_clock_knows_the_seconds_of_the_run_whatever_the_budget_is_of(budget: str) -> None:
     clock = BudgetClock.resumed(parse_budget(budget), [], 20.0)
-    began = clock._started
+    began = clock._start
     clock._now = lambda: began + 10.04
     assert clock.seconds == 30.0
     with clock.stopped():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 from scipy.optimize import check_grad
@@ -9,6 +11,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from nasdistill.search import gaussian_process
 from nasdistill.search.gaussian_process import GaussianProcess, Hyperparameters, fit, negative_log_posterior
+from nasdistill.search.one_thread import one_threaded
 
 DIMENSION = np.array([0, 1, 2, 2, 2])  # two numbers and a name of three
 COLUMNS = ([0], [1], [2, 3, 4])  # of each dimension
@@ -72,10 +75,12 @@ def test_equal_points_and_equal_values_break_nothing(values: np.ndarray) -> None
     assert np.isfinite(mean).all() and np.isfinite(deviation).all()
 
 
-def test_models_take_one_thread_and_give_back_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    def threads() -> set[int]:
-        return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+def threads() -> set[int]:
+    return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
 
+
+@pytest.mark.skipif(not threads(), reason="no library here whose threads can be told")
+def test_models_take_one_thread_and_give_back_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     cholesky = gaussian_process._cholesky
     monkeypatch.setattr(gaussian_process, "_cholesky", lambda kernel: (seen.append(threads()), cholesky(kernel))[1])
@@ -87,3 +92,23 @@ def test_models_take_one_thread_and_give_back_the_others(monkeypatch: pytest.Mon
         assert threads() == before != {1}
     assert seen
     assert all(found == {1} for found in seen)
+
+
+@pytest.mark.skipif(not threads(), reason="no library here whose threads can be told")
+def test_two_threads_of_a_study_give_back_what_there_was() -> None:
+    inside = threading.Barrier(2)
+    seen: list[set[int]] = []
+
+    @one_threaded
+    def model() -> None:
+        inside.wait(10)
+        seen.append(threads())
+        inside.wait(10)
+
+    before = threads()
+    both = [threading.Thread(target=model) for _ in range(2)]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join(10)
+    assert seen == [{1}, {1}] and threads() == before

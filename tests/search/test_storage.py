@@ -252,14 +252,14 @@ def test_the_environment_does_not_move_the_study_of_a_run(tmp_path: Path, monkey
     here, there = (f"sqlite:///{tmp_path}/{name}.db" for name in ("here", "there"))
     run = RunFolder.create(tmp_path / "run")
     monkeypatch.setenv("NASDISTILL_STORAGE", there)
-    assert check_storage(there, {}) == there
+    assert check_storage(None, {}) == there and check_storage(here, {}) == here
     open_journal(run, None, OBJECTIVES, print)
-    assert check_storage(there, run.read_run()) is None
+    assert check_storage(None, run.read_run()) is None and check_storage(there, run.read_run()) == there
     open_journal(run, here, OBJECTIVES, print)
-    assert check_storage(there, run.read_run()) == here
-    assert check_storage("journal", run.read_run()) is None
-    monkeypatch.setenv("NASDISTILL_STORAGE", here)
-    assert check_storage(here, run.read_run()) == here and check_storage(there, run.read_run()) == there
+    assert check_storage(None, run.read_run()) == here and check_storage("journal", run.read_run()) is None
+    for of_another_program in ("postgres", here):
+        monkeypatch.setenv("NASDISTILL_STORAGE", of_another_program)
+        assert check_storage(None, run.read_run()) == here and check_storage(there, run.read_run()) == there
 
 
 def test_the_password_is_not_kept_and_has_to_be_given_again(server: Postgres, tmp_path: Path) -> None:

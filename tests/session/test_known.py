@@ -116,6 +116,12 @@ def test_the_complete_trials_of_an_earlier_run_are_kept_by_the_new_one(tmp_path:
     assert [warmth.fidelity for warmth in kept_warm_start(new, eight)] == [0.5, 1.0]
     thirds = TrainingSettings(epochs=12, epoch_parts=3)
     assert [warmth.fidelity for warmth in kept_warm_start(new, thirds)] == [1.0, 2.0]
+    for epochs, parts in ((5, 3), (49, 1), (7, 5)):  # equal lengths are equal, whatever rounding does
+        same = TrainingSettings(epochs=epochs, epoch_parts=parts)
+        alike = earlier(tmp_path / f"old-{epochs}", [result(0, ONE, epochs=epochs)])
+        RunFolder.open(alike).update_run(training=same.model_dump(), preparation=PREPARED)
+        keep_warm_start(new, alike, read_warm_start(alike, inputs()))
+        assert [warmth.fidelity for warmth in kept_warm_start(new, same)] == [1.0]
     # lengths are compared in images, however either run divides its epochs
     RunFolder.open(path).update_run(training=TrainingSettings(epochs=8, epoch_parts=2).model_dump())
     keep_warm_start(new, path, found)

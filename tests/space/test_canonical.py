@@ -10,6 +10,7 @@ from nasdistill.space.canonical import YOLO_CHANNELS, YOLO_REPEATS, canonical
 from nasdistill.students.families import build_student
 from nasdistill.students.yolo import DESCRIPTIONS
 
+LABELS_ALONE = {"weight.feature": 0.0, "weight.cls": 0.0, "weight.box": 0.0, "weight.detections": 0.0}
 BASE = {"family": "yolov5", "yolov5.depth": 0.33, "yolov5.width": 0.125, "image_size": 256, "prune.ratio": 0.2}
 
 
@@ -69,6 +70,7 @@ def test_same_form_means_same_student(family: str) -> None:
         ({"prune.early": 0.0, "prune.backbone": 0.0}, {"prune.early": 1.0, "prune.backbone": 0.0}),
         ({"prune.ratio": 0.2, "prune.neck": 0.5}, {"prune.ratio": 0.2, "prune.neck": 0.5, "prune.head": 1.0}),
         ({"stages.stage1_share": 0.0, "stages.stage1_learning_rate": 0.1}, {"stages.stage1_share": 0.0}),
+        ({**LABELS_ALONE, "stages.stage1_share": 0.3}, {**LABELS_ALONE, "stages.stage1_share": 0.1}),
         (
             {"temperature.start": 2.0, "temperature.schedule": "constant", "temperature.end": 1.0},
             {"temperature.start": 2.0, "temperature.schedule": "linear", "temperature.end": 2.0},
