@@ -22,11 +22,15 @@ from nasdistill.tasks import Report, Task
 
 TIMED_STEPS = 5
 TRIAL_OVERHEAD_S = 5.0  # building, pruning, exporting, scoring and timing a student
-# Trials of (core seconds)^0.7: more budget goes into longer trials rather than into more of them
-LENGTH_EXPONENT, SHORTEST_S, LONGEST_S = 0.7, 15.0, 900.0
+SHORTEST_S, LONGEST_S = 15.0, 900.0
+# How many trials of middle size should fit into so many core seconds. More budget goes into longer trials rather than into
+# more of them: in half an hour of two cores, twice the steps are worth more than the second half of the trials
+# (docs/decisions.md). The sampler prefers smaller students where the budget is time, so half as many again are made.
+SHORT_BUDGET, LONG_BUDGET = (600.0, 20.0), (3000.0, 10.0)
+# Beyond, trials of (core seconds)^0.73 at most, until LONGEST_S
+LENGTH_EXPONENT = 0.73
 # That a trial has: where fewer whole ones fit, they are divided, so that rounding costs an eighth at most
 FEWEST_EPOCHS = 4
-FEWEST_TRIALS = 20  # of middle size, that should fit: the sampler likes larger ones, and a machine may turn out slower
 
 
 def calibration_tasks(
@@ -92,6 +96,15 @@ def step_seconds(student: Student, channels: Sequence[int], feed: Feed, compute:
     return statistics.median(seconds)
 
 
+def wanted_seconds(core_seconds: float) -> float:
+    """Core seconds that a trial of middle size should take of a budget."""
+    (short, many), (long, few) = SHORT_BUDGET, LONG_BUDGET
+    along = min(max(math.log(max(core_seconds, 1.0) / short) / math.log(long / short), 0.0), 1.0)
+    trials = many + along * (few - many)
+    wanted: float = min(core_seconds**LENGTH_EXPONENT, core_seconds / trials)
+    return min(max(wanted, SHORTEST_S), LONGEST_S)
+
+
 def epochs_for(
     core_seconds: float,
     step_seconds: Mapping[str, float],
@@ -99,17 +112,16 @@ def epochs_for(
     image_sizes: Sequence[int],
     steps_per_epoch: int,
 ) -> tuple[int, int]:
-    """Epochs a trial, so that a typical one takes core_seconds ** LENGTH_EXPONENT seconds, and FEWEST_TRIALS fit.
+    """Epochs a trial, so that a typical one takes `wanted_seconds`.
 
     The second number is in how many parts the images of an epoch are divided for that, FEWEST_EPOCHS being the least.
 
     Typical is the geometric mean over lineages (a family of slow steps must not shorten all others' trials to nothing)
     at the mean area of the input sizes; `step_seconds` were measured at `timed_size`.
     """
-    wanted = min(max(min(core_seconds**LENGTH_EXPONENT, core_seconds / FEWEST_TRIALS), SHORTEST_S), LONGEST_S)
     area = sum((size / timed_size) ** 2 for size in image_sizes) / len(image_sizes)
     step = statistics.geometric_mean(step_seconds.values()) * area
-    steps = max(1.0, (wanted - TRIAL_OVERHEAD_S) / step)
+    steps = max(1.0, (wanted_seconds(core_seconds) - TRIAL_OVERHEAD_S) / step)
     parts = min(steps_per_epoch, math.ceil(FEWEST_EPOCHS * steps_per_epoch / steps))
     return max(1, round(steps * parts / steps_per_epoch)), parts
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nasdistill.prepare.length import FEWEST_EPOCHS, FEWEST_TRIALS, TRIAL_OVERHEAD_S, epochs_for
+from nasdistill.prepare.length import FEWEST_EPOCHS, LONGEST_S, TRIAL_OVERHEAD_S, epochs_for, wanted_seconds
 
 STEPS = 125  # of an epoch
 
@@ -11,7 +11,7 @@ STEPS = 125  # of an epoch
 def test_rounding_to_epochs_costs_an_eighth_at_most(step_s: float) -> None:
     core_seconds = 2700.0
     epochs, parts = epochs_for(core_seconds, {"yolov5": step_s}, 256, [256], STEPS)
-    wanted = (core_seconds / FEWEST_TRIALS - TRIAL_OVERHEAD_S) / step_s
+    wanted = (wanted_seconds(core_seconds) - TRIAL_OVERHEAD_S) / step_s
     assert epochs * STEPS / parts == pytest.approx(wanted, rel=0.5 / FEWEST_EPOCHS + 0.01)
     assert epochs >= FEWEST_EPOCHS
     # whole epochs where enough of them fit
@@ -21,3 +21,11 @@ def test_rounding_to_epochs_costs_an_eighth_at_most(step_s: float) -> None:
 def test_there_is_a_step_in_every_epoch_and_an_epoch_in_every_trial() -> None:
     assert epochs_for(60.0, {"yolov5": 100.0}, 256, [256], STEPS) == (1, STEPS)
     assert epochs_for(60.0, {"yolov5": 0.1}, 256, [256], 1) == (100, 1)
+
+
+def test_more_budget_means_longer_trials_of_which_ten_of_middle_size_always_fit() -> None:
+    budgets = [60.0 * minutes for minutes in (2, 5, 8, 10, 15, 20, 30, 45, 50, 60, 100, 200, 400, 2000)]
+    seconds = [wanted_seconds(budget) for budget in budgets]
+    assert seconds == sorted(seconds) and seconds[-1] == LONGEST_S
+    fitting = [budget / each for budget, each in zip(budgets, seconds, strict=True)]
+    assert fitting[2] == pytest.approx(20.0) and min(fitting[1:]) == pytest.approx(10.0, abs=0.5)
