@@ -28,8 +28,7 @@ class RungFiles:
         text = f"{config.model_dump_json()} {training.model_dump_json()}"
         self.key = hashlib.sha256(text.encode()).hexdigest()
         self._training = folder / TRAINING_NAME
-        facts = read_facts(self._training)
-        known = facts if facts is not None and facts.get("key") == self.key else {}
+        known = _facts(self._training, self.key)
         self.stage = known.get("stage")
         self.seconds = float(known.get("seconds", 0.0))
 
@@ -47,6 +46,12 @@ class RungFiles:
     def remove(self) -> None:
         """Drop the training; the scores stay."""
         self._training.unlink(missing_ok=True)
+
+
+def _facts(path: Path, key: str) -> dict[str, str]:
+    """What is told in a file of the training with this key; {} where there is none, or another's."""
+    found = read_facts(path)
+    return found if found is not None and found.get("key") == key else {}
 
 
 SaveWeights = Callable[[Path, Mapping[str, str]], None]
@@ -78,7 +83,7 @@ class BestFiles:
             return
         os.replace(artifact, self._named(score, "onnx"))
         save(self._named(score, "safetensors"), {"key": self._key, "score": score.model_dump_json()})
-        self._remove(but=score)
+        self.remove(but=score)
 
     def take(self, score: RungScore) -> None:
         """Make what `score` is of the trial's own student; a trial that is killed now finds it again."""
@@ -86,11 +91,8 @@ class BestFiles:
             with replacing(self._folder / f"student.{suffix}") as temporary:
                 shutil.copyfile(self._named(score, suffix), temporary)
 
-    def remove(self) -> None:
-        """Drop what is left."""
-        self._remove()
-
-    def _remove(self, but: RungScore | None = None) -> None:
+    def remove(self, but: RungScore | None = None) -> None:
+        """Drop what is left, `but` that of one score."""
         for path in self._folder.glob("best-*"):
             if but is None or path.stem != f"best-{but.rung}":
                 path.unlink()
@@ -99,10 +101,9 @@ class BestFiles:
         return self._folder / f"best-{score.rung}.{suffix}"
 
     def _read(self, weights: Path) -> RungScore | None:
-        facts = read_facts(weights)
-        if facts is None or facts.get("key") != self._key or not weights.with_suffix(".onnx").is_file():
+        if not weights.with_suffix(".onnx").is_file():
             return None
         try:
-            return RungScore.model_validate_json(facts["score"])
+            return RungScore.model_validate_json(_facts(weights, self._key)["score"])
         except (KeyError, ValidationError):
             return None

@@ -396,7 +396,7 @@ class TestRungs:
             for _ in range(2):
                 next(trial)
             monkeypatch.setattr(RungFiles, "remove", lambda files: None)
-            monkeypatch.setattr(BestFiles, "remove", lambda files: None)
+            monkeypatch.setattr(BestFiles, "remove", lambda files, but=None: None)
             kept = (tmp_path / "student.onnx").read_bytes()
             trial.close()
             monkeypatch.undo()

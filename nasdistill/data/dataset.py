@@ -33,6 +33,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.image_paths)
 
+    @property
+    def labelled(self) -> bool:
+        """Whether any image has a label."""
+        return any(map(len, self.boxes))
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -74,7 +79,11 @@ def load_dataset(path: str | Path, on_progress: Progress | None = None) -> Datas
     total, done = sum(map(len, listed.values())), 0
     splits = {}
     for key, images in listed.items():
-        split, found = _check_split(images, len(names), key, f"{yaml_path}: {key}", done, total, on_progress)
+        split, found = _check_split(images, len(names), f"{yaml_path}: {key}", done, total, on_progress)
+        if key == "val" and not split.labelled:
+            raise InputError(
+                f"{yaml_path}: val: none of the {len(split)} images has a label; {label_path(images[0])}, say, was looked for"
+            )
         splits[key] = split
         problems += found
         done += len(images)
@@ -213,7 +222,7 @@ def label_path(image: Path) -> Path:
 
 
 def _check_split(
-    images: Sequence[Path], classes: int, key: str, where: str, before: int, total: int, on_progress: Progress | None
+    images: Sequence[Path], classes: int, where: str, before: int, total: int, on_progress: Progress | None
 ) -> tuple[Split, list[str]]:
     """Decode every image and parse every label file of a split."""
 
@@ -244,9 +253,5 @@ def _check_split(
         if len(found) > MOST_BAD * count:
             share = f"{len(found)} of {count} {what} are bad (at most {MOST_BAD:.0%} may be)"
             raise InputError(f"{where}: {share}, first: {found[0]}")
-    if not lines and key == "val":
-        raise InputError(
-            f"{where}: none of the {len(images)} images has a label; {label_path(images[0])}, say, was looked for"
-        )
     split = Split(tuple(image for image, _ in kept), tuple(boxes for _, boxes in kept))
     return split, image_problems + line_problems

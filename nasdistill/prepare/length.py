@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 
 from nasdistill.config import Recipe, TrainingSettings
@@ -98,9 +99,8 @@ def step_seconds(student: Student, channels: Sequence[int], feed: Feed, compute:
 
 def wanted_seconds(core_seconds: float) -> float:
     """Core seconds that a trial of middle size should take of a budget."""
-    (short, many), (long, few) = SHORT_BUDGET, LONG_BUDGET
-    along = min(max(math.log(max(core_seconds, 1.0) / short) / math.log(long / short), 0.0), 1.0)
-    trials = many + along * (few - many)
+    budgets, numbers = zip(SHORT_BUDGET, LONG_BUDGET, strict=True)
+    trials = float(np.interp(math.log(max(core_seconds, 1.0)), np.log(budgets), numbers))
     wanted: float = min(core_seconds**LENGTH_EXPONENT, core_seconds / trials)
     return min(max(wanted, SHORTEST_S), LONGEST_S)
 

@@ -96,16 +96,18 @@ def check_labels(space: SearchSpace, recipe: Recipe, train: Split, where: str) -
     Raises:
         InputError: labels have a weight in a stage, and there are none.
     """
-    if any(len(boxes) for boxes in train.boxes):
-        return
-    for stage, given in (("stage1", recipe.stage1_label_weight), ("stage2", recipe.stage2_label_weight)):
-        name = f"stages.{stage}_label_weight"
-        if _may_weigh(space, name) if name in space.common else given > 0:
-            first = label_path(train.image_paths[0])
-            raise InputError(
-                f"{where}: train: none of the {len(train)} images has a label ({first}, say, was looked for); "
-                f"with both {_key('stages.stage1_label_weight')} and stage2's at 0 the teacher alone teaches"
-            )
+    of_recipe = {
+        "stages.stage1_label_weight": recipe.stage1_label_weight,
+        "stages.stage2_label_weight": recipe.stage2_label_weight,
+    }
+    labels_teach = any(
+        _may_weigh(space, name) if name in space.common else given > 0 for name, given in of_recipe.items()
+    )
+    if labels_teach and not train.labelled:
+        raise InputError(
+            f"{where}: train: none of the {len(train)} images has a label ({label_path(train.image_paths[0])}, say, was "
+            f"looked for); with both {_key('stages.stage1_label_weight')} and stage2's at 0 the teacher alone teaches"
+        )
 
 
 def check_cache(space: SearchSpace, kind: CacheKind) -> None:

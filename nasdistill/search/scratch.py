@@ -41,7 +41,7 @@ def _locked(parent: str) -> tuple[Path, IO[bytes]]:
     while True:
         folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
         lock = open(folder / _LOCK, "wb")  # noqa: SIM115 (open as long as the folder is there)
-        if (_try_lock(lock) or not _knows_locks(lock)) and (folder / _LOCK).exists():
+        if _try_lock(lock) is not False and (folder / _LOCK).exists():
             return folder, lock
         lock.close()
 
@@ -56,24 +56,14 @@ def _sweep(parent: Path) -> None:
                 shutil.rmtree(lock_file.parent, ignore_errors=True)
 
 
-def _knows_locks(file: IO[bytes]) -> bool:
-    """Whether the file system has locks; without them nothing is ever swept up."""
+def _try_lock(file: IO[bytes]) -> bool | None:
+    """Whether the lock is ours now; None where there are no locks: nothing is ever swept up there."""
     if fcntl is None:
-        return False
-    try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return True
-
-
-def _try_lock(file: IO[bytes]) -> bool:
-    if fcntl is None:
-        return False
+        return None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError:
+        return None
     return True

@@ -35,9 +35,6 @@ def canonical(params: Mapping[str, Scalar]) -> dict[str, Scalar]:
         found["dynamicconv.width"] = _channels(DYNAMIC_CONV_CHANNELS, float(found["dynamicconv.width"]))
     _leave_out_idle_losses(found)
     _leave_out_idle_pruning(found)
-    untaught = all(found.get(name, 0) == 0 for name in (*_WEIGHTS, "stages.stage1_label_weight"))
-    if untaught and all(name in found for name in _WEIGHTS[:3]):  # then there is no stage 1 (`trial.py`)
-        found["stages.stage1_share"] = 0.0
     if found.get("stages.stage1_share") == 0:
         found.pop("stages.stage1_learning_rate", None)
         found.pop("stages.stage1_label_weight", None)
@@ -75,6 +72,8 @@ def _leave_out_idle_losses(found: dict[str, Scalar]) -> None:
     if all(found.get(name) == 0 for name in _WEIGHTS):
         for name in ("participation", "schedule", "temperature.start", "temperature.end", "temperature.schedule"):
             found.pop(name, None)
+        if not found.get("stages.stage1_label_weight"):  # then there is no stage 1 (`trial.py`)
+            found["stages.stage1_share"] = 0.0
     start, end = found.get("temperature.start"), found.get("temperature.end")
     if found.get("temperature.schedule") == "constant":
         found.pop("temperature.end", None)
