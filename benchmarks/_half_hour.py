@@ -22,7 +22,7 @@ from nasdistill.records import Scalar
 from nasdistill.search import LatencyFirstSampler
 from nasdistill.search.candidates import position_of
 from nasdistill.search.distributions import distribution_of, identity, suggest_params
-from nasdistill.search.samplers import SECONDS, Task, make_sampler
+from nasdistill.search.samplers import SECONDS, SamplerTask, make_sampler
 from nasdistill.space.search_space import SearchSpace
 
 BOX_MS = 50.0
@@ -85,7 +85,7 @@ def search(space: SearchSpace, sampler: str, seed: int, timed: bool = True) -> S
     noise = np.random.default_rng(1000 + seed)
     best = {name: noise.normal(0.5, RECIPE_DEVIATION) for name in RECIPE}
     distributions = {name: distribution_of(space.common[name]) for name in RECIPE}
-    chosen = make_sampler(sampler, Task(space, reference=Reference(latency_ms=BOX_MS), timed=timed, seed=seed))
+    chosen = make_sampler(sampler, SamplerTask(space, reference=Reference(latency_ms=BOX_MS), timed=timed, seed=seed))
     study = optuna.create_study(directions=["maximize", "minimize"], sampler=chosen)
     observing = chosen if isinstance(chosen, LatencyFirstSampler) else None
     for point in scout_points(space, seed)[:SCOUTS] if observing else ():

@@ -14,16 +14,16 @@ import torch
 from nasdistill.config import MOST_EPOCHS, SHORT, Recipe, TrainingSettings
 from nasdistill.data.views import open_views
 from nasdistill.devices.profile import load_devices
-from nasdistill.distill.compute import Compute, Precision, choose_compute, keep_freed_memory
+from nasdistill.distill.compute import Compute, choose_compute, keep_freed_memory
 from nasdistill.distill.connectors import Connectors
 from nasdistill.distill.feed import Feed
 from nasdistill.distill.objective import DEFAULT, LossChoice, LossWeights
-from nasdistill.distill.stage import Stage, StageTraining
+from nasdistill.distill.stage import StageTraining, timing_stage
 from nasdistill.prepare.families import Warmed, WarmPlan, warm_tasks
 from nasdistill.prepare.inputs import Inputs, load_inputs
 from nasdistill.prepare.needs import most_levels
 from nasdistill.prepare.pools import PoolPlan, plan_pools, seal, target_tasks, view_tasks
-from nasdistill.records import Scalar, TrialConfig, TrialResult
+from nasdistill.records import Precision, Scalar, TrialConfig, TrialResult
 from nasdistill.search.worker import at_the_end
 from nasdistill.space.search_space import flat_params
 from nasdistill.students.families import build_student
@@ -35,7 +35,6 @@ from nasdistill.trial_rungs import TrialPlace
 from nasdistill.workbench import Assets, OnlineSource, SupernetFile, Workbench
 
 DISTILLED = LossWeights(feature=1.0, cls=1.0, box=1.0, label=1.0)
-LEARNING_RATE = 1e-5  # small: timing steps must not end in a loss that is not finite
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ class Setting:
             names=self.inputs.dataset.names,
             pools={pool.image_size: pool.folders for pool in self.pools},
             supernets=warmed,
-            teacher_channels=self.inputs.teacher.channels[:3],
+            teacher_channels=self.inputs.teacher.neck_channels,
             images_per_epoch=images_per_epoch or len(self.pools[-1].train),
             device=self.inputs.device,
             training=training,
@@ -184,18 +183,7 @@ class StepTimer:
             wall.append(time.perf_counter())
             return False
 
-        stage = Stage(
-            "timing",
-            steps=2,
-            learning_rate=LEARNING_RATE,
-            weights=self.weights,
-            freeze_backbone=False,
-            first_step=0,
-            all_steps=2,
-            batch_size=self.recipe.batch_size,
-            losses=self.losses,
-            optimizer=self.recipe.optimizer,
-        )
+        stage = timing_stage(2, self.weights, self.recipe, self.losses)
         StageTraining(
             self.student,
             self.connectors,
@@ -225,7 +213,7 @@ def make_timer(
     """A timer of a student whose connectors fit the setting's teacher."""
     torch.manual_seed(0)
     generators = losses.feature == "mgd"
-    channels = setting.inputs.teacher.channels[:3]
+    channels = setting.inputs.teacher.neck_channels
     connectors = Connectors(student.pyramid_channels, channels, generators=generators)
     return StepTimer(student, connectors, feed, weights, compute, losses, recipe or setting.training.recipe)
 

@@ -44,7 +44,7 @@ def losses_and_gradients(setting: Setting, feed: Feed, mix: Mix, batches: int) -
     compute = choose_compute(setting.training.precision)
     student = setting.student("yolov5", ARCH)
     torch.manual_seed(0)
-    connectors = Connectors(student.pyramid_channels, setting.inputs.teacher.channels[:3])
+    connectors = Connectors(student.pyramid_channels, setting.inputs.teacher.neck_channels)
     compute.place(student.model.train())
     compute.place(connectors)
     student.head.dfl.requires_grad_(False)

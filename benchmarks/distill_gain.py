@@ -41,7 +41,7 @@ from nasdistill.students.families import lineage
 from nasdistill.students.importance import sorted_by_importance
 from nasdistill.students.slicing import transplant
 from nasdistill.students.student import parameters_m
-from nasdistill.workbench import Assets, SupernetFile
+from nasdistill.workbench import FROM_TEACHER, Assets, SupernetFile
 
 FAMILY = "yolov5"
 PARTIAL = RESULTS / "distill_gain.partial.json"
@@ -68,7 +68,7 @@ def starting_weights(setting: Setting, arch: Mapping[str, Scalar], folder: Path)
     share = transplant(in_data_order(sorted_by_importance(inputs.teacher.model), inputs.class_order), student.model)
     path = folder / "start.safetensors"
     save_file({name: tensor.detach().contiguous() for name, tensor in student.model.state_dict().items()}, path)
-    return SupernetFile(path, dict(arch), "teacher-slices" if share > 0 else "random")
+    return SupernetFile(path, dict(arch), FROM_TEACHER if share > 0 else "random")
 
 
 def step_seconds(setting: Setting, arch: Mapping[str, Scalar], mix: Mix, rounds: int) -> tuple[float, float]:

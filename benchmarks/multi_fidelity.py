@@ -195,7 +195,7 @@ def compare(name: str, make: Callable[[int], Problem], seeds: int) -> dict[str, 
 def measure(options: argparse.Namespace) -> Outcome:
     """Replay every problem."""
     if not YOLOBENCH.is_file():
-        sys.exit(f"skipped: {YOLOBENCH.name} is not there")
+        sys.exit(f"skipped: {YOLOBENCH} is not there")
     found = [compare(name, make, 4 if options.quick else SEEDS) for name, make in PROBLEMS.items()]
     reached = [_ratio(row, "continued") for row in found]
     return Outcome(

@@ -28,9 +28,9 @@ from benchmarks._training import (
     warm,
 )
 from nasdistill.config import TrainingSettings
-from nasdistill.distill.compute import Precision, choose_compute
+from nasdistill.distill.compute import choose_compute
 from nasdistill.prepare.families import plan_warming, supernets
-from nasdistill.records import Scalar, TrialConfig
+from nasdistill.records import Precision, Scalar, TrialConfig
 from nasdistill.students.families import Lineage
 
 GOAL = Goal(1.4, at_most=False)

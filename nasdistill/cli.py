@@ -35,6 +35,7 @@ SelectOption = Annotated[
     str | None,
     typer.Option(help="Which is best: knee, fastest, most-accurate, 'latency_ms<=20', 'map50>=0.8', and so on."),
 ]
+MovedOption = Annotated[str | None, typer.Option(metavar="PATH", help="Where it lies now [default: where it lay].")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
@@ -88,6 +89,7 @@ def search(
     console = Console(stderr=as_json)
     with _starting(console):
         from nasdistill.progress import Progress
+        from nasdistill.report.format import in_command, shown_path
         from nasdistill.report.live import LiveDisplay
         from nasdistill.report.printed import print_front
         from nasdistill.search.budget import parse_budget
@@ -122,11 +124,11 @@ def search(
     )
     run, settings = check(request)
     with Progress(LiveDisplay(console)).showing() as progress:
-        run_search(request, run, settings, progress)
+        run = run_search(request, run, settings, progress)
     print_front(run, as_json)
     if not as_json:
-        name = os.path.relpath(run.path)
-        print(f"report: {name}/report.html\nexport: nasdistill export {name} --trial best --format onnx")
+        name = in_command(run.path)
+        print(f"report: {shown_path(run.report_file)}\nexport: nasdistill export {name} --trial best --format onnx")
         print(f"longer: nasdistill train {name} --trial best --budget 30m")
 
 
@@ -138,9 +140,12 @@ def train(
     select: SelectOption = None,
     device: DeviceOption = None,
     trust_teacher: options.TrustTeacher = False,
+    data: MovedOption = None,
+    teacher: MovedOption = None,
+    teacher_yaml: MovedOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a student of a run for longer, on all cores; the same command goes on after an interruption."""
+    """Train a student of a run for longer, on as many cores as help; the same command goes on after an interruption."""
     from rich.console import Console
 
     console = Console(stderr=as_json)
@@ -159,6 +164,9 @@ def train(
         select=select,
         device=device,
         trust_teacher=trust_teacher,
+        data=data,
+        teacher=teacher,
+        teacher_yaml=teacher_yaml,
     )
     with Progress(LiveDisplay(console)).showing() as progress:
         result = run_training(request, progress)
@@ -206,6 +214,7 @@ def export(
     from nasdistill.pareto.of_run import devices_of_run, objectives_of_run
     from nasdistill.pareto.select import choose
     from nasdistill.report.columns import with_unit
+    from nasdistill.report.format import shown_path
     from nasdistill.store.run_folder import RunFolder
 
     folder = RunFolder.open(run)
@@ -215,7 +224,7 @@ def export(
     names = [name.strip() for name in formats.split(",") if name.strip()]
     exported = write_export(folder, chosen, names, out or folder.path / "export", trained)
     chosen = exported.trial
-    files = [os.path.relpath(path) for path in (*exported.files.values(), exported.card)]
+    files = [shown_path(path) for path in (*exported.files.values(), exported.card)]
     if as_json:
         print(json.dumps({"trial": chosen.model_dump(), "files": files}))
         return

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from nasdistill.errors import InputError
-from nasdistill.records import CacheKind, Record, TrialConfig, ViewsName
+from nasdistill.records import CacheKind, Precision, Record, TrialConfig, ViewsName
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Rate = Annotated[float, Field(gt=0.0, le=1.0)]
@@ -121,7 +121,7 @@ class TrainingSettings(Record):
     """How views are drawn (`prepare/pools.py: POLICIES`)."""
     cache: CacheKind = "auto"
     """In which form the teacher's targets are kept; `auto` is resolved before the first trial."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Precision = "auto"
     views_per_image: Annotated[int, Field(ge=1, le=100)] = 3
     max_views: Annotated[int, Field(ge=1)] = 6000
     """Upper limit of the pool; of a larger data set an evenly spread part is used."""

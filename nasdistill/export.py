@@ -1,6 +1,7 @@
 """Handing out a finished trial: the artifact that was scored and timed, with a model card beside it."""
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any
 
 from nasdistill.errors import InputError
 from nasdistill.pareto.objectives import COST, cost_objective
+from nasdistill.pareto.of_run import whole_epochs
 from nasdistill.records import TrialResult
 from nasdistill.space.families import FAMILIES, needs_no_nms
 from nasdistill.store.atomic import replacing, write_text
@@ -55,7 +57,7 @@ def export(run: RunFolder, trial: TrialResult, formats: Sequence[str], out: Path
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
         raise InputError(f"unknown format '{', '.join(unknown)}'; allowed: {', '.join(FORMATS)}")
-    source, files = run.path / "trials" / f"{trial.trial:04d}", dict[str, Path]()
+    source, files = run.trial_folder(trial.trial), dict[str, Path]()
     name = f"{run.path.resolve().name}-{trial.trial:04d}"
     if trained:
         source, name = run.trained_folder(trial.trial), f"{name}-trained"
@@ -73,7 +75,7 @@ def export(run: RunFolder, trial: TrialResult, formats: Sequence[str], out: Path
             new = not file.exists()
             FORMATS[format_name][1](source, file)
             written += [file] if new else []
-        write_text(card, model_card(run.read_run(), trial, files))
+        write_text(card, model_card(run.read_run(), trial, files, trained))
     except OSError as error:
         for file in written:
             file.unlink(missing_ok=True)
@@ -85,7 +87,8 @@ def _trained(run: RunFolder, trial: int) -> TrialResult:
     found = next((result for result in run.trained() if result.trial == trial), None)
     if found is None:
         raise InputError(
-            f"trial {trial} was not trained for longer; nasdistill train {run.path} --trial {trial} --budget 30m does it"
+            f"trial {trial} was not trained for longer; nasdistill train {shlex.quote(str(run.path))} --trial {trial} "
+            "--budget 30m does it"
         )
     return found
 
@@ -116,7 +119,7 @@ def _how_to_run(files: dict[str, Path]) -> str:
 """
 
 
-def model_card(run: dict[str, Any], trial: TrialResult, files: dict[str, Path]) -> str:
+def model_card(run: dict[str, Any], trial: TrialResult, files: dict[str, Path], trained: bool = False) -> str:
     """The model card: what it is, how it was made, how good and how fast it is, how to run it."""
     teacher, device = run.get("teacher", {}), run.get("device", {})
     names, batch = run.get("names", []), device.get("batch", 1)
@@ -141,7 +144,7 @@ Distilled from the teacher {teacher.get("name", "unknown")} by nasdistill {run.g
 | latency, median | {trial.latency_ms:.2f} ms on device `{device.get("name")}` ({device.get("runtime")}, \
 {device.get("precision")}, {device.get("threads")} thread(s), batch {batch}){speed} |
 {further}| parameters | {trial.params_m:.3f} M |
-| training | {trial.epochs} epochs |
+| training | {trial.epochs if trained else whole_epochs(run, trial.epochs)} epochs |
 | data | {run.get("data")} (sha256 {str(run.get("data_hash"))[:16]}) |
 | classes | {", ".join(map(str, names))} |
 

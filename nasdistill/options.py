@@ -27,7 +27,12 @@ TeacherYaml = Annotated[
 TrustTeacher = Annotated[
     bool, typer.Option("--trust-teacher", help="Unpickle a teacher that holds unknown classes. It can run any code.")
 ]
-Space = Annotated[str | None, typer.Option(help="A search space: a file, or the name of a shipped one.")]
+Space = Annotated[
+    str | None,
+    typer.Option(
+        help="A search space: a file, or the name of a shipped one [default: edge-default; of the demo, demo]."
+    ),
+]
 Device = Annotated[
     list[str] | None,
     typer.Option(
@@ -60,7 +65,8 @@ Enqueue = Annotated[
     Path | None, typer.Option(help="Begin with the configurations in this file (YAML, JSON, or CSV as trials.csv).")
 ]
 WarmStart = Annotated[
-    Path | None, typer.Option(metavar="RUN", help="Learn from an earlier run on the same space, device and data.")
+    Path | None,
+    typer.Option(metavar="RUN", help="Learn from an earlier run on the same space, device, data and teacher."),
 ]
 Workers = Annotated[int | None, typer.Option(min=1, help="Trials at the same time [default: one a core].")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Seed of views, weights and proposals [default: 0].")]
@@ -78,7 +84,10 @@ Repeats = Annotated[
     ),
 ]
 Precision = Annotated[
-    str | None, typer.Option(help="auto, float32 or bfloat16 [default: auto: bfloat16 where the hardware has it].")
+    str | None,
+    typer.Option(
+        help="auto, float32 or bfloat16 [default: auto: bfloat16 where the hardware has it, float16 on older GPUs]."
+    ),
 ]
 Cache = Annotated[
     str | None,
@@ -97,7 +106,12 @@ Storage = Annotated[
     ),
 ]
 RayAddress = Annotated[str | None, typer.Option(help="Join a running Ray cluster: auto, or host:port.")]
-GpusPerTrial = Annotated[float | None, typer.Option(min=0.01, help="Share of a GPU for each trial, e.g. 0.5.")]
+GpusPerTrial = Annotated[
+    float | None,
+    typer.Option(
+        min=0.01, help="Share of a GPU for each trial, e.g. 0.5 [default: equal shares, at least 3 GB of memory]."
+    ),
+]
 
 
 def each_constraint_named(arguments: list[str]) -> list[str]:

@@ -15,7 +15,7 @@ from nasdistill.records import TrialResult
 from nasdistill.report.live import LiveDisplay
 from nasdistill.report.status import SearchStatus
 from nasdistill.report.teacher import teacher_of
-from nasdistill.search.budget import BudgetClock
+from nasdistill.search.budget import Budget, BudgetClock
 from nasdistill.search.events import DiskFull, RoomAgain, SearchEvent, TrialFinished, TrialStarted
 from nasdistill.tasks import T, Task
 
@@ -66,6 +66,10 @@ class Progress:
     def phase(self, text: str) -> None:
         """A new step, whose length is not known."""
         self._change(phase=text, phase_progress=None)
+
+    def step(self, text: str, share: float | None = None) -> None:
+        """A step and how much of it is done, 0..1; None where its length is not known."""
+        self._change(phase=text, phase_progress=share)
 
     def share(self, share: float) -> None:
         """How much of the current step is done, 0..1."""
@@ -161,11 +165,12 @@ class Progress:
 
 def _budget_fields(clock: BudgetClock, search: _Search | None) -> dict[str, Any]:
     """The status fields that tell how much of the budget is used and when it ends: by the clock, or at the pace so far."""
-    amount = functools.partial(_amount, clock.budget.kind)
+    amount = functools.partial(_amount, clock.budget)
     end = None if clock.deadline is None else datetime.fromtimestamp(clock.deadline)
     if end is None and search is not None and clock.used > search.used_before:
         pace = (time.monotonic() - search.started) / (clock.used - search.used_before)
-        end = datetime.now() + timedelta(seconds=pace * clock.left)
+        with contextlib.suppress(OverflowError):  # a budget that nobody lives to see the end of
+            end = datetime.now() + timedelta(seconds=pace * clock.left)
     return {
         "budget_used": amount(min(clock.used, clock.budget.amount)),
         "budget_left": amount(clock.left),
@@ -174,7 +179,7 @@ def _budget_fields(clock: BudgetClock, search: _Search | None) -> dict[str, Any]
     }
 
 
-def _amount(kind: str, value: float) -> str:
-    if kind != "time":
-        return f"{value:.0f} {kind}"
+def _amount(budget: Budget, value: float) -> str:
+    if budget.kind != "time":
+        return f"{round(value / budget.parts, 2):.12g} {budget.kind}"
     return str(timedelta(seconds=round(value)))

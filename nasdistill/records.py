@@ -21,6 +21,12 @@ ViewsName = Literal["plain", "heavy"]
 CacheKind = Literal["auto", "full", "sparse", "online"]
 WeightSchedule = Literal["constant", "cosine", "off_at_end"]
 Connector = Literal["conv", "conv_bn"]
+TemperatureSchedule = Literal["constant", "linear", "cosine"]
+Importance = Literal["l2", "bn_scale", "taylor"]
+Precision = Literal["auto", "float32", "bfloat16"]
+
+ADDED_PARAMS = ("init", "prune.achieved")
+"""What a result's parameters tell beyond those of the search space: the starting weights, and how much was pruned."""
 
 DEVICE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 DEVICE_FIGURES = ("latency_ms", "latency_p90_ms", "energy_mj")
@@ -52,7 +58,7 @@ class TrialConfig(Record):
     image_size: Annotated[int, Field(ge=32, multiple_of=32)]
     temperature_start: Annotated[float, Field(ge=0.1, le=100.0)] = 3.0
     temperature_end: Annotated[float, Field(ge=0.1, le=100.0)] = 1.0
-    temperature_schedule: Literal["constant", "linear", "cosine"] = "linear"
+    temperature_schedule: TemperatureSchedule = "linear"
     feature_loss: FeatureLoss = "channel_attention"
     connector: Connector = "conv"
     box_loss: BoxLoss = "l1_giou"
@@ -64,7 +70,7 @@ class TrialConfig(Record):
     weight_box: Annotated[float, Field(ge=0.0, le=1000.0)] = 1.0
     weight_detections: Annotated[float, Field(ge=0.0, le=1000.0)] = 0.0
     prune_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-    prune_importance: Literal["l2", "bn_scale", "taylor"] = "l2"
+    prune_importance: Importance = "l2"
     prune_early: Annotated[float, Field(ge=0.0, le=2.0)] = 1.0
     prune_backbone: Annotated[float, Field(ge=0.0, le=2.0)] = 1.0
     prune_neck: Annotated[float, Field(ge=0.0, le=2.0)] = 1.0

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,10 +11,9 @@ from torch import nn
 from nasdistill.compress.prune import prune, pruning_of
 from nasdistill.distill.connectors import Connectors
 from nasdistill.distill.objective import LossChoice, LossWeights
-from nasdistill.distill.schedule import teacher_share_at
+from nasdistill.distill.schedule import teacher_share_at, temperature_at
 from nasdistill.distill.sensitivity import loss_gradients
 from nasdistill.distill.stage import Stage, StageRun
-from nasdistill.distill.temperature import temperature_at
 from nasdistill.errors import TrialError
 from nasdistill.measure.accuracy import Accuracy
 from nasdistill.measure.artifact import write_onnx
@@ -51,17 +51,14 @@ def trial_in_rungs(config: TrialConfig, bench: Workbench, place: TrialPlace, rep
     report(f"{config.family} {dict(config.arch)} at {size} px from {init}: {before} before training")
 
     figures = fields_of(before.figures)
-    told = {limit: before.figures[limit.objective.name] for limit in place.constraints}
-    beyond = [
-        f"{limit.objective.name} {value:.4g} misses {limit}" for limit, value in told.items() if not limit.keeps(value)
-    ]
+    beyond = _beyond(before, place)
     if beyond:
         artifact.unlink()
         return TrialResult(
             trial=place.trial,
             state="rejected",
             family=config.family,
-            reason=", ".join(beyond),
+            reason=beyond,
             seconds=time.monotonic() - started,
             params={**place.params, "init": init},
             **figures,
@@ -75,7 +72,7 @@ def trial_in_rungs(config: TrialConfig, bench: Workbench, place: TrialPlace, rep
     way = Way(config, bench, place, files, figures, started, report)
     torch.manual_seed(training.seed)
     connectors = _connectors(student, config, bench)
-    kept = sum(planned.pyramid_channels[:3]) / sum(bench.assets.teacher_channels)
+    kept = sum(planned.pyramid_channels[: len(bench.assets.teacher_channels)]) / sum(bench.assets.teacher_channels)
     stage1, stage2 = _stages(config, bench, student.head.end2end, kept if init.startswith(FROM_TEACHER) else None)
     if files.stage != stage2.name:
         report(_line(stage1, (yield from way.train(student, connectors, stage1))))
@@ -83,19 +80,16 @@ def trial_in_rungs(config: TrialConfig, bench: Workbench, place: TrialPlace, rep
     pruned = prune(student, pruning, gradients)
     if config.prune_ratio:  # its maps have fewer channels now
         connectors = _connectors(pruned.student, config, bench)
-    report(_line(stage2, (yield from way.train(pruned.student, connectors, stage2, best))))
-
-    accuracy: Accuracy | RungScore = export_and_score(pruned.student, size, artifact, bench)
-    save_weights(pruned.student, place.folder / "student.safetensors")
-    epochs = training.epochs
-    if best is not None:
-        on_the_way = best.score()
-        if on_the_way is not None and best.value(on_the_way) > best.value(accuracy):
-            report(
-                f"the end has {best.value(accuracy):.4f}: the student is that of epoch {on_the_way.epochs} of {epochs}"
-            )
-            best.take(on_the_way)
-            accuracy, epochs = on_the_way, on_the_way.epochs
+    end: Accuracy | None = None
+    try:
+        report(_line(stage2, (yield from way.train(pruned.student, connectors, stage2, best))))
+        end = export_and_score(pruned.student, size, artifact, bench)
+        save_weights(pruned.student, place.folder / "student.safetensors")
+    except TrialError as error:
+        if best is None or best.score() is None:
+            raise
+        report(str(error))
+    accuracy, epochs = _best_of(end, training.epochs, best, report)
     costs = _costs(pruned.student.model, artifact, size, bench)
     files.remove()
     if best is not None:
@@ -116,6 +110,29 @@ def trial_in_rungs(config: TrialConfig, bench: Workbench, place: TrialPlace, rep
         params={**place.params, "init": init, "prune.achieved": round(pruned.achieved, 4)},
         **fields_of(costs.figures),
     )
+
+
+def _beyond(costs: Costs, place: TrialPlace) -> str:
+    """The constraints that a student's costs miss; empty for none."""
+    told = {limit: costs.figures[limit.objective.name] for limit in place.constraints}
+    return ", ".join(
+        f"{limit.objective.name} {value:.4g} misses {limit}" for limit, value in told.items() if not limit.keeps(value)
+    )
+
+
+def _best_of(
+    end: Accuracy | None, epochs: int, best: BestFiles | None, report: Report
+) -> tuple[Accuracy | RungScore, int]:
+    """The end's accuracy and length; or those of the best rung, where they are kept and the end (None: there was none) is not
+    better. The trial's files are then that student's."""
+    on_the_way = None if best is None else best.score()
+    if best is None or on_the_way is None or (end is not None and best.value(end) >= best.value(on_the_way)):
+        assert end is not None
+        return end, epochs
+    ended = "there is no end" if end is None else f"the end has {best.value(end):.4f}"
+    report(f"{ended}: the student is that of epoch {on_the_way.epochs} of {epochs}")
+    best.take(on_the_way)
+    return on_the_way, on_the_way.epochs
 
 
 def _costs(model: nn.Module, artifact: Path, size: int, bench: Workbench) -> Costs:
@@ -148,34 +165,30 @@ def _stages(config: TrialConfig, bench: Workbench, nms_free: bool, kept: float |
     def weights(label: float) -> LossWeights:
         return LossWeights(config.weight_feature, config.weight_cls, config.weight_box, label, config.weight_detections)
 
-    return (
-        Stage(
-            "stage 1",
-            first,
-            recipe.stage1_learning_rate,
-            weights(label),
-            freeze_backbone=True,
-            first_step=0,
-            all_steps=steps,
-            batch_size=recipe.batch_size,
-            optimizer=recipe.optimizer,
-            losses=losses,
-            closing_steps=max(0, closing - (steps - first)),
-        ),
-        Stage(
-            "stage 2",
-            steps - first,
-            recipe.stage2_learning_rate,
-            weights(recipe.stage2_label_weight),
-            freeze_backbone=False,
-            first_step=first,
-            all_steps=steps,
-            batch_size=recipe.batch_size,
-            optimizer=recipe.optimizer,
-            losses=losses,
-            closing_steps=closing,
-        ),
+    stage2 = Stage(
+        "stage 2",
+        steps - first,
+        recipe.stage2_learning_rate,
+        weights(recipe.stage2_label_weight),
+        freeze_backbone=False,
+        first_step=first,
+        all_steps=steps,
+        batch_size=recipe.batch_size,
+        optimizer=recipe.optimizer,
+        losses=losses,
+        closing_steps=closing,
     )
+    stage1 = replace(
+        stage2,
+        name="stage 1",
+        steps=first,
+        learning_rate=recipe.stage1_learning_rate,
+        weights=weights(label),
+        freeze_backbone=True,
+        first_step=0,
+        closing_steps=max(0, closing - stage2.steps),
+    )
+    return stage1, stage2
 
 
 def _connectors(student: Student, config: TrialConfig, bench: Workbench) -> Connectors:
@@ -189,16 +202,16 @@ def _gradients(
     """Gradients of the loss of `stage`, where the trial prunes by them."""
     if config.prune_importance != "taylor" or not config.prune_ratio:
         return None
-    begins = stage.first_step / max(1, stage.all_steps - 1)
+    begins = stage.progress(0)
     return loss_gradients(
         student,
         connectors,
         bench.feed(config.image_size),
         stage.weights,
-        temperature_at(begins, config.temperature_start, config.temperature_end, config.temperature_schedule),
+        temperature_at(begins, config),
         bench.compute,
         losses=stage.losses,
-        teacher_share=teacher_share_at(begins, config.weight_schedule),
+        teacher_share=teacher_share_at(begins, config),
     )
 
 

@@ -12,9 +12,8 @@ from safetensors.torch import save_file
 
 from nasdistill.distill.batchnorm import recalibrate
 from nasdistill.distill.connectors import Connectors
-from nasdistill.distill.schedule import teacher_share_at
+from nasdistill.distill.schedule import teacher_share_at, temperature_at
 from nasdistill.distill.stage import Stage, StageRun, StageTraining
-from nasdistill.distill.temperature import temperature_at
 from nasdistill.measure.accuracy import Accuracy, score
 from nasdistill.measure.artifact import write_onnx
 from nasdistill.measure.detector import OnnxDetector
@@ -89,13 +88,11 @@ class Way:
             connectors,
             bench.feed(config.image_size),
             stage,
-            lambda progress: temperature_at(
-                progress, config.temperature_start, config.temperature_end, config.temperature_schedule
-            ),
+            lambda progress: temperature_at(progress, config),
             bench.compute,
             seed=bench.assets.training.seed + stage.first_step,
             should_stop=self.place.should_stop,
-            teacher_share=lambda progress: teacher_share_at(progress, config.weight_schedule),
+            teacher_share=lambda progress: teacher_share_at(progress, config),
         )
 
     def _score(self, student: Student, rung: int, epochs: int, best: BestFiles | None) -> RungScore:

@@ -124,6 +124,12 @@ class Workbench:
         self.profiler: Profiler = open_profiler(assets.device)
         self.further: dict[str, Profiler] = {one.name: open_profiler(one) for one in assets.further_devices}
         self._supernets: dict[str, Student] = {}
+        # caches of this object and not of its class: one that is dropped must let go of what it opened
+        self.feed = functools.cache(self._feed)
+        """Training views and targets of an input size."""
+        self.validation = functools.cache(self._validation)
+        """Letterboxed validation images of an input size, with labels."""
+        self._answers = functools.cache(self._read_answers)
 
     @contextlib.contextmanager
     def repeating(self, seed: int) -> Iterator[None]:
@@ -139,14 +145,10 @@ class Workbench:
         finally:
             self.assets = before
 
-    @functools.cache  # noqa: B019  a workbench lives as long as its process
-    def feed(self, image_size: int) -> Feed:
-        """Training views and targets of one input size."""
+    def _feed(self, image_size: int) -> Feed:
         return self.assets.pools[image_size].feed(self.compute)
 
-    @functools.cache  # noqa: B019
-    def validation(self, image_size: int) -> Views:
-        """Letterboxed validation images of one input size, with labels."""
+    def _validation(self, image_size: int) -> Views:
         return open_views(self.assets.pools[image_size].validation)
 
     def start(self, config: TrialConfig) -> Start:
@@ -170,7 +172,6 @@ class Workbench:
             answers = self._answers(lineage(config.family, config.arch), config.image_size)
             adapt(start.student, start.plan, self.feed(config.image_size), self.compute, answers)
 
-    @functools.cache  # noqa: B019
-    def _answers(self, name: str, image_size: int) -> Answers | None:
+    def _read_answers(self, name: str, image_size: int) -> Answers | None:
         path = self.assets.supernets[name].answers.get(image_size)
         return None if path is None else Answers.of_tensors(load_file(path))

@@ -4,8 +4,9 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from nasdistill.distill.compute import release_gpu_memory
 from nasdistill.pareto.limits import Limit
-from nasdistill.records import Scalar
+from nasdistill.records import ADDED_PARAMS, Scalar
 from nasdistill.search.worker import TrialJob
 from nasdistill.space.search_space import SearchSpace
 from nasdistill.tasks import Report
@@ -24,6 +25,7 @@ class TrialWorker:
 
     def run(self, job: TrialJob, report: Report) -> InRungs:
         """Run one job from rung to rung; raises what the trial raises."""
+        release_gpu_memory()
         config = self._space.config(searched(job.params))
         place = TrialPlace(job.trial, job.folder, dict(job.params), job.must_end, self._constraints)
         repeating = contextlib.nullcontext() if job.seed is None else self._bench.repeating(job.seed)
@@ -44,5 +46,5 @@ class MakeTrialWorker:
 
 
 def searched(params: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """Only what the space knows: results add `init` and `prune.achieved`, and resumed trials carry them."""
-    return {name: value for name, value in params.items() if name not in ("init", "prune.achieved")}
+    """Only what the space knows: resumed trials carry what results add."""
+    return {name: value for name, value in params.items() if name not in ADDED_PARAMS}

@@ -5,8 +5,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from nasdistill.data.augment import ViewPolicy
 from nasdistill.data.dataset import load_dataset
-from nasdistill.data.views import ViewPolicy, Views, build_views, letterboxed_split
+from nasdistill.data.views import Views, build_views, letterboxed_split
 from nasdistill.distill.compute import Compute
 from nasdistill.distill.feed import Feed
 from nasdistill.students.families import build_student

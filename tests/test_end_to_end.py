@@ -147,7 +147,7 @@ def test_a_student_is_trained_for_longer_and_goes_on_after_ctrl_c(run: Path, mon
         raise KeyboardInterrupt
 
     scored = iter((0.4, 0.6, 0.5, 0.3))
-    monkeypatch.setattr("nasdistill.trial_rungs.score", lambda *given: Accuracy(0.7, next(scored), {}))
+    monkeypatch.setattr("nasdistill.trial_rungs.score", lambda *given: Accuracy(0.7, next(scored)))
     monkeypatch.setattr(RungFiles, "save", save_and_stop)
     command = ("train", run, "--trial", "0", "--budget", "4epochs", "--json")
     code, _, err = nasdistill(*command)

@@ -17,6 +17,7 @@ from nasdistill import trial
 from nasdistill.config import CLASSIC, RECIPES, Recipe, TrainingSettings, load_recipe
 from nasdistill.devices.profile import DeviceProfile
 from nasdistill.devices.profiler import Profiler
+from nasdistill.distill.stage import StageTraining
 from nasdistill.errors import DeadlineReachedError, InputError, TrialError
 from nasdistill.measure.accuracy import Accuracy, score
 from nasdistill.measure.detector import OnnxDetector
@@ -387,7 +388,7 @@ class TestRungs:
 
         def scoring(detector: OnnxDetector, views: object) -> Accuracy:
             scored.append(max(tmp_path.glob("*.onnx"), key=lambda path: path.stat().st_mtime_ns).read_bytes())
-            return Accuracy(0.95, scores[len(scored) - 1], {})
+            return Accuracy(0.95, scores[len(scored) - 1])
 
         monkeypatch.setattr("nasdistill.trial_rungs.score", scoring)
         place, lines = TrialPlace(4, tmp_path, {"family": "yolov5"}, best_by="map50_95"), list[str]()
@@ -413,11 +414,37 @@ class TestRungs:
         bias = next(name for name in weights if name.endswith("cv3.0.2.bias"))  # no norm is folded into it
         assert np.allclose(onnx.numpy_helper.to_array(exported[bias]), weights[bias].numpy())
 
+    def test_a_training_that_breaks_on_its_way_has_its_best(
+        self, rung_bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        scores = iter((0.4, 0.3))
+        monkeypatch.setattr("nasdistill.trial_rungs.score", lambda *given: Accuracy(0.9, next(scores)))
+        one_step, steps = StageTraining._one_step, []
+
+        def breaking(training: StageTraining, indices: np.ndarray) -> Any:
+            steps.append(indices)
+            if training.stage.name == "stage 2" and training.step == training.stage.steps - 1:
+                raise TrialError("the loss became nan")
+            return one_step(training, indices)
+
+        monkeypatch.setattr(StageTraining, "_one_step", breaking)
+        lines: list[str] = []
+        place = TrialPlace(4, tmp_path, {"family": "yolov5"}, best_by="map50_95")
+        _, result = drained(trial_in_rungs(config(prune_ratio=0.3), rung_bench, place, lines.append))
+        assert result.state == "complete" and result.map50_95 == 0.3, "stage 2 has one rung"
+        assert "the loss became nan" in lines and any("there is no end" in line for line in lines)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["rungs.json", "student.onnx", "student.safetensors"]
+        place = TrialPlace(5, tmp_path / "plain", {"family": "yolov5"})
+        place.folder.mkdir()
+        scores = iter((0.4, 0.3))
+        with pytest.raises(TrialError, match="the loss became nan"):
+            drained(trial_in_rungs(config(prune_ratio=0.3), rung_bench, place, lines.append))
+
     def test_a_training_that_fails_after_its_end_still_has_its_best(
         self, rung_bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         scores = iter((0.1, 0.5, 0.2, 0.2))  # two rungs, the end, and the end again
-        monkeypatch.setattr("nasdistill.trial_rungs.score", lambda *given: Accuracy(0.9, next(scores), {}))
+        monkeypatch.setattr("nasdistill.trial_rungs.score", lambda *given: Accuracy(0.9, next(scores)))
         place = TrialPlace(4, tmp_path, {"family": "yolov5"}, best_by="map50_95")
         costs, calls = trial._costs, []
 

@@ -18,10 +18,10 @@ from ultralytics.nn.modules import Detect
 from ultralytics.nn.tasks import DetectionModel
 
 from nasdistill.errors import TrialError
-from nasdistill.records import TrialConfig
+from nasdistill.records import Importance, TrialConfig
 from nasdistill.space.rounding import pruning_factors
 from nasdistill.students.channels import strides_of, trace_channels
-from nasdistill.students.importance import Criterion, Place, channel_scores, places_of_groups
+from nasdistill.students.importance import Place, channel_scores, places_of_groups
 from nasdistill.students.student import Student
 
 CHANNEL_MULTIPLE = 4
@@ -45,7 +45,7 @@ class Pruning:
 
     ratio: float
     factors: Mapping[str, float] = field(default_factory=dict)
-    importance: Criterion = "l2"
+    importance: Importance = "l2"
     channel_multiple: int = CHANNEL_MULTIPLE
 
     def ratio_of(self, stage: str) -> float:
@@ -91,8 +91,8 @@ def prune(student: Student, pruning: Pruning, gradients: Mapping[str, Tensor] | 
         return Pruned(replace(student, model=model), 0.0)
     graph = trace_channels(model)
     state, before = model.state_dict(), _channels(model)
-    criterion: Criterion = "l2" if pruning.importance == "taylor" and gradients is None else pruning.importance
-    strides = strides_of(model)
+    criterion: Importance = "l2" if pruning.importance == "taylor" and gradients is None else pruning.importance
+    strides = strides_of(model, graph)
     cuts: dict[tuple[str, int], list[int]] = {}
     for group, places in places_of_groups(graph).items():
         if group in graph.locked or group in graph.fixed:
@@ -140,7 +140,7 @@ def _stage(places: list[Place], student: Student, strides: Mapping[str, int]) ->
     made = [place for place in places if place.axis == 0] or places
     layer = min(int(place.tensor.split(".")[1]) for place in made)
     if layer < student.backbone_layers:
-        found = [strides[owner] for place in made if (owner := place.tensor.rpartition(".")[0]) in strides]
+        found = [strides[place.tensor] for place in made if place.tensor in strides]
         return "early" if found and max(found) <= EARLY_STRIDE else "backbone"
     return "head" if isinstance(student.model.model[layer], Detect) else "neck"
 

@@ -27,8 +27,6 @@ from nasdistill.errors import InputError
 from nasdistill.store.arrays import new_array
 from nasdistill.store.atomic import write_text
 
-__all__ = ["ViewPolicy", "Views", "build_views", "letterboxed_split", "open_views", "view_key"]
-
 VERSION = 4  # raise it when the same arguments would give other views
 Progress = Callable[[int, int], None]
 
@@ -225,6 +223,7 @@ def _build(
             fill(pool)
             pool.save()
             write_text(building / "views.json", json.dumps(description, indent=1))
+            del pool  # Windows moves no folder with an open map in it
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(building, folder)
         except BaseException:

@@ -23,9 +23,11 @@ def recalibrate(student: Student, feed: Feed, compute: Compute, light: bool = Fa
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # a plain average over the batches
     student.model.train()
-    for indices in feed.indices(BATCHES, BATCH_SIZE, seed=0, closing_steps=BATCHES if light else 0):
+    for batch, indices in enumerate(feed.indices(BATCHES, BATCH_SIZE, seed=0, closing_steps=BATCHES if light else 0)):
+        for norm in norms:
+            # a plain average over the batches, since each runs once in a pass; torch's own (None) has a GPU waited for
+            norm.momentum = 1 / (batch + 1)
         with compute.context():
             student.model(feed.images(indices, compute.device))
     for norm, momentum in zip(norms, momenta, strict=True):

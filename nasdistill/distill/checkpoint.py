@@ -62,7 +62,9 @@ def restore_training(path: Path, training: StageTraining) -> None:
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": moments, "param_groups": groups})
         _lay_out_like_parameters(optimizer)
-    training.scaler.load_state_dict(json.loads(facts["scaler"]))
+    scaler = json.loads(facts["scaler"])
+    if scaler:  # empty where the saving process trained in a type that needs none
+        training.scaler.load_state_dict(scaler)
     training.go_on_from(int(facts["step"]))
     random = part(_RANDOM)
     if "cpu" in random:

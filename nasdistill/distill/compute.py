@@ -1,15 +1,14 @@
 """Where and in which precision a student trains."""
 
 import ctypes
+import gc
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import nn
 
 from nasdistill.distill.depthwise import speed_up_depthwise
-
-Precision = Literal["auto", "float32", "bfloat16"]
+from nasdistill.records import Precision
 
 
 @dataclass(frozen=True)
@@ -56,6 +55,16 @@ def choose_compute(precision: Precision = "auto") -> Compute:
     if precision == "auto" and device.type == "cuda":
         return Compute(device, torch.float16)
     return Compute(device, None)
+
+
+def release_gpu_memory() -> None:
+    """Give a GPU back what this process holds of it without need: other workers share it. Without a GPU nothing happens.
+
+    Torch keeps the most that a process ever used.
+    """
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        gc.collect()  # an exception's frames may still hold a trial's tensors
+        torch.cuda.empty_cache()
 
 
 def keep_freed_memory() -> bool:

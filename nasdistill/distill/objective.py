@@ -22,7 +22,7 @@ from nasdistill.distill.losses.box import (
 from nasdistill.distill.losses.detections import DetectionLoss
 from nasdistill.distill.losses.response import class_kl, confidence
 from nasdistill.records import BoxLoss, BoxWhere, FeatureLoss, Participation
-from nasdistill.students.student import Student, dense_output, in_float32
+from nasdistill.students.student import Student, dense_output, in_float32, shapes_of
 from nasdistill.teacher.encoding import TargetBatch
 from nasdistill.teacher.teacher import distances
 
@@ -189,11 +189,11 @@ class DistillationLoss:
         self, labels: Mapping[str, Tensor], features: list[Tensor], image_n: Tensor, anchor_n: Tensor
     ) -> tuple[Tensor, Tensor]:
         """`label_distances` of the given anchors."""
-        points_a2, strides_a1 = make_anchors(features, self._strides, 0.5)
+        points_a2, strides_a1 = make_anchors(shapes_of(features), self._strides, 0.5)
         height, width = (side * self._strides[0] for side in features[0].shape[2:])
         size = torch.stack([width, height]).to(points_a2)
         images = len(features[0])
-        return label_distances(labels, images, image_n, points_a2[anchor_n].float(), strides_a1[anchor_n].float(), size)
+        return label_distances(labels, images, image_n, points_a2[anchor_n], strides_a1[anchor_n], size)
 
 
 def _fitted(maps_bchw: Tensor, like: Tensor) -> Tensor:

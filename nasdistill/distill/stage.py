@@ -3,17 +3,17 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
 
-from nasdistill.config import OptimizerName
+from nasdistill.config import OptimizerName, Recipe
 from nasdistill.distill.compute import Compute
 from nasdistill.distill.connectors import Connectors
 from nasdistill.distill.feed import Feed
-from nasdistill.distill.objective import DistillationLoss, LossChoice, LossWeights
+from nasdistill.distill.objective import DEFAULT, DistillationLoss, LossChoice, LossWeights
 from nasdistill.distill.optimizers import OPTIMIZERS, set_learning_rate, step_all
 from nasdistill.errors import DeadlineReachedError, TrialError
 from nasdistill.students.dynamic_conv import annealer
@@ -38,9 +38,29 @@ class Stage:
     first_step: int
     all_steps: int
     batch_size: int = 16
-    losses: LossChoice = field(default_factory=LossChoice)
+    losses: LossChoice = DEFAULT
     closing_steps: int = 0
     optimizer: OptimizerName = "adamw"
+
+    def progress(self, step: int) -> float:
+        """How far the whole trial is at a step of this stage, 0..1."""
+        return (self.first_step + step) / max(1, self.all_steps - 1)
+
+
+def timing_stage(steps: int, weights: LossWeights, recipe: Recipe, losses: LossChoice = DEFAULT) -> Stage:
+    """A stage with everything free that hardly moves a weight: for timing its steps."""
+    return Stage(
+        "timing",
+        steps,
+        learning_rate=1e-6,
+        weights=weights,
+        freeze_backbone=False,
+        first_step=0,
+        all_steps=steps,
+        batch_size=recipe.batch_size,
+        optimizer=recipe.optimizer,
+        losses=losses,
+    )
 
 
 @dataclass(frozen=True)
@@ -128,7 +148,7 @@ class StageTraining:
         stage, step = self.stage, self.step
         set_learning_rate(self.optimizers, stage.learning_rate * learning_rate_share(step, stage.steps))
         batch = self._feed.batch(indices, self._compute.device, self.student.strides)
-        progress = (stage.first_step + step) / max(1, stage.all_steps - 1)
+        progress = stage.progress(step)
         self._anneal(progress)
         with self._compute.context():
             output = self.student.model(batch.images)

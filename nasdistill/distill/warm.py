@@ -75,7 +75,7 @@ def warm_supernet(
     }
     trained = (supernet.model, connectors)
     parameters = [p for model in trained for p in model.parameters() if p.requires_grad]
-    optimizers = muon(trained, learning_rate)
+    optimizers = muon(trained, learning_rate, compute.device.type == "cuda")
     scaler = compute.scaler()
     orders = [feed.indices(steps, batch_size, seed + index) for index, feed in enumerate(feeds)]
     started, done = time.perf_counter(), 0

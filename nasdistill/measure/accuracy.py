@@ -17,11 +17,10 @@ IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 
 @dataclass(frozen=True)
 class Accuracy:
-    """mAP50 and mAP50-95 (0..1), averaged over the classes that have labels; `per_class` maps class -> AP50-95."""
+    """mAP50 and mAP50-95 (0..1), averaged over the classes that have labels."""
 
     map50: float
     map50_95: float
-    per_class: dict[int, float]
 
 
 class LabelledViews(Protocol):
@@ -58,11 +57,9 @@ def mean_average_precision(detections: Sequence[Detections], labels: Sequence[np
         true_classes.append(truth[:, 0])
     all_true = np.concatenate(true_classes) if true_classes else np.zeros(0)
     if not len(all_true) or not sum(map(len, scores)):
-        return Accuracy(0.0, 0.0, {})
-    result = ap_per_class(np.concatenate(correct), np.concatenate(scores), np.concatenate(classes), all_true)
-    ap, unique = result[5], result[6]
-    per_class = {int(index): float(row.mean()) for index, row in zip(unique, ap, strict=True)}
-    return Accuracy(float(ap[:, 0].mean()), float(ap.mean()), per_class)
+        return Accuracy(0.0, 0.0)
+    ap = ap_per_class(np.concatenate(correct), np.concatenate(scores), np.concatenate(classes), all_true)[5]
+    return Accuracy(float(ap[:, 0].mean()), float(ap.mean()))
 
 
 def match(found: Detections, truth_xyxy: np.ndarray, truth_classes: np.ndarray) -> np.ndarray:

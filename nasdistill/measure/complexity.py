@@ -21,8 +21,7 @@ class Complexity:
 
 def complexity(model: nn.Module, image_size: int, artifact: Path) -> Complexity:
     """Measure `model`, as it is deployed, at a square input of `image_size` pixels, and its exported file."""
-    deployed = without_training_parts(model)
-    device = next(deployed.parameters()).device
+    deployed = without_training_parts(model).cpu()  # attention is counted by kernels of its own on a GPU
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        deployed(torch.zeros(1, 3, image_size, image_size, device=device))
+        deployed(torch.zeros(1, 3, image_size, image_size))
     return Complexity(parameters_m(deployed), counter.get_total_flops() / 1e9, artifact.stat().st_size / 1e6)

@@ -33,6 +33,13 @@ def devices_of_run(run: Mapping[str, object]) -> list[str]:
     return [str(device["name"]) for device in recorded if isinstance(device, Mapping) and "name" in device]
 
 
+def whole_epochs(run: Mapping[str, object], epochs: int) -> str:
+    """Epochs of a search's trial as a person counts them: those of a run may be parts of the images each."""
+    training = run.get("training")
+    parts = training.get("epoch_parts", 1) if isinstance(training, Mapping) else 1
+    return f"{round(epochs / parts, 2):.12g}"
+
+
 def on_device(run: Mapping[str, object], device: str) -> Objectives:
     """The run's accuracy against the latency on one of its devices. Raises InputError for another one."""
     devices = devices_of_run(run)

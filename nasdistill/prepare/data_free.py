@@ -13,8 +13,9 @@ import torch
 from nasdistill.data_free.inversion import Inversion, InversionSettings
 from nasdistill.data_free.layouts import draw_layouts
 from nasdistill.data_free.synthesis import Synthesis, check_names, synthesise
-from nasdistill.distill.compute import Precision, choose_compute
+from nasdistill.distill.compute import choose_compute, release_gpu_memory
 from nasdistill.errors import InputError
+from nasdistill.records import Precision
 from nasdistill.teacher.teacher import Teacher
 
 SHARE = 1 / 3  # of a time budget, at most
@@ -98,6 +99,7 @@ def synthetic_data(
         what, cache, train, val, deadline, lambda share: on_progress("synthesising images", share)
     )
     teacher.model.cpu()
+    release_gpu_memory()
     torch.set_num_threads(threads_before)  # this process only coordinates from here on
     return Synthetic(data, size, train, val, settings.batch_size, seed, round(time.monotonic() - began, 1))
 

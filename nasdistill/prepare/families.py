@@ -153,7 +153,7 @@ def warm_tasks(
             tuple(names),
             teacher if plan.sliced else None,
             tuple(class_order),
-            teacher.channels[:3],
+            teacher.neck_channels,
             tuple(pools),
             training,
             stop_file,

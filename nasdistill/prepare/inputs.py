@@ -60,6 +60,10 @@ class Inputs:
         return own_size(self.teacher, self.image_sizes)
 
 
+OnStep = Callable[[str, float | None], None]
+"""Takes what is being done and how much of it is (0..1; None where that is not known)."""
+
+
 def cache_folder() -> Path:
     """Where views, targets and supernets are kept between runs: $NASDISTILL_CACHE, or the user's cache folder; made.
 
@@ -86,7 +90,7 @@ def load_inputs(
     space: str | None,
     devices: Sequence[DeviceProfile],
     cache: Path,
-    on_progress: Callable[[str], None] = lambda text: None,
+    on_progress: OnStep = lambda text, share: None,
     synthesise: MakeData | None = None,
     kept_space: str | None = None,
 ) -> Inputs:
@@ -106,10 +110,10 @@ def load_inputs(
     demo = data is None and synthesise is None
     search_space = load_space(space or (DEMO_SPACE if demo else DEFAULT_SPACE), kept_space)
     if demo:
-        on_progress("drawing the demo boards")
+        on_progress("drawing the demo boards", None)
         data, teacher = make_demo(cache / "demo"), DEMO_TEACHER
     assert teacher is not None
-    on_progress("reading the teacher")
+    on_progress("reading the teacher", None)
     loaded_teacher = load_teacher(teacher, teacher_yaml, trust_teacher)
     dataset = None
     if data is not None:
@@ -127,7 +131,7 @@ def load_inputs(
             )
     found = tuple(lineages(search_space, names))
     check_losses(search_space, loaded_teacher, found, names)
-    on_progress("checking the families")
+    on_progress("checking the families", None)
     check_prunable(search_space, found, names)
     notes: list[str] = []
     pretrained = pretrained_files(search_space, found, names, cache, notes.append)
@@ -149,9 +153,13 @@ def load_inputs(
     )
 
 
-def _dataset(data: Path, on_progress: Callable[[str], None]) -> Dataset:
-    on_progress("checking images and labels")
-    dataset = load_dataset(data)
+def _dataset(data: Path, on_progress: OnStep) -> Dataset:
+    def count(done: int, total: int) -> None:
+        if done % max(1, total // 100) == 0:
+            on_progress("checking images and labels", done / total)
+
+    on_progress("checking images and labels", 0.0)
+    dataset = load_dataset(data, count)
     if "train" not in dataset.splits:
         raise InputError(f"{data}: no 'train' split to distil on")
     return dataset

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from nasdistill.config import Recipe, TrainingSettings
+from nasdistill.config import MOST_EPOCHS, Recipe, TrainingSettings
 from nasdistill.distill.compute import Compute, choose_compute, keep_freed_memory
 from nasdistill.distill.connectors import Connectors
 from nasdistill.distill.feed import Feed
 from nasdistill.distill.objective import LossWeights
-from nasdistill.distill.stage import Stage, StageTraining
+from nasdistill.distill.stage import StageTraining, timing_stage
 from nasdistill.prepare.pools import PoolPlan
 from nasdistill.records import Scalar
 from nasdistill.students.families import Lineage, build_student, lineage
@@ -48,9 +48,7 @@ def calibration_tasks(
     in the order of `lineages`, repeated.
     """
     repeats = -(-workers // len(lineages))
-    tasks = [
-        functools.partial(_time_step, line, tuple(names), tuple(channels)[:3], pool, training) for line in lineages
-    ]
+    tasks = [functools.partial(_time_step, line, tuple(names), tuple(channels), pool, training) for line in lineages]
     return tasks * repeats
 
 
@@ -77,24 +75,14 @@ def step_seconds(student: Student, channels: Sequence[int], feed: Feed, compute:
     connectors = Connectors(student.pyramid_channels, channels)
     compute.place(student.model)
     compute.place(connectors)
+    stage = timing_stage(1 + TIMED_STEPS, LossWeights(label=1.0), recipe)
+    training = StageTraining(student, connectors, feed, stage, lambda progress: 2.0, compute, seed=0)
     seconds: list[float] = []
-    for repeat in range(1 + TIMED_STEPS):
-        stage = Stage(
-            "calibration",
-            steps=1,
-            learning_rate=1e-6,
-            weights=LossWeights(label=1.0),
-            freeze_backbone=False,
-            first_step=0,
-            all_steps=1,
-            batch_size=recipe.batch_size,
-            optimizer=recipe.optimizer,
-        )
+    for step in range(1, stage.steps + 1):
         started = time.perf_counter()
-        StageTraining(student, connectors, feed, stage, lambda progress: 2.0, compute, seed=repeat).run()
-        if repeat:  # the first step allocates
-            seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds)
+        training.run_to(step)
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds[1:])  # the first step allocates
 
 
 def wanted_seconds(core_seconds: float) -> float:
@@ -123,7 +111,7 @@ def epochs_for(
     step = statistics.geometric_mean(step_seconds.values()) * area
     steps = max(1.0, (wanted_seconds(core_seconds) - TRIAL_OVERHEAD_S) / step)
     parts = min(steps_per_epoch, math.ceil(FEWEST_EPOCHS * steps_per_epoch / steps))
-    return max(1, round(steps * parts / steps_per_epoch)), parts
+    return min(MOST_EPOCHS, max(1, round(steps * parts / steps_per_epoch))), parts
 
 
 def trial_seconds(

@@ -15,11 +15,13 @@ from pathlib import Path
 import torch
 
 from nasdistill.config import TrainingSettings
+from nasdistill.data.augment import ViewPolicy
 from nasdistill.data.dataset import Split
 from nasdistill.data.views import VERSION as VIEWS_VERSION
-from nasdistill.data.views import ViewPolicy, build_views, is_complete, letterboxed_split, open_views, view_key
-from nasdistill.distill.compute import choose_compute
+from nasdistill.data.views import build_views, is_complete, letterboxed_split, open_views, view_key
+from nasdistill.distill.compute import choose_compute, release_gpu_memory
 from nasdistill.prepare.inputs import Inputs
+from nasdistill.records import Precision
 from nasdistill.tasks import Report, Task
 from nasdistill.teacher import targets
 from nasdistill.teacher.forms import TargetForm
@@ -119,11 +121,13 @@ def affordable_views(inputs: Inputs, training: TrainingSettings, core_seconds: f
     for _ in range(2):  # the first one allocates
         started = time.perf_counter()
         with compute.context():
-            teacher(images, inputs.class_order)
+            teacher(images, inputs.class_order).logits_bac.sum().item()  # a GPU is waited for
         seconds.append(time.perf_counter() - started)
     drawing = sum(DRAWING_S * (drawn / 256) ** 2 for drawn in {*inputs.image_sizes, size})
     seconds_per_view = seconds[-1] / TIMED_BATCH + drawing
     teacher.model.cpu()
+    del images
+    release_gpu_memory()
     affordable = core_seconds / seconds_per_view
     if affordable >= wanted:
         return wanted
@@ -228,12 +232,12 @@ def _fill(
     teacher: Teacher,
     class_order: tuple[int, ...],
     ranges: Sequence[tuple[int, int]],
-    precision: str,
+    precision: Precision,
     report: Report,
 ) -> int:
     """Fill view ranges; returns the number of teacher forward passes."""
     torch.set_num_threads(1)
-    compute = choose_compute(precision)  # type: ignore[arg-type]
+    compute = choose_compute(precision)
     compute.place(teacher.model)
     total, done = sum(stop - start for start, stop in ranges), 0
 

@@ -3,9 +3,25 @@
 from __future__ import annotations
 
 import math
+import os
+import shlex
+from pathlib import Path
 from typing import TypeGuard
 
 MISSING = "-"
+
+
+def shown_path(path: Path) -> str:
+    """Relative to the current folder, where it is on the same drive."""
+    try:
+        return os.path.relpath(path)
+    except ValueError:
+        return str(path)
+
+
+def in_command(path: Path) -> str:
+    """The same as a word of a command that a person copies."""
+    return shlex.quote(shown_path(path))
 
 
 def number(value: object, digits: int = 3) -> str:

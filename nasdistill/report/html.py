@@ -68,7 +68,7 @@ def report_html(
     """
     objectives, views, teacher = objectives_of_run(run), views_of(run), teacher_of(run)
     accuracy = objectives.accuracy.name
-    series = [view.series(results, teacher) for view in views]
+    series = [view.series(results, teacher, trained) for view in views]
     chosen = series[0][accuracy]
     volume = hypervolume_series(results, _reference(run, objectives), objectives, teacher)
     parameters = parameter_series(results, accuracy)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 
 from rich import box
 from rich.console import Console
@@ -11,10 +10,10 @@ from rich.table import Table
 
 from nasdistill.pareto.front import front
 from nasdistill.pareto.intervals import certainty
-from nasdistill.pareto.of_run import objectives_of_run
+from nasdistill.pareto.of_run import objectives_of_run, whole_epochs
 from nasdistill.records import TrialResult
 from nasdistill.report.console import front_json, front_table
-from nasdistill.report.format import factor, milliseconds, number, percent
+from nasdistill.report.format import factor, in_command, milliseconds, number, percent, shown_path
 from nasdistill.report.teacher import teacher_of
 from nasdistill.store.provenance import data_free_note
 from nasdistill.store.run_folder import RunFolder
@@ -54,9 +53,14 @@ def print_trained(run: RunFolder, result: TrialResult, as_json: bool) -> None:
     table = Table(box=box.SIMPLE)
     for name in ("", "epochs", "mAP50", "mAP50-95", "latency", "parameters"):
         table.add_column(name, justify="right" if name else "left")
-    for label, one in ((f"trial {result.trial}, in the search", before), ("trained for longer", result)):
+    in_search = whole_epochs(run.read_run(), before.epochs)
+    rows = (
+        (f"trial {result.trial}, in the search", in_search, before),
+        ("trained for longer", f"{result.epochs}", result),
+    )
+    for label, epochs, one in rows:
         costs = (milliseconds(one.latency_ms), f"{number(one.params_m)} M")
-        table.add_row(label, str(one.epochs), number(one.map50), number(one.map50_95), *costs)
+        table.add_row(label, epochs, number(one.map50), number(one.map50_95), *costs)
     if teacher is not None:
         costs = (milliseconds(teacher.latency_ms), f"{number(teacher.params_m)} M")
         table.add_row(f"teacher {teacher.name}", "", number(teacher.map50), number(teacher.map50_95), *costs)
@@ -64,5 +68,4 @@ def print_trained(run: RunFolder, result: TrialResult, as_json: bool) -> None:
         smaller = factor(teacher.params_m / result.params_m) if teacher.params_m and result.params_m else ""
         table.add_row("of the teacher", "", *shares, f"{factor(teacher.speed_up(result))} faster", f"{smaller} fewer")
     Console().print(table)
-    name = os.path.relpath(run.path)
-    print(f"in {os.path.relpath(folder)}\nexport: nasdistill export {name} --trial {result.trial} --trained")
+    print(f"in {shown_path(folder)}\nexport: nasdistill export {in_command(run.path)} --trial {result.trial} --trained")

@@ -80,14 +80,18 @@ def front_series(
     objectives: Objectives = DEFAULT,
     teacher: Teacher | None = None,
     cost: Objective | None = None,
+    trained: Sequence[TrialResult] = (),
 ) -> FrontSeries:
-    """Sorts `results` into the groups of the front's figure; `cost` is the one it is drawn against, by default the first."""
+    """Sorts `results` into the groups of the front's figure; `cost` is the one it is drawn against, by default the first.
+
+    Students `trained` for longer are in no group, but the figure has room for them.
+    """
     accuracy, cost = objectives.accuracy.name, cost or objectives.costs[0]
     members = front(results, objectives)
     compared = eligible(results)
     on_front = {member.trial for member in members}
     full = {result.trial for result in compared}
-    values = [value for r in results if (value := cost.of(r)) is not None and value > 0]
+    values = [value for r in (*results, *trained) if (value := cost.of(r)) is not None and value > 0]
     if teacher is not None and (own := teacher.figure(cost.name)) is not None:
         values.append(own)
     low, high = (min(values), max(values)) if values else (1.0, 10.0)

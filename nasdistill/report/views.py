@@ -22,10 +22,13 @@ class View:
     cost: Objective
     device: str | None = None
 
-    def series(self, results: Sequence[TrialResult], teacher: Teacher | None) -> dict[str, FrontSeries]:
+    def series(
+        self, results: Sequence[TrialResult], teacher: Teacher | None, trained: Sequence[TrialResult] = ()
+    ) -> dict[str, FrontSeries]:
         """The figure's series for each accuracy that it can show."""
         return {
-            name: front_series(results, self.objectives.with_accuracy(name), teacher, self.cost) for name in ACCURACY
+            name: front_series(results, self.objectives.with_accuracy(name), teacher, self.cost, trained)
+            for name in ACCURACY
         }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nasdistill.search.costs import Cost, Costs
+from nasdistill.search.costs import Costs
 from nasdistill.search.ehvi import boxes, expected_improvement
 from nasdistill.search.gaussian_process import GaussianProcess
 from nasdistill.search.known import Array, Candidate, Known
@@ -18,13 +18,11 @@ from nasdistill.search.surrogate import Regression, without_outliers
 
 
 @dataclass(frozen=True)
-class Task:
+class Aims:
     """What is optimised: the arguments of the same name of `LatencyFirstSampler`, and its random numbers."""
 
     latency_objective: int
-    costs: Mapping[int, Cost]
     figures: Mapping[int, str]
-    limits: Mapping[int, float]
     reference: Sequence[float] | None
     prior: Prior
     effort: str | None
@@ -34,13 +32,13 @@ class Task:
 class Goal:
     """The acquisition of one suggestion: score models conditioned on what is known and pending, and the front."""
 
-    def __init__(self, known: Known, costs: Costs, task: Task, regressions: dict[int, Regression]) -> None:
-        self._costs, self._task = costs, task
-        k = known.values.shape[1]
-        self._scores = [i for i in range(k) if i not in (task.latency_objective, *task.costs, *task.figures)]
+    def __init__(self, known: Known, costs: Costs, aims: Aims, regressions: dict[int, Regression]) -> None:
+        self._costs, self._aims = costs, aims
+        self._objectives = k = known.values.shape[1]
+        self._scores = [i for i in range(k) if i not in (aims.latency_objective, *aims.figures)]
         self._other_fidelity = bool((known.fidelity != 1.0).any())
         x = self._inputs(costs.features(known.points), known.fidelity)
-        self._effort = None if task.effort is None else costs.effort(task.effort)
+        self._effort = None if aims.effort is None else costs.effort(aims.effort)
         pending = known.pending
         full = known.fidelity == 1.0
         self._trials = len(known.points)
@@ -48,7 +46,7 @@ class Goal:
         self._models: dict[int, GaussianProcess] = {}
         dimension = self._dimension(x.shape[1])
         for index in self._scores:
-            regression = regressions.setdefault(index, Regression(task.rng))
+            regression = regressions.setdefault(index, Regression(aims.rng))
             y = -without_outliers(-known.values[:, index])
             model = regression.on(x, y, dimension)
             if pending:
@@ -63,30 +61,22 @@ class Goal:
         if pending:
             for index, (mean, deviation) in self._measurable(pending).items():
                 believed[:, index] = np.exp(mean + 0.5 * deviation**2)
-            for index, cost in self._task.costs.items():
-                believed[:, index] = [cost(candidate.point) for candidate in pending]
         done = known.values[full & known.feasible]
         reference = self._reference(known, known.values[full])
-        limits = reference.copy()
-        for index, limit in self._task.limits.items():
-            limits[index] = min(limits[index], limit if known.signs[index] > 0 else -limit)
-        self._limits = limits
         everything = np.vstack([done, believed])
         owners = [p for p, ok in zip(known.points, full & known.feasible, strict=True) if ok] + list(pending)
         front = _nondominated(everything)
         self.members = [owners[i] for i in front]
-        self._cells = boxes(everything[front], limits)
+        self._cells = boxes(everything[front], reference)
 
     def of(self, points: Sequence[Candidate]) -> Array:
         """Expected hypervolume improvement of each point, per effort where that counts, as far as the prior believes it."""
-        k = len(self._limits)
+        k = self._objectives
         mean, deviation = np.zeros((len(points), k)), np.zeros((len(points), k))
         for index, (log_mean, log_deviation) in self._measurable(points).items():
             log_deviation = np.minimum(log_deviation, 1.0)
             mean[:, index] = np.exp(np.minimum(log_mean + 0.5 * log_deviation**2, 60.0))
             deviation[:, index] = mean[:, index] * np.sqrt(np.expm1(log_deviation**2))
-        for index, cost in self._task.costs.items():
-            mean[:, index] = [cost(candidate.point) for candidate in points]
         features = self._costs.features(points)
         x = self._inputs(features, np.ones(len(points)))
         for index in self._scores:
@@ -100,12 +90,12 @@ class Goal:
             gain = (k - scaled.sum(axis=1)) * (self._costs.likely_within(points) + 1e-9)
         if self._effort is not None:
             gain = gain / self._effort(features)
-        return gain * self._task.prior.weights(features, self._costs.encoder, self._trials)
+        return gain * self._aims.prior.weights(features, self._costs.encoder, self._trials)
 
     def _measurable(self, points: Sequence[Candidate]) -> dict[int, tuple[Array, Array]]:
         """Mean and deviation of the logarithm of each objective that can be measured before training."""
-        figures = {at: self._costs.predicted_figure(name, points) for at, name in self._task.figures.items()}
-        return {self._task.latency_objective: self._costs.predicted(points), **figures}
+        figures = {at: self._costs.predicted_figure(name, points) for at, name in self._aims.figures.items()}
+        return {self._aims.latency_objective: self._costs.predicted(points), **figures}
 
     def _inputs(self, features: Array, fidelity: Array) -> Array:
         if not self._other_fidelity:
@@ -120,15 +110,15 @@ class Goal:
         return np.concatenate([own, base + np.arange(columns - len(own))])
 
     def _reference(self, known: Known, values: Array) -> Array:
-        if self._task.reference is not None:
-            if len(self._task.reference) != values.shape[1]:
-                raise ValueError(f"reference has {len(self._task.reference)} values for {values.shape[1]} objectives")
-            return np.asarray(known.signs * np.array(self._task.reference))
+        if self._aims.reference is not None:
+            if len(self._aims.reference) != values.shape[1]:
+                raise ValueError(f"reference has {len(self._aims.reference)} values for {values.shape[1]} objectives")
+            return np.asarray(known.signs * np.array(self._aims.reference))
         worst = values.max(axis=0)
         spread = np.ptp(values, axis=0)
         reference: Array = worst + 0.1 * np.maximum(spread, 1e-9 * np.maximum(1.0, np.abs(worst)))
         measured = [value for value in self._costs.measured.values() if math.isfinite(value)]
-        reference[self._task.latency_objective] = max(1.1 * max(measured), reference[self._task.latency_objective])
+        reference[self._aims.latency_objective] = max(1.1 * max(measured), reference[self._aims.latency_objective])
         return reference
 
 

@@ -27,15 +27,20 @@ _UNITS: dict[str, tuple[BudgetKind, float]] = {
 _PATTERN = re.compile(r"(\d+(?:\.\d+)?) ?([a-z]+)")
 _ALLOWED = "time (90s, 30m, 2h), trials (40trials) or training epochs (200epochs)"
 _LONGEST_SECONDS = 366 * 24 * 3600.0
+_MOST = 1e9  # trials or epochs
 
 
 @dataclass(frozen=True)
 class Budget:
-    """`amount` is in seconds for `time`, else a whole number of trials or epochs; always above zero."""
+    """`amount` is in seconds for `time`, else a whole number of trials or epochs; always above zero.
+
+    In a run whose epochs are a part of the images, `parts` of them are one of those that a person counts.
+    """
 
     kind: BudgetKind
     amount: float
     text: str
+    parts: int = 1
 
     def __str__(self) -> str:
         return self.text
@@ -57,37 +62,31 @@ def parse_budget(text: str) -> Budget:
         raise InputError(f"budget '{text}' is not a whole number of {kind}: give {_ALLOWED}")
     if kind == "time" and amount > _LONGEST_SECONDS:
         raise InputError(f"budget '{text}' is more than a year: give {_ALLOWED}")
+    if kind != "time" and amount > _MOST:
+        raise InputError(f"budget '{text}' is more than a billion {kind}: give {_ALLOWED}")
     return Budget(kind, amount, text.strip())
 
 
 class BudgetClock:
     """Counts what has been spent. It runs from its creation, so preparation before the first trial counts as time.
 
-    `already_used` (seconds, trials or epochs) is what earlier parts of a resumed run spent. `now` is replaceable for
-    tests and returns seconds since the epoch. `seconds_before` is the time that earlier parts took.
+    `seconds_before` is the time that earlier parts of a resumed run took. `now` is replaceable for tests and returns seconds
+    since the epoch.
     """
 
-    def __init__(
-        self,
-        budget: Budget,
-        already_used: float = 0.0,
-        now: Callable[[], float] = time.time,
-        seconds_before: float = 0.0,
-    ) -> None:
+    def __init__(self, budget: Budget, seconds_before: float = 0.0, now: Callable[[], float] = time.time) -> None:
         self.budget = budget
         self._now = now
         # one pair, read at once: a display looks from another thread
         self._started: tuple[float, float | None] = (now(), None)
-        self._spent = already_used
         self._seconds_before = seconds_before
+        self._spent = 0  # trials or epochs
         self._longest = 0
 
     @classmethod
     def resumed(cls, budget: Budget, results: Iterable[TrialResult], seconds_used: float = 0.0) -> BudgetClock:
         """A clock that goes on from what the finished trials `results` have cost; of time, `seconds_used`."""
-        if budget.kind == "time":
-            return cls(budget, seconds_used, seconds_before=seconds_used)
-        clock = cls(budget, seconds_before=seconds_used)
+        clock = cls(budget, seconds_used)
         for result in results:
             clock.count(result)
         return clock
@@ -128,12 +127,16 @@ class BudgetClock:
     @property
     def seconds(self) -> float:
         """Of whatever kind the budget is: seconds of the run so far, those of its earlier parts included."""
-        return round(self._seconds_before + self._now() - self._start, 1)
+        return round(self._elapsed, 1)
+
+    @property
+    def _elapsed(self) -> float:
+        return self._seconds_before + self._now() - self._start
 
     @property
     def used(self) -> float:
         """Seconds, trials or epochs, earlier parts of the run included."""
-        return self._spent + (self._now() - self._start if self.budget.kind == "time" else 0.0)
+        return self._elapsed if self.budget.kind == "time" else self._spent
 
     @property
     def left(self) -> float:
@@ -152,4 +155,4 @@ class BudgetClock:
     @property
     def deadline(self) -> float | None:
         """When the budget ends, in `time.time()` seconds; None unless it is one of time."""
-        return self._start + self.budget.amount - self._spent if self.budget.kind == "time" else None
+        return self._start + self.budget.amount - self._seconds_before if self.budget.kind == "time" else None

@@ -71,7 +71,6 @@ def start_ray(
 def run_tasks(
     functions: Sequence[Task[T]],
     on_progress: Callable[[int, str], None] | None = None,
-    cpus: float = 1,
     gpus: float = 0,
     shared: Path | None = None,
 ) -> list[T]:
@@ -85,12 +84,11 @@ def run_tasks(
     if not functions:
         return []
     with _reports_folder(shared) as folder:
-        task: Any = ray.remote(_reporting)
+        # With a GPU each has a process of its own, as these are no `.options()`: torch stays on the GPU that a process began
+        # with, whichever Ray gives to its next task.
+        task: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=1)(_reporting)
         progress = [folder / str(index) for index in range(len(functions))]
-        pending = [
-            task.options(num_cpus=cpus, num_gpus=gpus, max_retries=1).remote(function, path)
-            for function, path in zip(functions, progress, strict=True)
-        ]
+        pending = [task.remote(function, path) for function, path in zip(functions, progress, strict=True)]
         order = {reference: index for index, reference in enumerate(pending)}
         results: dict[int, Any] = {}
         told: dict[int, str] = {}
@@ -101,7 +99,7 @@ def run_tasks(
                     results[order[reference]] = ray.get(reference)
                 _pass_on(progress, told, on_progress)
         except RayTaskError as error:
-            raise error.cause from error
+            raise _told(error.cause) from error
         except RayError as error:
             raise NasdistillError(f"a worker process died: {str(error).splitlines()[0]}") from error
         except KeyboardInterrupt:
@@ -110,6 +108,15 @@ def run_tasks(
             for reference in pending:
                 ray.cancel(reference, force=True)
     return [results[index] for index in range(len(functions))]
+
+
+def _told(error: Exception) -> Exception:
+    """What a task raised; of a GPU that is too small for so many at once, with what helps."""
+    if type(error).__name__ != "OutOfMemoryError":
+        return error
+    return NasdistillError(
+        "out of memory on the GPU: let fewer share it (of a search: --workers, or --gpus-per-trial 1)"
+    )
 
 
 @contextlib.contextmanager
@@ -125,11 +132,17 @@ def _reports_folder(shared: Path | None) -> Iterator[Path]:
 
 
 def _reporting(function: Task[T], path: Path) -> T:
+    told = ""
+
     def report(text: str) -> None:
+        nonlocal told
+        if text == told:  # a file each time, on a cluster of a shared disk
+            return
         with contextlib.suppress(OSError):
             beside = path.with_name(f"{path.name}.new")
             beside.write_text(text, encoding="utf-8")
             os.replace(beside, path)
+            told = text
 
     return function(report)
 

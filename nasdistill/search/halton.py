@@ -42,10 +42,17 @@ class HaltonSampler(BaseSampler):
         if not isinstance(param_distribution, CategoricalDistribution | FloatDistribution | IntDistribution):
             raise TypeError(f"{param_name}: no way to sample {param_distribution}")
         if param_name not in self._dimensions:
-            self._dimensions[param_name] = _Dimension(
-                _prime(len(self._dimensions)), random.Random(f"{self._seed}/{param_name}")
-            )
+            # in the order of the study, so that a resumed one goes on with the same bases
+            for before in study.get_trials(deepcopy=False):
+                for name in before.params:
+                    self._meet(name)
+            self._meet(param_name)
         return value_at(param_distribution, self._dimensions[param_name].point(trial.number))
+
+    def _meet(self, name: str) -> None:
+        if name not in self._dimensions:
+            base = _prime(len(self._dimensions))
+            self._dimensions[name] = _Dimension(base, random.Random(f"{self._seed}/{name}"))
 
 
 class _Dimension:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import optuna
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import StudyDirection
 
 from nasdistill.search.journal import STUDY_NAME, StudyJournal, study_in
@@ -49,7 +49,8 @@ def _repaired(path: Path, directions: Sequence[StudyDirection]) -> optuna.Study:
 
 
 def _open(path: Path, directions: Sequence[StudyDirection]) -> optuna.Study:
-    return study_in(JournalStorage(JournalFileBackend(str(path))), STUDY_NAME, directions)
+    lock = JournalFileOpenLock(str(path))  # the default one is a symbolic link, which not every file system has
+    return study_in(JournalStorage(JournalFileBackend(str(path), lock)), STUDY_NAME, directions)
 
 
 def _cut_torn_end(path: Path) -> bool:

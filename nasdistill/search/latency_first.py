@@ -19,7 +19,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
 from nasdistill.errors import SpaceExhaustedError
-from nasdistill.search.acquisition import Goal, Task
+from nasdistill.search.acquisition import Aims, Goal
 from nasdistill.search.candidates import Following, Tree
 from nasdistill.search.costs import Cost, Costs
 from nasdistill.search.distributions import key_of
@@ -49,16 +49,14 @@ class LatencyFirstSampler(BaseSampler):
             which is never proposed. It is called once a point, for at most `lookups` points a suggestion. None: latency
             is only known from finished trials (and `observe`), and predicted with its uncertainty for all others.
         latency_objective: index of the objective that is the latency. All others are scores, modelled by a Gaussian
-            process each, unless named in `costs`.
+            process each, unless named in `figures`.
         seed: makes suggestions reproducible, as long as results arrive in the same order.
         canonical: takes a complete parameter dict and returns a hashable; points of equal value are duplicates (two
             students equal after rounding, say). No point, failed ones included, is proposed twice.
         lookups: how many points may be measured for one suggestion; None measures the whole pool, for a `latency` that
             is a formula. Once the space holds only points known to be `inf`, SpaceExhaustedError is raised.
-        costs: further objectives known beforehand: by index a callable like `latency`, but quick (called on the pool).
         figures: further objectives that are measured before training, as parameters or the latency on a second device are:
             by index the name under which `observe` and finished trials tell them (> 0). Predicted like latency.
-        limits: worst allowed value by objective index, in the study's own direction: beyond it there is nothing to win.
         figure_limits: largest allowed values (> 0) of figures told by `observe`, such as parameters, by name: predicted
             like latency, and points count as far as they are likely to keep them. `latency_name` in it, as in `observe`,
             is the latency, which a point that has been looked up keeps or doesn't.
@@ -83,9 +81,7 @@ class LatencyFirstSampler(BaseSampler):
         *,
         canonical: Callable[[Mapping[str, Any]], Hashable] | None = None,
         lookups: int | None = 8,
-        costs: Mapping[int, Cost] | None = None,
         figures: Mapping[int, str] | None = None,
-        limits: Mapping[int, float] | None = None,
         figure_limits: Mapping[str, float] | None = None,
         latency_name: str = "latency_ms",
         reference: Sequence[float] | None = None,
@@ -110,9 +106,7 @@ class LatencyFirstSampler(BaseSampler):
         self._costs = Costs(self._tree, self._rng, latency, figure_limits or {}, latency_name, kept)
         self._prior = Prior(believed or {})
         corner = None if reference is None else [float(value) for value in reference]
-        self._task = Task(
-            latency_objective, dict(costs or {}), told, dict(limits or {}), corner, self._prior, effort, self._rng
-        )
+        self._aims = Aims(latency_objective, told, corner, self._prior, effort, self._rng)
         self._score_models: dict[int, Regression] = {}
         every = self._tree.every(_ENUMERATED)
         self._every = None if every is None else [self._reader.candidate(point) for point in every]
@@ -165,13 +159,13 @@ class LatencyFirstSampler(BaseSampler):
         return self._improve(known, wanted)
 
     def _known(self, study: Study, trial: FrozenTrial) -> Known:
-        known, at = self._reader.read(study, trial), self._task.latency_objective
+        known, at = self._reader.read(study, trial), self._aims.latency_objective
         if not 0 <= at < len(known.signs):
             raise ValueError(f"latency_objective={at}, but the study has {len(known.signs)} objectives")
         for point, values in zip(known.points, known.values, strict=True):
             self._costs.note(point, float(values[at]))
-            if self._task.figures:
-                told = {name: float(values[index]) for index, name in self._task.figures.items()}
+            if self._aims.figures:
+                told = {name: float(values[index]) for index, name in self._aims.figures.items()}
                 self._costs.observe(point, told)
         return known
 
@@ -194,7 +188,7 @@ class LatencyFirstSampler(BaseSampler):
         return buildable[int(np.argmax(farness))]
 
     def _improve(self, known: Known, wanted: Mapping[str, Any]) -> Candidate:
-        goal = Goal(known, self._costs, self._task, self._score_models)
+        goal = Goal(known, self._costs, self._aims, self._score_models)
         pool = self._fresh(self._pool(goal, wanted), known.taken)
         gain = goal.of(pool)
         if self._every is None:

@@ -56,6 +56,7 @@ class Ledger:
         """A trial number and folder for a point about to run; what to go on with is there already."""
         number = self._proposals.start(draft)
         folder = self._run.trial_folder(number)
+        folder.mkdir(parents=True, exist_ok=True)
         hand_over_training([self._run.trial_folder(earlier) for earlier in draft.resumes], folder)
         return number, folder
 
@@ -100,11 +101,6 @@ class Ledger:
                     trial=score.trial, state="stopped", family=family, reason=reason, params=dict(params), **figures
                 )
             )
-
-    def refuse(self, draft: Draft, state: TrialState, reason: str) -> None:
-        """Record a point that is turned down before any worker sees it."""
-        number = self._proposals.start(draft)
-        self.finish(_without_scores(number, state, reason, draft.params, 0.0))
 
     def close(self, reason: str) -> None:
         """End what still runs as `stopped`, and forget what no worker had begun."""

@@ -57,9 +57,15 @@ def room_for(resources: Mapping[str, float]) -> int:
     fit = 0
     for node in alive_nodes():
         there = node["Resources"]
-        shares = [there.get(name.upper(), 0) / amount for name, amount in resources.items() if amount]
-        fit += math.floor(min(shares) + 1e-9)
+        fit += min(_fitting(name, there.get(name.upper(), 0), amount) for name, amount in resources.items() if amount)
     return max(1, fit)
+
+
+def _fitting(name: str, there: float, amount: float) -> int:
+    """How many times `amount` of a resource: a share of a GPU lies on one of them."""
+    if name == "gpu" and amount < 1:
+        return math.floor(there) * math.floor(1 / amount + 1e-9)
+    return math.floor(there / amount + 1e-9)
 
 
 def check_shared(folders: Mapping[str, Path], data: Path) -> None:

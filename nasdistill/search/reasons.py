@@ -37,6 +37,13 @@ def reason_of(error: BaseException) -> str:
     return f"{type(error).__name__}: {_first_line(error)}"
 
 
+def breaks_process(error: BaseException) -> bool:
+    """Whether nothing can run in this process any more: after an error on a GPU every further call fails there."""
+    if error.__cause__ is not None and breaks_process(error.__cause__):  # of a worker that could not be opened
+        return True
+    return type(error).__name__ == "AcceleratorError" or str(error).startswith("CUDA error")
+
+
 def _first_line(error: BaseException) -> str:
     text = str(error).strip()
     return (text.splitlines()[0] if text else type(error).__name__)[:_LONGEST_REASON]

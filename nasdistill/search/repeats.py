@@ -7,6 +7,7 @@ not needed for a fixed list of jobs, and its actors are gone by now; each worker
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -22,7 +23,7 @@ from nasdistill.errors import DeadlineReachedError, InterruptedSearchError
 from nasdistill.records import RepeatScore, TrialResult
 from nasdistill.search.budget import BudgetClock
 from nasdistill.search.events import EventHandler
-from nasdistill.search.reasons import DISK_FULL, reason_of
+from nasdistill.search.reasons import DISK_FULL, breaks_process, reason_of
 from nasdistill.search.reserve import MARGIN, WORKER_START_S
 from nasdistill.search.room import Room
 from nasdistill.search.scratch import scratch_folder
@@ -272,5 +273,8 @@ class RepeatActor:
             except BaseException as error:
                 reason = reason_of(error)
                 report(reason)
+                if breaks_process(error):
+                    log.flush()
+                    os._exit(1)
                 return None, reason
         return score.model_dump_json(), ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from nasdistill.pareto.front import front
@@ -34,7 +35,7 @@ class RepeatReserve:
 
     It is nothing until enough trials are done (FEWEST_TRIALS, or one when repeats were `asked` for), then what `repeats`
     further seeds of the present front cost, at most SHARE of the budget; and nothing when that is not enough for a single
-    repeat. A budget of trials has none: repeats are no trials.
+    repeat, be it because trials that run leave too little. A budget of trials has none: repeats are no trials.
     """
 
     def __init__(
@@ -50,31 +51,35 @@ class RepeatReserve:
         self._repeats = repeats
         self._workers = workers
         self._fewest = 1 if asked else FEWEST_TRIALS
-        self._known: tuple[int, float] = (-1, 0.0)
+        self._known = (-1, 0.0, 0.0)
 
-    def kept(self, complete: Sequence[TrialResult], running: int = 0) -> float:
-        """Seconds or epochs to keep, after the `complete` trials and while `running` others are on their way."""
+    def kept(self, complete: Sequence[TrialResult], running: int = 0, room: float = math.inf) -> float:
+        """Seconds or epochs to keep, after the `complete` trials and while `running` others are on their way.
+
+        Repeats begin when these have ended, and get `room` at most: where that is too little, nothing is kept for them.
+        """
         if self._budget.kind == "trials" or not self._repeats or not complete:
             return 0.0
         if len(complete) + running < self._fewest:
             return 0.0
         if self._known[0] != len(complete):
-            self._known = (len(complete), self._amount(complete))
-        return self._known[1]
+            self._known = (len(complete), *self._amounts(complete))
+        _, amount, least = self._known
+        return min(amount, room) if min(amount, room) >= least else 0.0
 
-    def _amount(self, complete: Sequence[TrialResult]) -> float:
+    def _amounts(self, complete: Sequence[TrialResult]) -> tuple[float, float]:
+        """What repeats of the front may have, and what the shortest of them needs."""
         missing = [(m, max(0, self._repeats - len(m.repeats_map50_95))) for m in front(complete, self._objectives)]
         owed = [(self._cost(member), times) for member, times in missing if times]
         if not owed:
-            return 0.0
+            return 0.0, 0.0
         if self._budget.kind == "epochs":
             least, wanted = min(cost for cost, _ in owed), sum(cost * times for cost, times in owed)
         else:
             longest = max(cost for cost, _ in owed)
             least = WORKER_START_S + min(cost for cost, _ in owed)
             wanted = WORKER_START_S + max(longest, sum(cost * times for cost, times in owed) / self._workers)
-        amount = min(SHARE * self._budget.amount, wanted)
-        return amount if amount >= least else 0.0
+        return min(SHARE * self._budget.amount, wanted), least
 
     def _cost(self, member: TrialResult) -> float:
         return float(member.epochs) if self._budget.kind == "epochs" else member.seconds * MARGIN

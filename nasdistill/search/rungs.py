@@ -25,12 +25,12 @@ FEWEST_TRIALS = 3  # a rung with fewer than so many decides nothing
 SLACK = 0.03  # of the spread of scores at a rung: how far beyond its front nobody is stopped (docs/decisions.md)
 
 
-def rung_epochs(epochs: int, eta: int = ETA, most: int = MOST_RUNGS) -> tuple[int, ...]:
+def rung_epochs(epochs: int) -> tuple[int, ...]:
     """After which epochs a trial of `epochs` is scored, ascending: a third of it and a ninth, whole epochs, at least 1."""
     found: list[int] = []
     length = epochs
-    while len(found) < most and length // eta >= 1:
-        length //= eta
+    while len(found) < MOST_RUNGS and length // ETA >= 1:
+        length //= ETA
         found.append(length)
     return tuple(reversed(found))
 

@@ -31,9 +31,9 @@ from nasdistill.search.pareto_asha import DEFAULT_SCHEDULER, SCHEDULERS, check_s
 from nasdistill.search.proposals import Proposals
 from nasdistill.search.reconcile import directions_of
 from nasdistill.search.reserve import RepeatReserve
-from nasdistill.search.samplers import DEFAULT_SAMPLER, Task, make_sampler
+from nasdistill.search.samplers import DEFAULT_SAMPLER, SamplerTask, make_sampler
 from nasdistill.search.scratch import scratch_folder
-from nasdistill.search.searcher import Admit, Estimate, StudySearcher
+from nasdistill.search.searcher import Estimate, StudySearcher
 from nasdistill.search.stop import Patience, StopControl, stopping_on_signals
 from nasdistill.search.trainable import TrialActor
 from nasdistill.search.worker import BUDGET_USED_UP, INTERRUPTED, WorkerFactory
@@ -59,9 +59,7 @@ def run_search(
     warm: Sequence[Warmth] = (),
     scouted: Sequence[Scouted] = (),
     resources_per_trial: Mapping[str, float] | None = None,
-    ray_address: str | None = None,
     on_event: EventHandler | None = None,
-    admit: Admit | None = None,
     estimate: Estimate | None = None,
     patience: Patience | None = None,
     warm_workers: bool = True,
@@ -74,26 +72,26 @@ def run_search(
     `make_worker` is pickled, sent to `workers` processes and called once in each. `resources_per_trial` are Ray's
     (`{"cpu": 1, "gpu": 0.5}`; one CPU by default). A `BudgetClock` already running counts what came before the search;
     a plain `Budget` starts now, with the trials and epochs of a resumed run charged to it. When `run` holds trials, the
-    search goes on after them, beginning with the points that were interrupted. A Ray that this process has started is
-    used; otherwise one is started (or `ray_address` joined) and shut down again. For `admit` and `estimate` see
-    `StudySearcher`; for `enqueued`, `warm` and `scouted` see `Proposals`, for `constraints` and `reference` see
-    `samplers.Task`: the sampler keeps to the constraints as far as it can tell, and the worker rejects what it measures
-    beyond them.
-    `scheduler` decides who goes on at the rungs that a worker stops at, by `rung_scores` of earlier parts too. Without
-    `warm_workers` every trial gets a process of its own, seconds slower each. The Optuna study goes to `journal`, by
-    default a file in the run folder. No trial is begun that would run into `reserve`, the part of the budget that is
-    kept for repeats of the front. `trial_epochs` is the length of a trial, where it is known.
+    search goes on after them, beginning with the points that were interrupted. A Ray that is running in this process is
+    used; otherwise one is started and shut down again. For `estimate` see `StudySearcher`; for `enqueued`, `warm` and
+    `scouted` see `Proposals`, for `constraints` and `reference` see `samplers.SamplerTask`: the sampler keeps to the
+    constraints as far as it can tell, and the worker rejects what it measures beyond them. `scheduler` decides who goes on
+    at the rungs that a worker stops at, by `rung_scores` of earlier parts too. Without `warm_workers` every trial gets a
+    process of its own, seconds slower each. The Optuna study goes to `journal`, by default a file in the run folder. No
+    trial is begun that would run into `reserve`, the part of the budget that is kept for repeats of the front.
+    `trial_epochs` is the length of a trial, where it is known.
 
-    Raises InputError for an unknown sampler, an address where no Ray is or resources that it does not have,
-    InterruptedSearchError after Ctrl-C (everything finished is kept), and whatever writing a result or `on_event`
-    raised.
+    Raises InputError for an unknown sampler or resources that Ray does not have, InterruptedSearchError after Ctrl-C
+    (everything finished is kept), and whatever writing a result or `on_event` raised.
     """
     check_scheduler(scheduler)
     results = run.results()
     clock = budget if isinstance(budget, BudgetClock) else BudgetClock.resumed(budget, results)
     patience = patience or Patience()
     timed = clock.budget.kind == "time"
-    chosen_sampler = make_sampler(sampler, Task(space, objectives, constraints, reference, timed, seed), len(results))
+    chosen_sampler = make_sampler(
+        sampler, SamplerTask(space, objectives, constraints, reference, timed, seed), len(results)
+    )
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     stop = StopControl(run.path / STOP_FILE_NAME, clock, patience)
     stop.clear()
@@ -102,10 +100,10 @@ def run_search(
         space, chosen_sampler, journal, objectives, results, seed, enqueued, warm, constraints, scouted
     )
     ledger = Ledger(run, proposals, clock, stop, on_event)
-    searcher = StudySearcher(proposals, ledger, clock, stop, workers, results, admit, estimate, reserve, trial_epochs)
+    searcher = StudySearcher(proposals, ledger, clock, stop, workers, results, estimate, reserve, trial_epochs)
     resources = dict(resources_per_trial or {"cpu": 1})
     try:
-        with start_ray(workers, ray_address, cpus=_cpus(workers, resources)), stopping_on_signals(stop):
+        with start_ray(workers, cpus=_cpus(workers, resources)), stopping_on_signals(stop):
             check_resources(resources)
             _tune(
                 searcher,

@@ -29,7 +29,7 @@ SECONDS = "seconds"
 
 
 @dataclass(frozen=True)
-class Task:
+class SamplerTask:
     """What a sampler is made for. `reference` is the accuracy and the costs beyond which a student is worth nothing.
 
     `timed` says that the budget is one of time, so that a trial's seconds count.
@@ -43,7 +43,7 @@ class Task:
     seed: int | None = None
 
 
-def _tpe(task: Task) -> BaseSampler:
+def _tpe(task: SamplerTask) -> BaseSampler:
     # `group` splits the multivariate model by family, which is how conditional parameters become modelled at all;
     # `constant_liar` keeps parallel workers from being sent to the same place.
     return TPESampler(
@@ -51,7 +51,7 @@ def _tpe(task: Task) -> BaseSampler:
     )
 
 
-def _latency_first(task: Task) -> BaseSampler:
+def _latency_first(task: SamplerTask) -> BaseSampler:
     """No latency function: a student is measured by the worker that gets it, and predicted until then.
 
     The first cost takes the latency's place, whichever it is; a second one is a figure that workers measure as well.
@@ -79,7 +79,7 @@ def _latency_first(task: Task) -> BaseSampler:
     )
 
 
-SAMPLERS: dict[str, Callable[[Task], BaseSampler]] = {
+SAMPLERS: dict[str, Callable[[SamplerTask], BaseSampler]] = {
     "latency-first": _latency_first,
     "random": lambda task: RandomSampler(seed=task.seed),
     "tpe": _tpe,
@@ -89,8 +89,11 @@ SAMPLERS: dict[str, Callable[[Task], BaseSampler]] = {
     "qmc": lambda task: HaltonSampler(seed=task.seed),
 }
 DEFAULT_SAMPLER = "latency-first"
-MODELS_COSTS = ("latency-first",)
-"""Those that learn from costs of students that were never trained."""
+
+
+def learns_costs(name: str) -> bool:
+    """Whether a sampler learns from costs of students that were never trained (`LatencyFirstSampler.observe`)."""
+    return SAMPLERS[name] is _latency_first
 
 
 def check_sampler(name: str) -> None:
@@ -99,7 +102,7 @@ def check_sampler(name: str) -> None:
         raise InputError(f"unknown sampler '{name}'; allowed: {', '.join(SAMPLERS)}")
 
 
-def make_sampler(name: str, task: Task, already_drawn: int = 0) -> BaseSampler:
+def make_sampler(name: str, task: SamplerTask, already_drawn: int = 0) -> BaseSampler:
     """The sampler called `name`. The same seed gives the same proposals as long as results arrive in the same order.
 
     With `already_drawn` trials behind it, a resumed run gets other random numbers than its first part had; a

@@ -19,18 +19,16 @@ from nasdistill.records import Scalar, TrialResult
 from nasdistill.search.budget import BudgetClock
 from nasdistill.search.ledger import Ledger
 from nasdistill.search.proposals import Draft, Proposals
-from nasdistill.search.reasons import WORKER_FAILED, reason_of
+from nasdistill.search.reasons import WORKER_FAILED
 from nasdistill.search.reserve import MARGIN, RepeatReserve
 from nasdistill.search.stop import StopControl
 from nasdistill.search.worker import TrialJob
 
-Admit = Callable[[Mapping[str, Scalar]], str | None]
 Estimate = Callable[[Mapping[str, Scalar]], float | None]
 
 # However quick the first trials were, a long estimate is not waved through.
 _SMALLEST_FACTOR = 0.5
-# How many points in a row may be turned down (rejected, or too long for what is left) before the search gives up.
-_MOST_REFUSALS = 1000
+# How many points in a row may be too long for what is left before the search gives up.
 _MOST_TOO_LONG = 10
 # With nothing complete in the run, so many failures, or workers that could not start, mean that all trials will fail.
 _MOST_FAILURES = 30
@@ -41,10 +39,9 @@ _MOST_FAILED_STARTS = 3
 class StudySearcher(Searcher):
     """Suggests points for at most `workers` trials at a time until the budget, or the space, is used up.
 
-    `admit` may turn a point down before any training by returning the reason (the trial is `rejected`; when it raises,
-    `failed`). `estimate` may tell how many seconds a point takes: it is corrected by the median factor at which it was
-    off for the complete trials, and where it answers None (or there is no hook) their median time counts. Neither hook
-    is called on a worker, so both must be quick. `trial_epochs` (0: unknown) is how long a trial is meant to be.
+    `estimate` may tell how many seconds a point takes: it is corrected by the median factor at which it was
+    off for the complete trials, and where it answers None (or there is no hook) their median time counts. It is
+    not called on a worker, so it must be quick. `trial_epochs` (0: unknown) is how long a trial is meant to be.
     """
 
     def __init__(
@@ -55,7 +52,6 @@ class StudySearcher(Searcher):
         stop: StopControl,
         workers: int,
         results: Sequence[TrialResult] = (),
-        admit: Admit | None = None,
         estimate: Estimate | None = None,
         reserve: RepeatReserve | None = None,
         trial_epochs: int = 0,
@@ -67,12 +63,12 @@ class StudySearcher(Searcher):
         self._stop = stop
         self._workers = workers
         self._earlier = list(results)
-        self._admit = admit
         self._estimate = estimate
         self._reserve = reserve
         self._trial_epochs = trial_epochs
         # Trials that Tune has and has not reported as complete. Tune sleeps when it gets None while it has none.
-        self._live: set[str] = set()
+        # Each with the time, on the budget's clock, when it is expected to end.
+        self._live: dict[str, float] = {}
         self._retries: deque[TrialJob] = deque()
         self._no_more = False
 
@@ -86,13 +82,13 @@ class StudySearcher(Searcher):
         if job is None:
             # A trial that runs may yet need its second attempt, and FINISHED can't be taken back.
             return None if self._live else self.FINISHED
-        self._live.add(trial_id)
+        self._live[trial_id] = self._clock.used + self._expected_seconds(job.params)
         # As text, Tune neither searches it for things to resolve nor flattens it.
         return {"job": job.to_json()}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Room for another trial. `LedgerCallback` has recorded this one's outcome already, or does so next."""
-        self._live.discard(trial_id)
+        self._live.pop(trial_id, None)
 
     def retry(self, job: TrialJob) -> None:
         """Hand out a job whose worker died again, before any other."""
@@ -102,8 +98,8 @@ class StudySearcher(Searcher):
         """The next point as a job, or None: for now, or (`_no_more`) for good."""
         if self._no_more or not self._may_start(len(self._live)):
             return None
-        refusals = too_long = 0
-        while refusals < _MOST_REFUSALS and too_long < _MOST_TOO_LONG and self._stop.reason is None:
+        too_long = 0
+        while too_long < _MOST_TOO_LONG and self._stop.reason is None:
             draft = self._proposals.ask()
             if draft is None:
                 break
@@ -113,8 +109,6 @@ class StudySearcher(Searcher):
                 # Without the hook every point is expected to take as long.
                 if self._estimate is None or self._clock.exhausted:
                     break
-            elif self._refused(draft):
-                refusals += 1
             else:
                 number, folder = self._ledger.start(draft)
                 return TrialJob(
@@ -150,35 +144,31 @@ class StudySearcher(Searcher):
         """Whether the trial can finish in what is left of a time budget."""
         if self._clock.budget.kind != "time":
             return True
-        return self._expected_seconds(draft) * MARGIN <= self._left()
+        return self._expected_seconds(draft.params) * MARGIN <= self._left()
 
     def _left(self) -> float:
-        """Seconds or epochs that trials may still use; the end of the budget may be kept for repeats."""
-        kept = 0.0 if self._reserve is None else self._reserve.kept(self._complete(), len(self._live))
-        return self._clock.left - kept
+        """Seconds or epochs that trials may still use; the end of the budget may be kept for repeats.
 
-    def _expected_seconds(self, draft: Draft) -> float:
+        These wait for the last trial to end, so until then another one takes nothing from them.
+        """
+        left = self._clock.left
+        if self._reserve is None:
+            return left
+        busy = 0.0
+        if self._clock.budget.kind == "time":
+            busy = min(left, max([0.0, *(end - self._clock.used for end in self._live.values())]))
+        return max(busy, left - self._reserve.kept(self._complete(), len(self._live), left - busy))
+
+    def _expected_seconds(self, params: Mapping[str, Scalar]) -> float:
         """0 when nothing is known yet: the first trials have to be started without knowing."""
         complete = self._complete()
-        estimated = None if self._estimate is None else self._estimate(draft.params)
+        estimated = None if self._estimate is None else self._estimate(params)
         if self._estimate is None or estimated is None:
             return statistics.median(result.seconds for result in complete) if complete else 0.0
         # Estimates are right up to a factor: other trials on the same machine, say, slow all of them down.
         before = [(result.seconds, self._estimate(result.params)) for result in complete]
         factors = [seconds / told for seconds, told in before if told]
         return estimated * (max(_SMALLEST_FACTOR, statistics.median(factors)) if factors else 1.0)
-
-    def _refused(self, draft: Draft) -> bool:
-        if self._admit is None:
-            return False
-        try:
-            reason = self._admit(draft.params)
-        except Exception as error:
-            self._ledger.refuse(draft, "failed", reason_of(error))
-            return True
-        if reason is not None:
-            self._ledger.refuse(draft, "rejected", reason or "not admitted")
-        return reason is not None
 
     def _complete(self) -> list[TrialResult]:
         return [result for result in (*self._earlier, *self._ledger.finished) if result.state == "complete"]

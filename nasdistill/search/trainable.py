@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import gc
+import os
 import time
 import traceback
 from collections.abc import Generator, Iterator
@@ -15,7 +16,7 @@ from ray import tune
 from nasdistill.errors import DeadlineReachedError
 from nasdistill.records import RungScore, TrialResult
 from nasdistill.search.pareto_asha import SCORE
-from nasdistill.search.reasons import DISK_FULL, reason_of
+from nasdistill.search.reasons import DISK_FULL, breaks_process, reason_of
 from nasdistill.search.room import wait_for_room
 from nasdistill.search.warm_worker import WarmWorker, reporting_to
 from nasdistill.search.worker import BUDGET_USED_UP, INTERRUPTED, TrialJob
@@ -98,6 +99,9 @@ class TrialActor(tune.Trainable):
                 # SystemExit from some library and SIGINT sent to the whole process group end here as well.
                 log.write(traceback.format_exc())
                 result = _without_result(job, error)
+                if breaks_process(error):
+                    log.flush()
+                    os._exit(1)  # the trial is run again, by another process
                 if isinstance(error, MemoryError):
                     self._warm.drop()
                     gc.collect()

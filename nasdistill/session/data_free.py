@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from nasdistill.data_free.inversion import InversionSettings
-from nasdistill.distill.compute import Precision
 from nasdistill.prepare.data_free import Synthetic, synthetic_data
 from nasdistill.progress import Progress
+from nasdistill.records import Precision
 from nasdistill.search.budget import BudgetClock
 from nasdistill.store.provenance import data_free_note
 from nasdistill.teacher.teacher import Teacher
@@ -52,7 +52,7 @@ class SynthesisOnRequest:
             budget_s,
             self._threads,
             batches,
-            self._show,
+            self._progress.step,
             self._inversion,
         )
         self._progress.log(f"synthesising images: {self._made.seconds:.1f} s")
@@ -71,9 +71,3 @@ class SynthesisOnRequest:
         note = data_free_note({"data_free": self._made.as_json()})
         assert note is not None
         return note
-
-    def _show(self, text: str, share: float | None) -> None:
-        if share is None or share == 0.0:
-            self._progress.phase(text)
-        if share is not None:
-            self._progress.share(share)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from nasdistill.config import TrainingSettings
 from nasdistill.errors import InputError
 from nasdistill.pareto.objectives import DEFAULT, Objectives
 from nasdistill.prepare.inputs import Inputs
-from nasdistill.records import Scalar, TrialResult
+from nasdistill.records import ADDED_PARAMS, Scalar, TrialResult
 from nasdistill.search.memory import Warmth
+from nasdistill.session.preparation import starts_of
 from nasdistill.space.search_space import SearchSpace
 from nasdistill.store.run_folder import RunFolder
 from nasdistill.store.tables import param_value, read_trials_csv, write_trials_csv
@@ -23,8 +25,6 @@ from nasdistill.store.tables import param_value, read_trials_csv, write_trials_c
 WARM_START_NAME = "warm_start.csv"
 """In the run folder: the earlier results that warm its sampler, so that it can be resumed, or moved, without them."""
 _PARAM = "param."
-_NOTES = ("init", "prune.achieved")  # what trials add to their parameters
-_STARTS = ("starts", "pretrained")  # what tells the starting weights of a run
 _COMPARED = {"space_text": "search space", "device": "device", "data_hash": "data"}
 
 
@@ -54,8 +54,16 @@ def read_configurations(path: Path, space: SearchSpace) -> list[dict[str, Scalar
     return [_point(entry, space, f"--enqueue {path}, {where}") for where, entry in entries]
 
 
-def read_warm_start(path: Path, inputs: Inputs, objectives: Objectives = DEFAULT) -> list[TrialResult]:
-    """The complete trials of an earlier run, which may have had other objectives and more or fewer further devices.
+@dataclass(frozen=True)
+class WarmStart:
+    """The complete trials of an earlier run, and what `run.json` keeps of their recipe, length and starting weights."""
+
+    results: list[TrialResult]
+    facts: dict[str, Any]
+
+
+def read_warm_start(path: Path, inputs: Inputs, objectives: Objectives = DEFAULT) -> WarmStart:
+    """An earlier run, which may have had other objectives and more or fewer further devices.
 
     Raises:
         InputError: no run, one without a complete trial, or whose trials have not the figures that are `objectives` here, or
@@ -86,18 +94,20 @@ def read_warm_start(path: Path, inputs: Inputs, objectives: Objectives = DEFAULT
     for objective in objectives:
         if all(objective.of(result) is None for result in complete):
             raise InputError(f"--warm-start {path}: its trials have no {objective.name}, an objective of this one")
-    return complete
-
-
-def keep_warm_start(run: RunFolder, path: Path, results: Sequence[TrialResult]) -> None:
-    """Keep a copy in `run` of the `results` of the earlier run at `path`."""
-    recorded = RunFolder.open(path).read_run()
     training, preparation = recorded.get("training", {}), recorded.get("preparation", {})
-    write_trials_csv(run.path / WARM_START_NAME, results, ())
-    facts = {name: preparation.get(name) for name in (*_STARTS, "images_per_epoch")}
-    run.update_run(
-        warm_start={"epoch_parts": training.get("epoch_parts", 1), "recipe": training.get("recipe"), **facts}
-    )
+    facts = {
+        "epoch_parts": training.get("epoch_parts", 1),
+        "recipe": training.get("recipe"),
+        "images_per_epoch": preparation.get("images_per_epoch"),
+        **starts_of(preparation),
+    }
+    return WarmStart(complete, facts)
+
+
+def keep_warm_start(run: RunFolder, warm: WarmStart) -> None:
+    """Keep a copy of an earlier run's results in `run`."""
+    write_trials_csv(run.path / WARM_START_NAME, warm.results, ())
+    run.update_run(warm_start=warm.facts)
 
 
 def kept_warm_start(run: RunFolder, training: TrainingSettings) -> list[Warmth]:
@@ -111,7 +121,7 @@ def kept_warm_start(run: RunFolder, training: TrainingSettings) -> list[Warmth]:
         return []
     there, here = recorded["warm_start"], recorded["preparation"]
     same = there["recipe"] == training.recipe.model_dump(mode="json")
-    if not same or any(there[name] != here.get(name) for name in _STARTS):
+    if not same or starts_of(there) != starts_of(here):
         return [Warmth(one, None) for one in read_trials_csv(file)]
     images = [facts["images_per_epoch"] for facts in (there, here)] if there["images_per_epoch"] else [1, 1]
     # whole numbers until the one division: the same length must come out as exactly 1
@@ -156,7 +166,7 @@ def _csv_entries(text: str, path: Path) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _point(entry: Mapping[str, Any], space: SearchSpace, where: str) -> dict[str, Scalar]:
-    given = {name: value for name, value in entry.items() if name not in _NOTES}
+    given = {name: value for name, value in entry.items() if name not in ADDED_PARAMS}
     for name, value in given.items():
         if not isinstance(value, str | int | float | bool):
             raise InputError(f"{where}: {name} is {value!r}, expected a number or a name")

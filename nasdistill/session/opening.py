@@ -45,7 +45,7 @@ def open_inputs(
         space=settings["space"],
         devices=goals.devices,
         cache=cache,
-        on_progress=progress.phase,
+        on_progress=progress.step,
         synthesise=synthesis,
         kept_space=recorded.get("space_text"),
     )

@@ -1,6 +1,7 @@
 """The steps before the first trial, in order, on the run's own workers; all of it is cached by what it depends on."""
 
 import json
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -116,7 +117,7 @@ def prepare(
         preparation={
             "views": filled.train_images * max(1, filled.largest.count // filled.train_images),
             "teacher_forward_passes": before.get("teacher_forward_passes", 0) + filled.teacher_passes,
-            **({name: before.get(name) for name in _starts(inputs)} if before else _starts(inputs)),
+            **(starts_of(before) if before else _starts(inputs)),
             "images_per_epoch": filled.train_images,
             "warm_core_seconds": warm_seconds,
             "warm_workers": warm_workers,
@@ -132,7 +133,7 @@ def prepare(
         names=inputs.dataset.names,
         pools={plan.image_size: plan.folders for plan in filled.trained},
         supernets=families.supernets(warm),
-        teacher_channels=inputs.teacher.channels[:3],
+        teacher_channels=inputs.teacher.neck_channels,
         images_per_epoch=filled.train_images,
         device=inputs.device,
         training=training,
@@ -146,6 +147,11 @@ def _starts(inputs: Inputs) -> dict[str, Any]:
     """What `run.json` says of the weights that students start from."""
     files = {name: {"file": start.path.name, "sha256": start.sha256} for name, start in inputs.pretrained.items()}
     return {"starts": families.WARM_VERSION, "pretrained": files}
+
+
+def starts_of(preparation: Mapping[str, Any]) -> dict[str, Any]:
+    """The same of a recorded preparation; None for what an earlier version did not record."""
+    return {name: preparation.get(name) for name in ("starts", "pretrained")}
 
 
 def changed_starts(recorded: Mapping[str, Any], inputs: Inputs) -> str | None:
@@ -238,7 +244,7 @@ def _time_steps(session: Session, training: TrainingSettings, largest: pools.Poo
     """Seconds of a training step at the largest input size, by lineage: the slowest of the workers'."""
     inputs, workers = session.inputs, session.place.workers
     tasks = length.calibration_tasks(
-        inputs.lineages, inputs.dataset.names, inputs.teacher.channels, largest, training, workers
+        inputs.lineages, inputs.dataset.names, inputs.teacher.neck_channels, largest, training, workers
     )
     seconds = session.progress.tasks("timing a training step", tasks, session.place.run_tasks)
     each = len(inputs.lineages)
@@ -276,7 +282,7 @@ def _check_time(session: Session, trial_seconds: float) -> None:
     if clock.left < trial_seconds and not any(result.state == "complete" for result in run.results()):
         raise NothingSucceededError(
             f"{clock.used:.0f} s of the budget {clock.budget} are used and no trial is complete: too little is left for "
-            f"one; the preparation is kept: go on with --resume --out {run.path} and a larger --budget"
+            f"one; the preparation is kept: go on with --resume --out {shlex.quote(str(run.path))} and a larger --budget"
         )
 
 

@@ -7,10 +7,11 @@ from typing import Any, get_args
 
 from nasdistill.config import TrainingSettings, load_recipe
 from nasdistill.errors import InputError
-from nasdistill.records import CacheKind
+from nasdistill.records import CacheKind, Precision
 from nasdistill.search.budget import Budget, parse_budget
 from nasdistill.search.pareto_asha import DEFAULT_SCHEDULER, check_scheduler
 from nasdistill.search.samplers import DEFAULT_SAMPLER, check_sampler
+from nasdistill.session.data_free import NO_DATA
 from nasdistill.session.goals import goals_of
 from nasdistill.space.search_space import SearchSpace
 from nasdistill.store.run_folder import RunFolder, default_run_path
@@ -31,6 +32,9 @@ KEPT = (
     "constraint",
     "scheduler",
 )
+
+# Paths among them, which may be other ones where the files have moved: what they hold is compared when it is read.
+MOVABLE = ("data", "teacher", "teacher_yaml")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,11 +78,19 @@ def check(request: SearchRequest) -> tuple[RunFolder, dict[str, Any]]:
         InputError: an unknown name, a folder that is taken, or settings that differ from the resumed run's.
     """
     check_sampler(request.sampler or DEFAULT_SAMPLER)
+    for path in (
+        request.data,
+        request.teacher,
+        request.teacher_yaml,
+        None if request.out is None else str(request.out),
+    ):
+        if path is not None and not _is_text(path):
+            raise InputError(f"{path!r}: the path cannot be written down, since it is no UTF-8; rename it")
     if request.budget is None and not request.resume:
         raise InputError("--budget is missing: time (90s, 30m, 2h), trials (40trials) or training work (200epochs)")
     check_scheduler(request.scheduler or DEFAULT_SCHEDULER)
-    if request.precision not in (None, "auto", "float32", "bfloat16"):
-        raise InputError(f"unknown precision '{request.precision}'; allowed: auto, float32, bfloat16")
+    if request.precision is not None and request.precision not in get_args(Precision):
+        raise InputError(f"unknown precision '{request.precision}'; allowed: {', '.join(get_args(Precision))}")
     if request.cache is not None and request.cache not in get_args(CacheKind):
         raise InputError(f"unknown cache '{request.cache}'; allowed: {', '.join(get_args(CacheKind))}")
     load_recipe(request.recipe or "short")
@@ -115,7 +127,7 @@ def budget_of(request: SearchRequest, run: Mapping[str, Any]) -> Budget:
         raise InputError("--budget is missing: the run had not begun, and has none of its own")
     budget = request.budget or parse_budget(str(run["budget"]))
     parts = run.get("training", {}).get("epoch_parts", 1)
-    return replace(budget, amount=budget.amount * parts) if budget.kind == "epochs" else budget
+    return replace(budget, amount=budget.amount * parts, parts=parts) if budget.kind == "epochs" else budget
 
 
 def training_of(settings: Mapping[str, Any], run: Mapping[str, Any], space: SearchSpace) -> TrainingSettings:
@@ -141,13 +153,23 @@ def _agreeing(request: SearchRequest, run: RunFolder) -> dict[str, Any]:
         kept["device"] = [kept["device"]]
     for name in KEPT:
         asked = getattr(request, name)
-        if asked is not None and asked != kept.get(name):
+        if name in MOVABLE and asked not in (None, NO_DATA) and kept.get(name) not in (None, NO_DATA):
+            kept[name] = asked
+        elif asked is not None and asked != kept.get(name):
             option = "--" + name.replace("_", "-")
             before = _shown(kept.get(name)) if kept.get(name) is not None else "its default"
             raise InputError(
                 f"{option} {_shown(asked)}: {run.path} was started with {before}; leave it out, or start a new run"
             )
     return {name: kept.get(name) for name in KEPT}
+
+
+def _is_text(path: str) -> bool:
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _shown(value: Any) -> str:

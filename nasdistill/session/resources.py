@@ -7,11 +7,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from nasdistill.progress import RunTasks
 from nasdistill.search.cluster import run_tasks, start_ray
 from nasdistill.search.nodes import check_resources, check_shared, room_for, total
-from nasdistill.session.request import SearchRequest
 from nasdistill.store.provenance import usable_cores
+
+GPU_GB_PER_TRIAL = 3.0
+"""Memory of a GPU that a worker is given unless the person says how many share it: its own share of CUDA, and training at
+16 images of middle size with room to spare. Cautious; how little would do was not measured."""
 
 
 @dataclass(frozen=True)
@@ -34,25 +39,43 @@ class Workplace:
 
 
 @contextlib.contextmanager
-def workplace(request: SearchRequest, run: Path, cache: Path, data: Path) -> Iterator[Workplace]:
-    """A local Ray, or the cluster that was asked for, checked: every node sees the run folder, the cache folder and
-    the data.
+def workplace(
+    run: Path,
+    cache: Path,
+    data: Path,
+    workers: int | None = None,
+    ray_address: str | None = None,
+    gpus_per_trial: float | None = None,
+) -> Iterator[Workplace]:
+    """A local Ray, or the cluster at `ray_address`, checked: every node sees the run folder, the cache folder and the data.
+
+    Without `workers` there are as many as cores; without `gpus_per_trial` they have equal parts of the GPUs, and on this
+    machine no more of them share one than its memory holds.
 
     Raises:
         InputError: no cluster answers, it hasn't what a trial needs, or a node doesn't see a folder.
     """
-    with start_ray(request.workers or usable_cores(), request.ray_address):
-        there = int(total("GPU"))
-        if request.gpus_per_trial is not None:
-            gpus = request.gpus_per_trial
-        else:
-            # the workers that share a GPU have equal parts of it
-            gpus = 1.0 / math.ceil((request.workers or int(total("CPU")) or 1) / there) if there else 0.0
+    usable = None if torch.cuda.is_available() else 0  # Ray counts GPUs that this torch cannot use
+    with start_ray(workers or usable_cores(), ray_address, usable):
+        gpus = gpus_per_trial
+        if gpus is None:
+            gpus = _share(int(total("GPU")), workers or int(total("CPU")) or 1, fitted=not (workers or ray_address))
         one = Workplace(1, gpus, None)
         check_resources(one.per_trial)
         # more workers than Ray has room for would wait for ever
         room = room_for(one.per_trial)
-        workers = min(room, request.workers or room)
-        if request.ray_address is not None:
+        fitting = min(room, workers or room)
+        if ray_address is not None:
             check_shared({"run folder": run, "cache folder": cache}, data)
-        yield Workplace(workers, gpus, None if request.ray_address is None else run)
+        yield Workplace(fitting, gpus, None if ray_address is None else run)
+
+
+def _share(gpus: int, workers: int, fitted: bool) -> float:
+    """Equal parts of the GPUs; `fitted`: of a GPU of this machine, not more than its memory holds."""
+    if not gpus:
+        return 0.0
+    sharing = math.ceil(workers / gpus)
+    if fitted and torch.cuda.is_available():
+        memory = min(torch.cuda.get_device_properties(index).total_memory for index in range(torch.cuda.device_count()))
+        sharing = min(sharing, max(1, int(memory / 1e9 / GPU_GB_PER_TRIAL)))
+    return math.floor(10_000 / sharing) / 10_000  # what Ray counts in: a seventh rounded up leaves room for six

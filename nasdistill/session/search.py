@@ -2,7 +2,6 @@
 
 import contextlib
 import time
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,7 +22,7 @@ from nasdistill.search.journal import StudyJournal
 from nasdistill.search.pareto_asha import DEFAULT_SCHEDULER, NONE
 from nasdistill.search.reserve import WORKER_START_S, RepeatReserve, repeats_for
 from nasdistill.search.runner import run_search
-from nasdistill.search.samplers import DEFAULT_SAMPLER, MODELS_COSTS
+from nasdistill.search.samplers import DEFAULT_SAMPLER, learns_costs
 from nasdistill.search.scratch import scratch_folder
 from nasdistill.session.goals import Goals, goals_of
 from nasdistill.session.known import keep_warm_start, kept_warm_start, read_configurations, read_warm_start
@@ -40,8 +39,10 @@ from nasdistill.store.rungs import all_rung_scores
 from nasdistill.worker import MakeTrialWorker
 
 
-def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], progress: Progress) -> None:
-    """Run a checked request (see `request.check`) to its end: tables, models and report are in `run`.
+def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], progress: Progress) -> RunFolder:
+    """Run a checked request (see `request.check`) to its end: tables, models and report are in the run that is returned.
+
+    That is `run`, or where nobody named its folder and another search has just taken that, one beside it.
 
     Raises:
         InputError: a wrong input, before anything is spent, or another process works on the run.
@@ -51,7 +52,7 @@ def search(request: SearchRequest, run: RunFolder, settings: dict[str, Any], pro
     with contextlib.ExitStack() as held:
         if request.resume:
             held.enter_context(run.held())
-        _search(request, run, settings, progress, held)
+        return _search(request, run, settings, progress, held)
 
 
 def _search(
@@ -60,10 +61,10 @@ def _search(
     settings: dict[str, Any],
     progress: Progress,
     held: contextlib.ExitStack,
-) -> None:
+) -> RunFolder:
     """The same, while no other process works on the run: a new one is held from when its folder is made."""
     recorded = run.read_run() if request.resume else {}
-    request = replace(request, sampler=request.sampler or recorded.get("sampler", DEFAULT_SAMPLER))
+    sampler = request.sampler or recorded.get("sampler", DEFAULT_SAMPLER)
     used = float(recorded.get("seconds", 0.0))
     url = check_storage(request.storage, recorded)
     earlier = run.results() if request.resume else []
@@ -88,7 +89,7 @@ def _search(
         progress=progress,
     )
     enqueued = read_configurations(request.enqueue, inputs.space) if request.enqueue is not None else []
-    warm_start = read_warm_start(request.warm_start, inputs, goals.objectives) if request.warm_start is not None else []
+    warm = read_warm_start(request.warm_start, inputs, goals.objectives) if request.warm_start is not None else None
     tell_notes(inputs, goals, progress)
     training = training_of(settings, recorded, inputs.space)
     if (reason := changed_starts(recorded, inputs)) is not None:
@@ -97,31 +98,38 @@ def _search(
     check_cache(inputs.space, training.cache)
     scheduler = settings.get("scheduler") or DEFAULT_SCHEDULER
     if not request.resume:
-        run = RunFolder.create(run.path)
+        run = RunFolder.create(run.path, or_beside=request.out is None)
         held.enter_context(run.held())
-        if request.warm_start is not None:
-            keep_warm_start(run, request.warm_start, warm_start)
+        if warm is not None:
+            keep_warm_start(run, warm)
         run.update_run(settings=settings, enqueued=enqueued, started=_now(), teacher=_teacher_facts(inputs))
-    run.update_run(**_description(request, clock.budget, inputs, goals, run, training.seed, scheduler), repeats=asked)
+    description = _description(clock.budget, inputs, goals, run, training.seed, sampler, scheduler)
+    run.update_run(settings=settings, repeats=asked, **description)
     if synthesis is not None:
         run.update_run(**synthesis.description())
     journal = open_journal(run, url, goals.objectives, progress.log)
     progress.log(f"results go to {run.path}")
     try:
-        with workplace(request, run.path, cache, inputs.dataset.yaml_path.absolute()) as place:
+        with workplace(
+            run.path,
+            cache,
+            inputs.dataset.yaml_path.absolute(),
+            request.workers,
+            request.ray_address,
+            request.gpus_per_trial,
+        ) as place:
             run.update_run(workers=place.workers)
             if request.workers is not None and place.workers < request.workers:
                 progress.log(
                     f"{place.workers} workers instead of {request.workers}: no more trials fit at the same time"
                 )
             session = Session(run, inputs, goals, clock, place, cache, progress)
-            sampler = request.sampler or DEFAULT_SAMPLER
             prepared = prepare(
                 session,
                 training,
                 settings["epochs"],
                 early_stopping=scheduler != NONE,
-                scout=sampler in MODELS_COSTS,
+                scout=learns_costs(sampler),
             )
             run.update_run(seconds=clock.seconds)  # a killed run knows what it has used
             start_s = _run_trials(session, prepared, journal, sampler, scheduler, asked)
@@ -149,6 +157,7 @@ def _search(
     progress.done(results)
     if synthesis is not None:
         progress.log(synthesis.note())
+    return run
 
 
 def _run_trials(
@@ -242,12 +251,12 @@ def _write(run: RunFolder) -> list[TrialResult]:
 
 
 def _description(
-    request: SearchRequest,
     budget: Budget,
     inputs: Inputs,
     goals: Goals,
     run: RunFolder,
     seed: int,
+    sampler: str,
     scheduler: str,
 ) -> dict[str, Any]:
     """What `run.json` says about the inputs and the machine."""
@@ -264,7 +273,7 @@ def _description(
         "space": inputs.space.name,
         "space_text": inputs.space.text,
         "budget": str(budget),
-        "sampler": request.sampler,
+        "sampler": sampler,
         "scheduler": scheduler,
         "seed": seed,
         "objectives": goals.objectives.names,

@@ -4,14 +4,17 @@ import contextlib
 import itertools
 import os
 import shutil
-from collections.abc import Callable
+import tempfile
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TextIO
 
 from pydantic import ValidationError
 
 from nasdistill.compress.prune import prune, pruning_of
 from nasdistill.config import MOST_EPOCHS, TrainingSettings
+from nasdistill.distill.compute import release_gpu_memory
 from nasdistill.errors import InputError, InterruptedSearchError
 from nasdistill.pareto.of_run import devices_of_run, objectives_of_run
 from nasdistill.pareto.select import choose
@@ -25,15 +28,16 @@ from nasdistill.search.worker import at_the_end
 from nasdistill.session.goals import goals_of
 from nasdistill.session.opening import open_inputs, tell_notes
 from nasdistill.session.preparation import FINISH_RESERVE_S, changed_starts, prepare
-from nasdistill.session.request import SearchRequest, check, training_of
+from nasdistill.session.request import MOVABLE, SearchRequest, check, training_of
 from nasdistill.session.resources import workplace
 from nasdistill.session.session import Session
 from nasdistill.store.atomic import write_text
 from nasdistill.store.provenance import usable_cores
 from nasdistill.store.run_folder import RunFolder
 from nasdistill.students.families import lineage
+from nasdistill.students.student import Student
 from nasdistill.trial import trial_in_rungs
-from nasdistill.trial_rungs import TrialPlace
+from nasdistill.trial_rungs import TrialPlace, export_and_score
 from nasdistill.workbench import Assets, Workbench
 from nasdistill.worker import searched
 
@@ -51,6 +55,10 @@ class TrainRequest:
     select: str | None = None
     device: str | None = None
     trust_teacher: bool = False
+    data: str | None = None
+    """Where the run's data lies now, if it has moved; likewise `teacher` and `teacher_yaml`."""
+    teacher: str | None = None
+    teacher_yaml: str | None = None
 
 
 class Plan(Record):
@@ -75,33 +83,29 @@ def train(request: TrainRequest, progress: Progress) -> TrialResult:
     """
     if request.budget.kind == "trials":
         raise InputError(f"budget '{request.budget}' is for a search; a training takes time (30m, 2h) or 200epochs")
-    run, settings = check(SearchRequest(resume=True, out=request.run, trust_teacher=request.trust_teacher))
+    moved = {name: getattr(request, name) for name in MOVABLE}
+    run, settings = check(SearchRequest(resume=True, out=request.run, **moved))
     recorded = run.read_run()
     objectives = objectives_of_run(recorded, request.device)
     chosen = choose(run.results(), request.trial, request.select, objectives, devices_of_run(recorded) or None)
     clock = BudgetClock(request.budget)
     progress.begin(clock, (), objectives)
-    progress.log(f"trial {chosen.trial} {chosen.family}: {_figures(chosen)} after {chosen.epochs} epochs of the search")
+    progress.log(f"trial {chosen.trial} {chosen.family}: {_figures(chosen)} in the search")
     with run.held():
         config, assets = _prepared(request, run, settings, chosen, clock, progress)
         folder = run.trained_folder(chosen.trial)
         under_way = folder.with_name(f"{folder.name}.under-way")
         under_way.mkdir(parents=True, exist_ok=True)
         try:
+            plan = _plan(config, assets, clock, under_way, progress)
+            assets = replace(assets, threads=plan.threads, training=plan.training)
+            place = TrialPlace(chosen.trial, under_way, searched(chosen.params), best_by=objectives.accuracy.name)
             with open(under_way / "log.txt", "a", encoding="utf-8", buffering=1) as log:
-                result = _run(
-                    config,
-                    assets,
-                    request.budget,
-                    clock,
-                    chosen,
-                    objectives.accuracy.name,
-                    under_way,
-                    log.write,
-                    progress,
-                )
+                result = _run(config, assets, place, log, progress)
         except KeyboardInterrupt:
-            raise InterruptedSearchError("interrupted; the same command goes on from the last score") from None
+            begun = (under_way / "plan.json").exists()
+            what = "goes on from the last score" if begun else "begins anew"
+            raise InterruptedSearchError(f"interrupted; the same command {what}") from None
         write_text(under_way / "trial.json", result.model_dump_json(indent=2) + "\n")
         _put_in_place(under_way, folder)
         write_report(run, run.report_file)
@@ -133,7 +137,7 @@ def _prepared(
         progress.log(f"{reason}: the student starts otherwise than its trial did")
     training = training_of(settings, recorded, inputs.space)
     config = inputs.space.config(searched(chosen.params))
-    with workplace(SearchRequest(), run.path, cache, inputs.dataset.yaml_path) as place:
+    with workplace(run.path, cache, inputs.dataset.yaml_path) as place:
         session = Session(run, inputs, goals, clock, place, cache, progress)
         prepared = prepare(
             session,
@@ -146,40 +150,26 @@ def _prepared(
     return config, prepared.assets
 
 
-def _run(
-    config: TrialConfig,
-    assets: Assets,
-    budget: Budget,
-    clock: BudgetClock,
-    chosen: TrialResult,
-    accuracy: str,
-    folder: Path,
-    log: Callable[[str], object],
-    progress: Progress,
-) -> TrialResult:
+def _run(config: TrialConfig, assets: Assets, place: TrialPlace, log: TextIO, progress: Progress) -> TrialResult:
     """Run the training in this process, from where an earlier one left it; its student is the best one scored on the way."""
-    plan = _plan(config, assets, budget, clock, folder, progress)
-    assets = replace(assets, threads=plan.threads, training=plan.training)
-    steps = assets.steps_per_epoch * plan.training.epochs
-    asked = itertools.count(1)
+    epochs = assets.training.epochs
+    steps, asked = assets.steps_per_epoch * epochs, itertools.count(1)
 
     def count_step() -> bool:  # asked before every step
         progress.share(next(asked) / steps)
         return False
 
     def report(line: str) -> None:
-        log(f"{line}\n")
+        log.write(f"{line}\n")
         progress.log(line)
 
-    progress.phase(f"training trial {chosen.trial} for {plan.training.epochs} epochs")
-    place = TrialPlace(chosen.trial, folder, dict(searched(chosen.params)), count_step, best_by=accuracy)
-    return at_the_end(trial_in_rungs(config, Workbench(assets), place, report))
+    progress.phase(f"training trial {place.trial} for {epochs} epochs")
+    return at_the_end(trial_in_rungs(config, Workbench(assets), replace(place, should_stop=count_step), report))
 
 
-def _plan(
-    config: TrialConfig, assets: Assets, budget: Budget, clock: BudgetClock, folder: Path, progress: Progress
-) -> Plan:
+def _plan(config: TrialConfig, assets: Assets, clock: BudgetClock, folder: Path, progress: Progress) -> Plan:
     """The length and threads of the training: as it began, where one of this budget is under way, else measured."""
+    budget = clock.budget
     file, own = folder / "plan.json", assets.training.model_copy(update={"epoch_parts": 1})
     assets = replace(assets, training=own)
     with contextlib.suppress(OSError, ValidationError):
@@ -195,10 +185,15 @@ def _plan(
     if budget.kind == "epochs":
         epochs = int(budget.amount)
     else:
-        left = clock.left - FINISH_RESERVE_S - (SCORED + 1) * TRIAL_OVERHEAD_S
+        if clock.left < seconds * assets.steps_per_epoch:  # before anything slow
+            raise _too_short(budget, seconds * assets.steps_per_epoch)
+        progress.phase("timing how long scoring takes")
+        scoring = max(TRIAL_OVERHEAD_S, _scoring_seconds(config, replace(assets, threads=threads)))
+        progress.log(f"{scoring:.0f} s a scoring")
+        left = clock.left - FINISH_RESERVE_S - (SCORED + 1) * scoring
         epochs = int(left / (seconds * assets.steps_per_epoch))
     if epochs < 1:
-        raise InputError(f"budget '{budget}' is too short: an epoch takes {seconds * assets.steps_per_epoch:.0f} s")
+        raise _too_short(budget, seconds * assets.steps_per_epoch)
     epochs = min(epochs, MOST_EPOCHS)
     rungs = sorted({epochs * part // SCORED for part in range(1, SCORED)} - {0, epochs})
     plan = Plan(
@@ -208,15 +203,33 @@ def _plan(
     )
     progress.log(f"{epochs} epochs on {threads} thread(s), {seconds:.3f} s a step")
     write_text(file, plan.model_dump_json(indent=1) + "\n")
+    release_gpu_memory()
     return plan
 
 
+def _too_short(budget: Budget, epoch_s: float) -> InputError:
+    return InputError(f"budget '{budget}' is too short: an epoch takes {epoch_s:.0f} s")
+
+
 def _step_seconds(config: TrialConfig, assets: Assets) -> float:
-    """Of the student as it will be for most of the training: pruned."""
     bench = Workbench(assets)
-    pruned = prune(bench.start(config).student, pruning_of(config, bench.assets.device.channel_multiple)).student
+    pruned = _pruned(config, bench)
     feed = bench.feed(config.image_size)
     return step_seconds(pruned, assets.teacher_channels, feed, bench.compute, assets.training.recipe)
+
+
+def _scoring_seconds(config: TrialConfig, assets: Assets) -> float:
+    bench = Workbench(assets)
+    pruned = _pruned(config, bench)
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.monotonic()
+        export_and_score(pruned, config.image_size, Path(folder) / "student.onnx", bench)
+    return time.monotonic() - started
+
+
+def _pruned(config: TrialConfig, bench: Workbench) -> Student:
+    """The student as it will be for most of the training."""
+    return prune(bench.start(config).student, pruning_of(config, bench.assets.device.channel_multiple)).student
 
 
 def _put_in_place(made: Path, folder: Path) -> None:

@@ -10,8 +10,10 @@ from nasdistill.records import (
     BoxWhere,
     Connector,
     FeatureLoss,
+    Importance,
     Participation,
     Scalar,
+    TemperatureSchedule,
     TrialConfig,
     WeightSchedule,
 )
@@ -51,7 +53,7 @@ COMMON: dict[str, CommonParameter] = {
     "temperature.start": CommonParameter(("distill", "temperature", "start"), Real(0.1, 100.0), "temperature_start"),
     "temperature.end": CommonParameter(("distill", "temperature", "end"), Real(0.1, 100.0), "temperature_end"),
     "temperature.schedule": CommonParameter(
-        ("distill", "temperature", "schedule"), OneOf(("constant", "linear", "cosine")), "temperature_schedule"
+        ("distill", "temperature", "schedule"), OneOf(get_args(TemperatureSchedule)), "temperature_schedule"
     ),
     "feature_loss": CommonParameter(("distill", "feature_loss"), OneOf(get_args(FeatureLoss)), "feature_loss"),
     "connector": CommonParameter(("distill", "connector"), OneOf(get_args(Connector)), "connector"),
@@ -77,9 +79,7 @@ COMMON: dict[str, CommonParameter] = {
     },
     # Above 0.9 hardly a channel is left in the small students.
     "prune.ratio": CommonParameter(("prune", "ratio"), Real(0.0, 0.9), "prune_ratio"),
-    "prune.importance": CommonParameter(
-        ("prune", "importance"), OneOf(("l2", "bn_scale", "taylor")), "prune_importance"
-    ),
+    "prune.importance": CommonParameter(("prune", "importance"), OneOf(get_args(Importance)), "prune_importance"),
     # What the ratio is multiplied by in a stage, and in the backbone's first layers once more; 1 everywhere is uniform.
     "prune.early": CommonParameter(("prune", "factors", "early"), Real(0.0, 2.0), "prune_early"),
     "prune.backbone": CommonParameter(("prune", "factors", "backbone"), Real(0.0, 2.0), "prune_backbone"),

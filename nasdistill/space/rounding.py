@@ -8,16 +8,18 @@ CHANNEL_MULTIPLE = 8
 """Channels are rounded up to multiples of this; less than half of one is none at all."""
 
 
-def channels_of(full: int, multiplier: float, divisor: int = CHANNEL_MULTIPLE) -> int:
-    """`full` channels times `multiplier`, rounded up to a multiple of `divisor` as Ultralytics does.
+def channels_of(full: int, multiplier: float) -> int:
+    """`full` channels times `multiplier`, rounded up to a multiple of CHANNEL_MULTIPLE as Ultralytics does.
 
     Raises:
         ValueError: that is less than half a multiple, so it rounds to none at all.
     """
     wanted = full * multiplier
-    if wanted < divisor / 2:
-        raise ValueError(f"{full} channels x {multiplier:g} = {wanted:g} round to zero (a multiple of {divisor})")
-    return math.ceil(wanted / divisor) * divisor
+    if wanted < CHANNEL_MULTIPLE / 2:
+        raise ValueError(
+            f"{full} channels x {multiplier:g} = {wanted:g} round to zero (a multiple of {CHANNEL_MULTIPLE})"
+        )
+    return math.ceil(wanted / CHANNEL_MULTIPLE) * CHANNEL_MULTIPLE
 
 
 def repeats_of(full: int, depth: float) -> int:

@@ -102,10 +102,6 @@ class SearchSpace:
         fields = {COMMON[name].field: parameter.nearest(params[name]) for name, parameter in self.common.items()}
         return TrialConfig.model_validate({"family": family, "arch": arch, **fields})
 
-    def params(self, config: TrialConfig) -> dict[str, Scalar]:
-        """The flat parameters of a trial: the inverse of `config`."""
-        return flat_params(config)
-
     def canonical(self, params: Mapping[str, Scalar]) -> Mapping[str, Scalar]:
         """Equal for complete points that are the same trial: the same student after rounding, taught the same way."""
         return canonical(params)

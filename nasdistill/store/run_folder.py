@@ -37,9 +37,14 @@ class RunFolder:
         self.path = path
 
     @classmethod
-    def create(cls, path: str | Path) -> RunFolder:
-        """Start a run in a new or empty folder. Raises InputError when the folder holds anything."""
+    def create(cls, path: str | Path, or_beside: bool = False) -> RunFolder:
+        """Start a run in a new or empty folder; `or_beside`: a new one, where `path` is there already `<path>-2` and so on.
+
+        Raises InputError when the folder holds anything, or cannot be made.
+        """
         folder = Path(path)
+        if or_beside:
+            folder = _made_beside(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             taken = next(folder.iterdir(), None)
@@ -133,10 +138,8 @@ class RunFolder:
         self._write_run({**self.read_run(), **fields})
 
     def trial_folder(self, trial: int) -> Path:
-        """The folder of one trial, `trials/0007`; made if need be."""
-        folder = self.path / "trials" / f"{trial:04d}"
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
+        """The folder of one trial, `trials/0007`."""
+        return self.path / "trials" / f"{trial:04d}"
 
     def write_trial(self, result: TrialResult) -> None:
         """Keep one result in its trial's folder."""
@@ -246,15 +249,26 @@ def _of_its_folder(file: Path, result: TrialResult) -> None:
         raise ValueError(f"it is about trial {result.trial}")
 
 
+def _made_beside(path: Path) -> Path:
+    """A folder that this process alone has made."""
+    folder, number = path, 1
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                number += 1
+                folder = path.with_name(f"{path.name}-{number}")
+            else:
+                return folder
+    except OSError as error:
+        raise InputError(f"output folder {folder}: cannot be used ({error.strerror or error})") from None
+
+
 def default_run_path(root: str | Path = "results") -> Path:
-    """A folder name that is free under `root`, from the local date and time: `results/2031-05-17_14-03-09`."""
-    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    path = Path(root) / stamp
-    number = 2
-    while path.exists():
-        path = Path(root) / f"{stamp}-{number}"
-        number += 1
-    return path
+    """A folder name under `root`, from the local date and time: `results/2031-05-17_14-03-09`."""
+    return Path(root) / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
 
 
 def _one_line(error: Exception) -> str:

@@ -38,22 +38,12 @@ def trace_channels(model: DetectionModel) -> ChannelGraph:
     return tracer.graph()
 
 
-def strides_of(model: DetectionModel) -> dict[str, int]:
-    """How many pixels of the image apart the outputs of each convolution of `model` are, by its name.
+def strides_of(model: DetectionModel, graph: ChannelGraph) -> dict[str, int]:
+    """How many pixels of the image apart the outputs of each convolution of `model` are, by its weight's name.
 
-    Convolutions that say one thing of the whole image, as in squeeze and excitation, have none.
+    Convolutions that say one thing of the whole image, as in squeeze and excitation, have none, nor has attention.
     """
-    twin, images = _on_shapes(model)
-    found: dict[str, int] = {}
-
-    def listen(name: str) -> Callable:
-        return lambda layer, args, output: found.update({name: images.shape[-1] // output.shape[-1]})
-
-    for name, layer in twin.named_modules():
-        if isinstance(layer, nn.Conv2d):
-            layer.register_forward_hook(listen(name))
-    with torch.no_grad():
-        twin(images)
+    found = {name: _traced_size(model) // width for name, width in graph.widths.items()}
     return {name: stride for name, stride in found.items() if stride <= model.stride.max()}
 
 
@@ -64,8 +54,12 @@ def _on_shapes(model: DetectionModel) -> tuple[DetectionModel, Tensor]:
     }
     memo |= {id(buffer): buffer.to("meta") for buffer in model.buffers()}  # what the copy takes instead of contents
     twin = copy.deepcopy(model, memo).float().train()
-    size = max(64, 2 * int(model.stride.max()))
+    size = _traced_size(model)
     return twin, torch.zeros(2, 3, size, size, device="meta")
+
+
+def _traced_size(model: DetectionModel) -> int:
+    return max(64, 2 * int(model.stride.max()))
 
 
 @contextmanager

@@ -7,17 +7,15 @@ shrinks a width (Cai et al., ICLR 2020, sect. 3.2).
 
 import copy
 from collections.abc import Mapping
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from ultralytics.nn.tasks import DetectionModel
 
+from nasdistill.records import Importance
 from nasdistill.students.channels import trace_channels
 from nasdistill.students.tracer import ChannelGraph
-
-Criterion = Literal["l2", "bn_scale", "taylor"]
-CRITERIA: tuple[str, ...] = get_args(Criterion)
 
 
 class Place(NamedTuple):
@@ -45,7 +43,7 @@ def places_of_groups(graph: ChannelGraph) -> dict[int, list[Place]]:
 def channel_scores(
     places: list[Place],
     state: Mapping[str, Tensor],
-    criterion: Criterion = "l2",
+    criterion: Importance = "l2",
     gradients: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
     """How much the channels of one group matter, (channels,) >= 0.

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from ultralytics.nn.modules import Detect
 from ultralytics.nn.tasks import DetectionModel
 
@@ -56,10 +56,18 @@ class Student:
 
 
 def in_float32(output: Mapping[str, Any]) -> dict[str, Any]:
-    """The raw outputs for Ultralytics' losses, which decode boxes: float32; of `feats` they read only the shape."""
+    """The raw outputs for Ultralytics' losses, which decode boxes: float32.
+
+    Of `feats` they read the shape, and the type of the anchor points, which bfloat16 rounds from cell 128 on.
+    """
     if "one2many" in output:
         return {name: in_float32(head) for name, head in output.items()}
-    return {"boxes": output["boxes"].float(), "scores": output["scores"].float(), "feats": output["feats"]}
+    return {"boxes": output["boxes"].float(), "scores": output["scores"].float(), "feats": shapes_of(output["feats"])}
+
+
+def shapes_of(features: Sequence[Tensor]) -> list[Tensor]:
+    """Float32 stand-ins, which take no memory, for what reads only the shapes of `features`."""
+    return [level.new_zeros((), dtype=torch.float32).expand(level.shape) for level in features]
 
 
 def dense_output(output: Mapping[str, Any]) -> Mapping[str, Any]:

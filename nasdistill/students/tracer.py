@@ -48,6 +48,7 @@ class ChannelGraph:
         fixed: groups whose sizes are written down in a module; they keep their number of channels.
         unfollowed: operations that are not followed -> the channel counts they depend on.
         sums: places where two maps are added or multiplied, by module.
+        widths: name of a convolution's weight -> cells along a side of its output.
     """
 
     axes: Mapping[str, tuple[Runs, ...]]
@@ -55,6 +56,7 @@ class ChannelGraph:
     fixed: frozenset[int]
     unfollowed: Mapping[str, tuple[int, ...]]
     sums: frozenset[str]
+    widths: Mapping[str, int]
 
     def prunable(self) -> frozenset[int]:
         """Groups that may lose channels."""
@@ -79,6 +81,7 @@ class Tracer(TorchDispatchMode):
         self._counts: dict[str, int] = {}
         self._chunks: list[list[Numbers]] = []
         self._sums: set[str] = set()
+        self._widths: dict[str, int] = {}
         self.places: list[str] = [""]
         self.asleep = 0
 
@@ -203,6 +206,8 @@ class Tracer(TorchDispatchMode):
         self, output: Tensor, source: Tensor, weight: Tensor, bias: Tensor | None, groups: int, transposed: bool
     ) -> None:
         row, name, channels = self.numbers(source), self.name_of(weight), output.shape[1]
+        if name is not None:
+            self._widths[name] = output.shape[-1]
         if name is None or transposed or 1 < groups != source.shape[1] or (groups > 1 and channels != groups):
             self._give_up("convolution", (source, output))
         elif groups == 1:
@@ -307,7 +312,8 @@ class Tracer(TorchDispatchMode):
                 yield Run(f"{producer}#{before[part[0]] - before[origin]}", len(part), group)
 
         axes = {name: tuple(tuple(runs(row)) for row in rows) for name, rows in self._axes.items()}
-        return ChannelGraph(axes, frozenset(frozen[0]), frozenset(frozen[1]), self._unfollowed, frozenset(self._sums))
+        locked_groups, fixed_groups = map(frozenset, frozen)
+        return ChannelGraph(axes, locked_groups, fixed_groups, self._unfollowed, frozenset(self._sums), self._widths)
 
     def _level(self, parts: list[Numbers]) -> bool:
         """Chunks are as wide as one another: where one keeps its channels, all do. Returns whether that fixed any."""

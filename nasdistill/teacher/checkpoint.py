@@ -38,7 +38,6 @@ class Checkpoint:
     model: nn.Module
     names: tuple[str, ...]
     image_size: int | None
-    facts: Mapping[str, Any]
 
 
 def read_checkpoint(path: Path, model_yaml: Path | None = None, trust: bool = False) -> Checkpoint:
@@ -62,14 +61,14 @@ def read_checkpoint(path: Path, model_yaml: Path | None = None, trust: bool = Fa
         arguments = content.get("train_args", {}) if isinstance(content, dict) else {}
         size = arguments.get("imgsz") if isinstance(arguments, dict) else None
         names = _names_of(getattr(candidate, "names", None), path)
-        return Checkpoint(candidate.float(), names, size if isinstance(size, int) else None, {})
+        return Checkpoint(candidate.float(), names, size if isinstance(size, int) else None)
     tensors = candidate if isinstance(candidate, dict) else content
     if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
         raise InputError(f"{path}: neither an Ultralytics checkpoint nor a file of named tensors")
     if model_yaml is None:
         raise InputError(f"{path}: holds bare tensors; name their model with --teacher-yaml (for example yolo11n.yaml)")
     description = read_model_yaml(model_yaml)
-    return Checkpoint(_fill(description, tensors, path), _names_of(description.get("names"), path), None, {})
+    return Checkpoint(_fill(description, tensors, path), _names_of(description.get("names"), path), None)
 
 
 def read_model_yaml(path: Path) -> dict[str, Any]:
@@ -102,7 +101,7 @@ def _read_safetensors(path: Path, model_yaml: Path | None) -> Checkpoint:
         size = int(metadata["image_size"]) if "image_size" in metadata else None
     except (ValueError, AttributeError) as error:
         raise InputError(f"{path}: its metadata cannot be read ({_first_line(error)})") from error
-    return Checkpoint(_fill(description, tensors, path), _names_of(names, path), size, metadata)
+    return Checkpoint(_fill(description, tensors, path), _names_of(names, path), size)
 
 
 def _fill(description: dict[str, Any], tensors: Mapping[str, torch.Tensor], path: Path) -> nn.Module:

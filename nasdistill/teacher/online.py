@@ -9,8 +9,8 @@ import torch
 from nasdistill.data.views import Views
 from nasdistill.teacher.encoding import TargetBatch, decoded, encoded, encoded_maps
 from nasdistill.teacher.forms import TargetForm
-from nasdistill.teacher.targets import LEVELS, target_shape
-from nasdistill.teacher.teacher import RawOutput, Teacher
+from nasdistill.teacher.targets import target_shape
+from nasdistill.teacher.teacher import LEVELS, RawOutput, Teacher
 
 
 @dataclass(frozen=True)

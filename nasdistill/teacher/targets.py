@@ -21,10 +21,9 @@ from nasdistill.teacher.cache import ChunkedCache, open_sealed
 from nasdistill.teacher.encoding import TargetBatch, decoded, encoded, encoded_maps
 from nasdistill.teacher.forms import TargetForm, TargetShape, layout_of, maps_layout, shape_of
 from nasdistill.teacher.participation import PARTICIPATIONS, participation
-from nasdistill.teacher.teacher import Teacher
+from nasdistill.teacher.teacher import LEVELS, Teacher
 
 VERSION = 4
-LEVELS = 3  # P3, P4, P5: those whose neck maps are looked at, which every teacher has
 MAPS_DESCRIPTION = "maps.json"
 PLAIN = TargetForm()
 HALF_MOST = 65504.0  # the largest float16
@@ -69,7 +68,7 @@ class Targets:
 
 def target_shape(teacher: Teacher, size: int, classes: int, levels: int = LEVELS) -> TargetShape:
     """The shape of a teacher's targets for students of input `size` with at most `levels` levels."""
-    return shape_of(size, STRIDES[:levels], teacher.channels[:LEVELS], classes, teacher.reg_max)
+    return shape_of(size, STRIDES[:levels], teacher.neck_channels, classes, teacher.reg_max)
 
 
 def create_targets(

@@ -20,6 +20,8 @@ from nasdistill.store.provenance import file_sha256
 from nasdistill.students.student import dense_output, parameters_m
 from nasdistill.teacher.checkpoint import read_checkpoint
 
+LEVELS = 3  # P3, P4, P5: those whose neck maps are looked at, which every teacher has
+
 
 @dataclass(frozen=True)
 class RawOutput:
@@ -79,6 +81,11 @@ class Teacher:
         """Channels of the maps that its head reads, P3 first."""
         return tuple(branch[0].conv.in_channels for branch in self._head.cv2)
 
+    @property
+    def neck_channels(self) -> tuple[int, ...]:
+        """Channels of the maps that students learn from: those of LEVELS."""
+        return self.channels[:LEVELS]
+
     @torch.no_grad()
     def __call__(self, images: torch.Tensor, class_order: Sequence[int]) -> RawOutput:
         """Run on images (b, 3, s, s) in 0..1; `class_order[i]` is the teacher's index of the data's class i."""
@@ -133,7 +140,7 @@ def load_teacher(path: Path, model_yaml: Path | None = None, trust: bool = False
         description = json.dumps(checkpoint.model.yaml, sort_keys=True, default=str)
         sha256 = hashlib.sha256(f"{sha256} {description}".encode()).hexdigest()
     teacher = Teacher(checkpoint.model, checkpoint.names, path.name, sha256, size)
-    if teacher.strides[:3] != (8, 16, 32):
+    if teacher.strides[:LEVELS] != (8, 16, 32):
         raise InputError(f"{path}: the teacher's strides are {teacher.strides}; 8, 16, 32 are needed")
     return teacher
 

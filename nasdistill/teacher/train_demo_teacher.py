@@ -30,10 +30,11 @@ from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 from ultralytics.utils.metrics import ap_per_class, box_iou
 from ultralytics.utils.nms import non_max_suppression
 
+from nasdistill.data.augment import ViewPolicy
 from nasdistill.data.dataset import load_dataset
 from nasdistill.data.defects import CLASS_NAMES
 from nasdistill.data.demo import VERSION, make_demo
-from nasdistill.data.views import ViewPolicy, Views, build_views, letterboxed_split
+from nasdistill.data.views import Views, build_views, letterboxed_split
 from nasdistill.store.atomic import replacing, write_text
 from nasdistill.students.student import in_float32
 

@@ -17,7 +17,7 @@ from nasdistill.distill.losses.detections import ScoredAssigner
 from nasdistill.distill.losses.response import confidence
 from nasdistill.distill.objective import GAINS, DistillationLoss, LossChoice, LossWeights
 from nasdistill.records import BoxLoss, FeatureLoss
-from nasdistill.students.student import Student
+from nasdistill.students.student import Student, in_float32
 from nasdistill.teacher.detections import Detections
 from nasdistill.teacher.encoding import SILENT, TargetBatch
 from nasdistill.teacher.forms import TargetForm
@@ -283,3 +283,11 @@ def test_participation_scales_an_images_gradient(student: Student, labels: dict)
     criterion = DistillationLoss(student, identity(student), LossChoice(box="l1_giou_ld", participation="both"))
     criterion(output, targets, labels, LossWeights(), 2.0)["total"].backward()
     assert not images.grad[0].any() and images.grad[1].any()
+
+
+def test_anchor_points_of_large_images_are_exact_in_bfloat16() -> None:
+    """Cell 128 has its middle at 128.5, which bfloat16 has not."""
+    feats = [torch.zeros(1, 8, 160, 160, dtype=torch.bfloat16)]
+    output = in_float32({"boxes": torch.zeros(1, 4, 25600), "scores": torch.zeros(1, 2, 25600), "feats": feats})
+    points, _ = make_anchors(output["feats"], torch.tensor([8.0]), 0.5)
+    assert points.dtype == torch.float32 and sorted(set(points[:, 0].tolist())) == [cell + 0.5 for cell in range(160)]

@@ -18,8 +18,7 @@ from nasdistill.students.families import build_student
 from nasdistill.students.student import dense_output
 from nasdistill.teacher.forms import TargetForm
 from nasdistill.teacher.online import targets_of
-from nasdistill.teacher.targets import LEVELS
-from nasdistill.teacher.teacher import Teacher, match_classes, raw_output
+from nasdistill.teacher.teacher import LEVELS, Teacher, match_classes, raw_output
 
 TEACHERS = {"yolov5": "yolov5n.yaml", "yolov8": "yolov8n.yaml", "yolo11": "yolo11n.yaml", "yolo26": "yolo26n.yaml"}
 SCRAMBLED = ("spur", "extra class", "open", "Copper", "pin-hole", "short", "mousebite")
@@ -63,7 +62,7 @@ def test_every_pair_has_finite_losses_and_gradients(teacher: Teacher, family: st
     form = TargetForm(bins=bins, spatial=True, detections=True, maps=True)
     said = [np.zeros((0, 5), "f4")] * len(images)
     targets = targets_of(raw, teacher, SIZE, SIZE, form, len(NAMES), said)
-    connectors = Connectors(student.pyramid_channels[:LEVELS], teacher.channels[:LEVELS])
+    connectors = Connectors(student.pyramid_channels[:LEVELS], teacher.neck_channels)
     labels = {
         "batch_idx": torch.tensor([0.0, 1.0]),
         "cls": torch.tensor([[2.0], [4.0]]),
@@ -95,7 +94,7 @@ def test_students_with_more_levels_than_the_teacher(family: str, feature: str) -
     form = TargetForm(bins=bins, spatial=True, detections=True, maps=True, levels=5)
     said = [np.zeros((0, 5), "f4")] * len(images)
     targets = targets_of(teacher(images, order), teacher, SIZE, SIZE, form, len(NAMES), said)
-    connectors = Connectors(student.pyramid_channels, teacher.channels[:LEVELS], generators=feature == "mgd")
+    connectors = Connectors(student.pyramid_channels, teacher.neck_channels, generators=feature == "mgd")
     choice = LossChoice(feature, "l1_giou_ld" if bins else "l1_giou")
     weights = LossWeights(detections=1.0)
     parts = DistillationLoss(student, connectors, choice)(student.model.train()(images), targets, {}, weights, 2.0)

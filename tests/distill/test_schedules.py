@@ -4,28 +4,47 @@ import math
 
 import pytest
 
-from nasdistill.distill.schedule import LEAST_SHARE, OFF_FROM, WEIGHT_SCHEDULES, teacher_share_at
-from nasdistill.distill.temperature import SCHEDULES, temperature_at
+from nasdistill.distill.schedule import (
+    LEAST_SHARE,
+    OFF_FROM,
+    TEMPERATURE_SCHEDULES,
+    WEIGHT_SCHEDULES,
+    teacher_share_at,
+    temperature_at,
+)
+from nasdistill.records import TrialConfig
+
+
+def softened(progress: float, start: float, end: float, schedule: str) -> float:
+    return temperature_at(progress, config(temperature_start=start, temperature_end=end, temperature_schedule=schedule))
+
+
+def share(progress: float, schedule: str) -> float:
+    return teacher_share_at(progress, config(weight_schedule=schedule))
+
+
+def config(**fields: object) -> TrialConfig:
+    return TrialConfig.model_validate({"family": "yolov5", "arch": {}, "image_size": 64, **fields})
 
 
 class TestTemperature:
     """From start to end over the trial."""
 
-    @pytest.mark.parametrize("schedule", SCHEDULES)
+    @pytest.mark.parametrize("schedule", TEMPERATURE_SCHEDULES)
     def test_starts_at_start(self, schedule: str) -> None:
-        assert temperature_at(0.0, 6.0, 1.5, schedule) == 6.0
+        assert softened(0.0, 6.0, 1.5, schedule) == 6.0
 
     @pytest.mark.parametrize(
         ("schedule", "quarter", "end"),
         [("constant", 6.0, 6.0), ("linear", 4.875, 1.5), ("cosine", 6 - 4.5 * (1 - math.sqrt(0.5)) / 2, 1.5)],
     )
     def test_on_the_way_and_at_the_end(self, schedule: str, quarter: float, end: float) -> None:
-        assert temperature_at(0.25, 6.0, 1.5, schedule) == pytest.approx(quarter)
-        assert temperature_at(1.0, 6.0, 1.5, schedule) == pytest.approx(end)
-        assert temperature_at(1.7, 6.0, 1.5, schedule) == pytest.approx(end)
+        assert softened(0.25, 6.0, 1.5, schedule) == pytest.approx(quarter)
+        assert softened(1.0, 6.0, 1.5, schedule) == pytest.approx(end)
+        assert softened(1.7, 6.0, 1.5, schedule) == pytest.approx(end)
 
     def test_may_rise(self) -> None:
-        values = [temperature_at(step / 10, 1.0, 5.0, "cosine") for step in range(11)]
+        values = [softened(step / 10, 1.0, 5.0, "cosine") for step in range(11)]
         assert values == sorted(values) and values[-1] == 5.0
 
 
@@ -34,11 +53,11 @@ class TestTeacherShare:
 
     @pytest.mark.parametrize("schedule", WEIGHT_SCHEDULES)
     def test_starts_whole(self, schedule: str) -> None:
-        assert teacher_share_at(0.0, schedule) == 1.0
+        assert share(0.0, schedule) == 1.0
 
     def test_on_the_way_and_at_the_end(self) -> None:
-        assert [teacher_share_at(p, "constant") for p in (0.5, 1.0)] == [1.0, 1.0]
-        assert teacher_share_at(0.5, "cosine") == pytest.approx((1 + LEAST_SHARE) / 2)
-        assert teacher_share_at(1.0, "cosine") == teacher_share_at(1.5, "cosine") == pytest.approx(LEAST_SHARE)
-        assert teacher_share_at(OFF_FROM - 1e-6, "off_at_end") == 1.0
-        assert teacher_share_at(OFF_FROM, "off_at_end") == teacher_share_at(1.0, "off_at_end") == 0.0
+        assert [share(p, "constant") for p in (0.5, 1.0)] == [1.0, 1.0]
+        assert share(0.5, "cosine") == pytest.approx((1 + LEAST_SHARE) / 2)
+        assert share(1.0, "cosine") == share(1.5, "cosine") == pytest.approx(LEAST_SHARE)
+        assert share(OFF_FROM - 1e-6, "off_at_end") == 1.0
+        assert share(OFF_FROM, "off_at_end") == share(1.0, "off_at_end") == 0.0

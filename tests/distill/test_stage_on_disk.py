@@ -52,3 +52,14 @@ def test_moments_lie_as_their_parameters_do(feed: Feed, tmp_path: Path, optimize
     again.run()
     weights, others = training.student.model.state_dict(), again.student.model.state_dict()
     assert all(torch.equal(weights[name], others[name]) for name in weights)
+
+
+def test_a_stage_goes_on_where_another_type_needs_a_scaler(feed: Feed, tmp_path: Path) -> None:
+    """Saved by a worker with bfloat16, restored by one with float16: on a GPU of another kind, say."""
+    training, file = opened(feed, "adamw"), tmp_path / "rung.safetensors"
+    training.run_to(1)
+    save_training(file, training, {})
+    other = opened(feed, "adamw")
+    other.scaler = torch.amp.GradScaler("cpu", enabled=True)
+    restore_training(file, other)
+    assert other.step == 1

@@ -156,7 +156,6 @@ def test_perfect_detections_score_one() -> None:
     labels = random_labels(np.random.default_rng(0))
     got = mean_average_precision(perfect(labels), labels, SIZE)
     assert (got.map50, got.map50_95) == (pytest.approx(0.995, abs=0.006), pytest.approx(0.995, abs=0.006))
-    assert set(got.per_class) == {int(row[0]) for truth in labels for row in truth}
 
 
 def test_a_shift_costs_the_strict_thresholds_first() -> None:
@@ -175,7 +174,7 @@ def test_nothing_found_and_nothing_to_find() -> None:
         mean_average_precision(perfect(labels), [np.zeros((0, 5), np.float32) for _ in labels], SIZE),
         mean_average_precision([], [], SIZE),
     ):
-        assert (got.map50, got.map50_95, got.per_class) == (0.0, 0.0, {})
+        assert (got.map50, got.map50_95) == (0.0, 0.0)
 
 
 def test_a_class_that_is_never_found_counts_as_zero() -> None:
@@ -184,7 +183,6 @@ def test_a_class_that_is_never_found_counts_as_zero() -> None:
     only_first = [Detections(found.boxes_xyxy[:1], found.scores[:1], found.classes[:1])]
     got = mean_average_precision(only_first, labels, SIZE)
     assert got.map50 == pytest.approx(0.5, abs=0.01)
-    assert got.per_class[2] == 0.0
 
 
 def test_a_second_detection_of_one_label_is_wrong() -> None:

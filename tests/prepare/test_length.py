@@ -2,6 +2,7 @@
 
 import pytest
 
+from nasdistill.config import MOST_EPOCHS
 from nasdistill.prepare.length import FEWEST_EPOCHS, LONGEST_S, TRIAL_OVERHEAD_S, epochs_for, wanted_seconds
 
 STEPS = 125  # of an epoch
@@ -21,6 +22,7 @@ def test_rounding_to_epochs_costs_an_eighth_at_most(step_s: float) -> None:
 def test_there_is_a_step_in_every_epoch_and_an_epoch_in_every_trial() -> None:
     assert epochs_for(60.0, {"yolov5": 100.0}, 256, [256], STEPS) == (1, STEPS)
     assert epochs_for(60.0, {"yolov5": 0.1}, 256, [256], 1) == (100, 1)
+    assert epochs_for(36_000.0, {"yolov5": 0.01}, 256, [256], 1) == (MOST_EPOCHS, 1), "no more than settings allow"
 
 
 def test_more_budget_means_longer_trials_of_which_ten_of_middle_size_always_fit() -> None:

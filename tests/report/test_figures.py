@@ -46,6 +46,16 @@ def test_students_trained_for_longer_are_marked_apart_with_a_label_of_their_own(
     assert "trained for 193 epochs" in found.text[0] and "mAP50-95 <b>0.600</b>" in found.text[0]
 
 
+def test_a_student_trained_for_longer_is_within_the_plot():
+    low, high = SERIES.cost_range
+    longer = [SERIES.knee.model_copy(update={"latency_ms": latency}) for latency in (low / 2, high * 2)]
+    series = front_series(RESULTS, trained=longer)
+    left, right = cost_axis(series, "linear")["range"]
+    assert left <= low / 2 and right >= high * 2
+    left, right = front_figure(series, "log", trained=longer).layout.xaxis.range
+    assert 10**left <= low / 2 and 10**right >= high * 2
+
+
 def test_unscored_trials_have_no_accuracy_in_the_figure():
     found = traces(front_figure(SERIES))
     for state in ("stopped", "rejected", "failed"):

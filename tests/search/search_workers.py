@@ -137,6 +137,10 @@ class SlowWorker(CurveWorker):
         super().__init__(0.5)
 
 
+class AcceleratorError(RuntimeError):
+    """As torch's is called, after which a process can do nothing more on its GPU."""
+
+
 class CaseWorker:
     """Does what its `case` says."""
 
@@ -164,6 +168,8 @@ class CaseWorker:
             return "fine"  # type: ignore[return-value]
         if case == "die_once" and job.attempt == 0:
             os._exit(1)
+        if case == "gpu_broken_once" and job.attempt == 0:
+            raise AcceleratorError("CUDA error: device-side assert triggered")
         if case == "die":
             os._exit(1)
         if case == "stubborn":

@@ -50,7 +50,7 @@ def test_anything_else_is_refused_in_one_line_that_says_what_is_allowed(text: st
 
 def test_time_goes_on_from_what_earlier_parts_used() -> None:
     now = [1000.0]
-    clock = BudgetClock(parse_budget("60s"), already_used=20.0, now=lambda: now[0])
+    clock = BudgetClock(parse_budget("60s"), seconds_before=20.0, now=lambda: now[0])
     assert (clock.used, clock.left, clock.deadline) == (20.0, 40.0, 1040.0)
     now[0] += 30
     assert (clock.used, clock.left, clock.exhausted) == (50.0, 10.0, False)
@@ -61,7 +61,7 @@ def test_time_goes_on_from_what_earlier_parts_used() -> None:
 
 def test_a_stopped_clock_counts_nothing_and_puts_the_deadline_off() -> None:
     now = [1000.0]
-    clock = BudgetClock(parse_budget("60s"), already_used=20.0, now=lambda: now[0])
+    clock = BudgetClock(parse_budget("60s"), seconds_before=20.0, now=lambda: now[0])
     now[0] += 10
     with clock.stopped():
         now[0] += 500
@@ -102,3 +102,9 @@ def test_a_failed_trial_costs_as_many_epochs_as_the_longest_so_far() -> None:
     for one in (result(0, "failed", 0), result(1, epochs=8), result(2, "failed", 0), result(3, "rejected", 0)):
         clock.count(one)
     assert clock.used == 16
+
+
+def test_a_budget_without_end_is_refused() -> None:
+    with pytest.raises(InputError, match="more than a billion trials"):
+        parse_budget("9999999999trials")
+    assert parse_budget("1000000000epochs").amount == 1e9

@@ -96,19 +96,22 @@ def test_models_take_one_thread_and_give_back_the_others(monkeypatch: pytest.Mon
 
 @pytest.mark.skipif(not threads(), reason="no library here whose threads can be told")
 def test_two_threads_of_a_study_give_back_what_there_was() -> None:
-    inside = threading.Barrier(2)
+    inside, may_end = [threading.Event() for _ in range(2)], [threading.Event() for _ in range(2)]
     seen: list[set[int]] = []
 
     @one_threaded
-    def model() -> None:
-        inside.wait(10)
+    def model(number: int) -> None:
         seen.append(threads())
-        inside.wait(10)
+        inside[number].set()
+        may_end[number].wait(10)
 
     before = threads()
-    both = [threading.Thread(target=model) for _ in range(2)]
-    for thread in both:
-        thread.start()
-    for thread in both:
-        thread.join(10)
+    both = [threading.Thread(target=model, args=(number,)) for number in range(2)]
+    both[0].start()
+    inside[0].wait(10)
+    both[1].start()
+    assert not inside[1].wait(0.2), "one at a time"
+    for number in range(2):
+        may_end[number].set()
+        both[number].join(10)
     assert seen == [{1}, {1}] and threads() == before

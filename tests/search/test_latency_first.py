@@ -199,12 +199,6 @@ def test_without_a_latency_function_it_is_predicted_from_finished_trials_and_tol
     assert sum(proposed[-10:]) >= 8  # by chance three of ten
 
 
-def test_a_limit_on_an_objective_leaves_nothing_to_win_beyond_it() -> None:
-    study = study_of(LatencyFirstSampler(FLAT, flat_latency, seed=0, limits={1: 5.0}, startup=4))
-    study.optimize(objective, n_trials=14)
-    assert all(trial.values[1] <= 5.0 for trial in study.trials[4:])
-
-
 @pytest.mark.parametrize(("short", "wanted"), [(0.45, True), (0.01, False)])
 def test_scores_of_short_training_inform_but_take_no_place_on_the_front(short: float, wanted: bool) -> None:
     """All full scores are of "relu": whether "silu" is worth a trial is only known from short ones."""
@@ -228,21 +222,6 @@ def test_scores_of_short_training_inform_but_take_no_place_on_the_front(short: f
             )
     assert (ask(study, space).params["act"] == "silu") == wanted
     assert all(trial.params["act"] == "relu" for trial in study.best_trials)
-
-
-def test_three_objectives_with_a_second_known_cost() -> None:
-    def parameters(params: Mapping[str, Any]) -> float:
-        return params["width"] * params["depth"]
-
-    sampler = LatencyFirstSampler(FLAT, flat_latency, seed=0, costs={2: parameters})
-    study = study_of(sampler, ["maximize", "minimize", "minimize"])
-
-    def three(trial: optuna.Trial) -> tuple[float, float, float]:
-        score, latency = objective(trial)
-        return score, latency, parameters(trial.params)
-
-    study.optimize(three, n_trials=12)
-    assert len({str(trial.params) for trial in study.trials}) == 12
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from ray.cluster_utils import Cluster
 from search_workers import FileRun, MeetingWorker, NodeWorker, SmallSpace
 
 from nasdistill.errors import InputError
+from nasdistill.search import nodes
 from nasdistill.search.budget import parse_budget
 from nasdistill.search.cluster import environment, run_tasks, start_ray
 from nasdistill.search.events import SearchEvent, TrialStarted
@@ -201,3 +202,13 @@ def test_a_node_with_a_folder_of_its_own_is_named(apart: Path, tmp_path: Path) -
     with pytest.raises(InputError, match="does not see the data .*put it on a path that all nodes share"):
         check_shared({"run folder": tmp_path}, apart / "data.yaml")
     assert list(apart.iterdir()) == [apart / "data.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("amount", "gpus", "fits"), [(0.5, 1, 2), (0.6, 2, 2), (0.4, 2, 4), (1 / 3, 1, 3), (1, 4, 4), (2, 5, 2)]
+)
+def test_a_share_of_a_gpu_lies_on_one_of_them(
+    monkeypatch: pytest.MonkeyPatch, amount: float, gpus: int, fits: int
+) -> None:
+    monkeypatch.setattr(nodes, "alive_nodes", lambda: [{"Resources": {"CPU": 64.0, "GPU": float(gpus)}}])
+    assert room_for({"cpu": 1, "gpu": amount}) == fits

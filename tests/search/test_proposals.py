@@ -24,7 +24,7 @@ from nasdistill.search.latency_first import LatencyFirstSampler
 from nasdistill.search.memory import Warmth
 from nasdistill.search.proposals import Draft, Proposals
 from nasdistill.search.reconcile import directions_of
-from nasdistill.search.samplers import SAMPLERS, Task, make_sampler
+from nasdistill.search.samplers import SAMPLERS, SamplerTask, make_sampler
 from nasdistill.space.parameters import Parameter, Range
 
 OBJECTIVES = (MAP50_95, LATENCY_MS)
@@ -38,7 +38,7 @@ def opened(
     number = len(results or [])
     return Proposals(
         space or SmallSpace(),
-        make_sampler(sampler, Task(space or SmallSpace(), seed=0), number),
+        make_sampler(sampler, SamplerTask(space or SmallSpace(), seed=0), number),
         journal,
         OBJECTIVES,
         results or [],
@@ -306,7 +306,7 @@ def test_enqueued_points_come_before_the_anchors_and_are_not_repeated(tmp_path: 
     found = point_of(SmallSpace(), known)
     assert found is not None
     journal = open_journal_file(tmp_path / "study.journal", directions_of(OBJECTIVES))
-    sampler = make_sampler("latency-first", Task(SmallSpace(), seed=0))
+    sampler = make_sampler("latency-first", SamplerTask(SmallSpace(), seed=0))
     proposals = Proposals(SmallSpace(), sampler, journal, OBJECTIVES, enqueued=[known, known])
     first, second = proposals.ask(), proposals.ask()
     assert first is not None and second is not None
@@ -320,7 +320,7 @@ def test_warm_results_are_not_proposed_again_and_are_no_trials_of_the_run(tmp_pa
     warm = [Warmth(complete(number, params, 0.1 * number)) for number, params in enumerate(points[:-2])]
     short = Warmth(complete(len(points), points[-2]), fidelity=0.5)
     journal = open_journal_file(tmp_path / "study.journal", directions_of(OBJECTIVES))
-    sampler = make_sampler("latency-first", Task(SmallSpace(), seed=0))
+    sampler = make_sampler("latency-first", SamplerTask(SmallSpace(), seed=0))
     proposals = Proposals(SmallSpace(), sampler, journal, OBJECTIVES, warm=[*warm, short])
     left = drafts(proposals)
     # what was trained half as long only is worth a full trial
@@ -333,7 +333,7 @@ def test_what_is_asked_for_is_tried_although_an_earlier_run_has_tried_it(tmp_pat
     points = [draft.params for draft in drafts(opened(tmp_path / "all"))]
     warm = [Warmth(complete(number, params, 0.1 * number)) for number, params in enumerate(points[:-1])]
     journal = open_journal_file(tmp_path / "study.journal", directions_of(OBJECTIVES))
-    sampler = make_sampler("latency-first", Task(SmallSpace(), seed=0))
+    sampler = make_sampler("latency-first", SamplerTask(SmallSpace(), seed=0))
     proposals = Proposals(SmallSpace(), sampler, journal, OBJECTIVES, enqueued=points[1:3], warm=warm)
     tried = [(draft.params, draft.origin) for draft in drafts(proposals)]
     assert tried == [(points[1], "enqueued"), (points[2], "enqueued"), (points[-1], "sampler")]
@@ -344,7 +344,7 @@ def test_results_by_another_recipe_tell_costs_alone(tmp_path: Path) -> None:
     points = [draft.params for draft in drafts(opened(tmp_path / "all"))]
     warm = [Warmth(complete(number, params, 0.9), None) for number, params in enumerate(points)]
     journal = open_journal_file(tmp_path / "study.journal", directions_of(OBJECTIVES))
-    sampler = make_sampler("latency-first", Task(SmallSpace(), seed=0))
+    sampler = make_sampler("latency-first", SamplerTask(SmallSpace(), seed=0))
     assert isinstance(sampler, LatencyFirstSampler)
     proposals = Proposals(SmallSpace(), sampler, journal, OBJECTIVES, warm=warm)
     assert len(sampler._costs.measured) == len(points) and not proposals._memory.study.trials
@@ -364,18 +364,18 @@ def test_scouted_students_are_known_by_their_costs_and_still_to_be_tried(tmp_pat
         Scouted(params={"family": "c", "lr": 1}, figures={"latency_ms": 1.0})
     )  # of a space that has changed since
     journal = open_journal_file(tmp_path / "study.journal", directions_of(OBJECTIVES))
-    sampler = make_sampler("latency-first", Task(SmallSpace(), seed=0))
+    sampler = make_sampler("latency-first", SamplerTask(SmallSpace(), seed=0))
     assert isinstance(sampler, LatencyFirstSampler)
     proposals = Proposals(SmallSpace(), sampler, journal, OBJECTIVES, scouted=scouted)
     assert sorted(sampler._costs.measured.values()) == [1.0 + number for number in range(len(points))]
     left = drafts(proposals)
     assert sorted(key_of(draft.params) for draft in left) == sorted(key_of(params) for params in points)
-    Proposals(SmallSpace(), make_sampler("random", Task(SmallSpace())), journal, OBJECTIVES, scouted=scouted)
+    Proposals(SmallSpace(), make_sampler("random", SamplerTask(SmallSpace())), journal, OBJECTIVES, scouted=scouted)
 
 
 def test_where_time_is_the_budget_the_sampler_is_told_the_seconds_of_complete_trials(tmp_path: Path) -> None:
     for timed in (True, False):
-        sampler = make_sampler("latency-first", Task(SmallSpace(), timed=timed, seed=0))
+        sampler = make_sampler("latency-first", SamplerTask(SmallSpace(), timed=timed, seed=0))
         assert isinstance(sampler, LatencyFirstSampler)
         (folder := tmp_path / str(timed)).mkdir()
         journal = open_journal_file(folder / "study.journal", directions_of(OBJECTIVES))
@@ -412,7 +412,7 @@ def test_a_rejected_trial_tells_the_sampler_what_it_costs(tmp_path: Path) -> Non
             fields = {"trial": number, "state": state, "family": "", "params": {"width": width}}
             results.append(TrialResult.model_validate({**fields, **scores, **figures}))
         journal = open_journal_file(folder / "study.journal", directions_of(OBJECTIVES))
-        task = Task(Wide(), constraints=parse_constraints([limit]), seed=0)
+        task = SamplerTask(Wide(), constraints=parse_constraints([limit]), seed=0)
         proposals = Proposals(Wide(), make_sampler("latency-first", task), journal, OBJECTIVES, results)
         widths = []
         for _ in range(2):
@@ -428,7 +428,7 @@ def test_a_rejected_trial_tells_the_sampler_what_it_costs(tmp_path: Path) -> Non
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "nsga3"])
 def test_samplers_that_rank_by_constraints_learn_by_how_much_one_was_missed(tmp_path: Path, sampler: str) -> None:
     journal = open_journal_file(tmp_path / "study.journal", directions_of(OBJECTIVES))
-    made = make_sampler(sampler, Task(SmallSpace(), seed=0))
+    made = make_sampler(sampler, SamplerTask(SmallSpace(), seed=0))
     limits = parse_constraints(["latency_ms<=10"])
     proposals = Proposals(SmallSpace(), made, journal, OBJECTIVES, constraints=limits)
     for _ in range(2):
@@ -459,7 +459,7 @@ def test_a_resumed_search_knows_which_students_missed_a_constraint(
     def opened_again(results: Sequence[TrialResult]) -> Proposals:
         journal = open_journal_file(tmp_path / "study.journal", directions_of(OBJECTIVES))
         journal.lost = journal_lost and bool(results)
-        made = make_sampler(sampler, Task(SmallSpace(), seed=0), len(results))
+        made = make_sampler(sampler, SamplerTask(SmallSpace(), seed=0), len(results))
         return Proposals(SmallSpace(), made, journal, OBJECTIVES, results, constraints=limits)
 
     proposals = opened_again([])
@@ -484,7 +484,7 @@ def test_what_was_trained_for_longer_elsewhere_is_tried_here(tmp_path: Path) -> 
     points = [draft.params for draft in drafts(opened(tmp_path / "all"))]
     warm = [Warmth(complete(number, params, 0.9), fidelity=12.5) for number, params in enumerate(points)]
     journal = open_journal_file(tmp_path / "study.journal", directions_of(OBJECTIVES))
-    sampler = make_sampler("latency-first", Task(SmallSpace(), seed=0))
+    sampler = make_sampler("latency-first", SamplerTask(SmallSpace(), seed=0))
     proposals = Proposals(SmallSpace(), sampler, journal, OBJECTIVES, warm=warm)
     tried = []
     while (draft := proposals.ask()) is not None:

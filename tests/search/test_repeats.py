@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from search_workers import CaseSpace, CaseWorker, CurveWorker, SmallSpace, scored
@@ -22,6 +23,7 @@ from nasdistill.search.reasons import DISK_FULL
 from nasdistill.search.repeats import SEED_STEP, Repeat, RepeatEnded, plan_repeats, run_repeats
 from nasdistill.search.reserve import FEWEST_TRIALS, MARGIN, SHARE, WORKER_START_S, RepeatReserve, repeats_for
 from nasdistill.search.runner import run_search
+from nasdistill.search.searcher import StudySearcher
 from nasdistill.search.stop import Patience
 from nasdistill.search.worker import TrialJob
 from nasdistill.store.run_folder import RunFolder
@@ -105,6 +107,35 @@ class TestReserve:
         done = [member(1, repeats_map50=(0.1, 0.1), repeats_map50_95=(0.1, 0.1))]
         assert RepeatReserve(parse_budget("10m"), 2, asked=True).kept(done) == 0.0
         assert RepeatReserve(parse_budget("10m"), 3, asked=True).kept(done) > 0.0
+
+    def test_nothing_where_running_trials_leave_too_little_for_one(self) -> None:
+        done = [member(number, seconds=10.0) for number in range(12)]
+        reserve = RepeatReserve(parse_budget("30m"), 2, workers=2)
+        assert reserve.kept(done, 1) == reserve.kept(done, 1, 1000.0) > WORKER_START_S + MARGIN * 10
+        assert reserve.kept(done, 1, 40.0) == 40.0
+        assert reserve.kept(done, 1, WORKER_START_S + MARGIN * 10 - 1) == 0.0
+
+    @pytest.mark.parametrize(
+        ("ends", "left"),
+        [
+            ([], 300 - 45),  # their share
+            ([100.0], 300 - 45),
+            ([270.0], 270.0),  # repeats wait for that one
+            ([120.0, 292.0], 300.0),  # and have too little time left then
+            ([400.0], 300.0),
+        ],
+    )
+    def test_trials_go_on_while_repeats_have_to_wait(self, ends: list[float], left: float) -> None:
+        budget, now = parse_budget("300s"), [1000.0]
+        done = [member(number, seconds=10.0) for number in range(12)]
+        reserve = RepeatReserve(budget, 2, workers=2)
+        ledger = SimpleNamespace(finished=done)
+        clock = BudgetClock(budget, now=lambda: now[0])
+        searcher = StudySearcher(None, ledger, clock, None, workers=3, reserve=reserve)  # type: ignore[arg-type]
+        searcher._live = {str(number): end for number, end in enumerate(ends)}
+        assert searcher._left() == pytest.approx(left)
+        now[0] += 50
+        assert searcher._left() == pytest.approx(left - 50)
 
     def test_epochs(self) -> None:
         trials = [member(number, epochs=8) for number in range(20)]
@@ -279,7 +310,7 @@ class TestOnRay:
         params = {"family": "a", "a.width": 0.25, "lr": 1}
         for number, epochs in ((0, 3), (1, 50), (2, 3)):
             run.write_trial(member(number, epochs=epochs, seconds=epochs / 6, params=params))
-        clock = BudgetClock(parse_budget("20epochs"), 10)
+        clock = BudgetClock.resumed(parse_budget("20epochs"), [member(9, epochs=10)])
         told = repeat(run, "", clock=clock)
         assert [ended.repeat.member.trial for ended in told] == [0, 2, 0] and clock.left == 1
         assert repeat(run, "1s", half_second) == [], "a new worker alone takes longer"

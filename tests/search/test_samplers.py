@@ -13,7 +13,7 @@ from nasdistill.pareto.objectives import DEFAULT
 from nasdistill.search.distributions import distribution_of, key_of, point_of, suggest_params, unseen_point
 from nasdistill.search.grid import value_at
 from nasdistill.search.reconcile import directions_of
-from nasdistill.search.samplers import SAMPLERS, Task, make_sampler
+from nasdistill.search.samplers import SAMPLERS, SamplerTask, make_sampler
 from nasdistill.space.parameters import Choice, Parameter, Range
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -22,7 +22,7 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 def draws(name: str, seed: int, count: int = 12, already: int = 0) -> list[dict[str, object]]:
     study = optuna.create_study(
         directions=["maximize", "minimize"],
-        sampler=make_sampler(name, Task(SmallSpace(endless=True), seed=seed), already),
+        sampler=make_sampler(name, SamplerTask(SmallSpace(endless=True), seed=seed), already),
     )
     chosen = []
     for _ in range(count):
@@ -37,7 +37,7 @@ def draws(name: str, seed: int, count: int = 12, already: int = 0) -> list[dict[
 def test_every_sampler_handles_conditional_parameters_and_its_seed(name: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        make_sampler(name, Task(SmallSpace()))
+        make_sampler(name, SamplerTask(SmallSpace()))
     points = draws(name, seed=1)
     assert {point["family"] for point in points} == {"a", "b"}
     for point in points:
@@ -56,20 +56,41 @@ def test_an_unknown_sampler_is_refused_with_the_allowed_ones() -> None:
     with pytest.raises(
         InputError, match="unknown sampler 'tpee'; allowed: latency-first, random, tpe, nsga2, nsga3, gp, qmc"
     ):
-        make_sampler("tpee", Task(SmallSpace()))
+        make_sampler("tpee", SamplerTask(SmallSpace()))
 
 
 def test_halton_covers_more_evenly_than_chance() -> None:
     """The largest gap between 64 points in one dimension is about 0.07 by chance, and 1/32 at most in base 2."""
 
     def largest_gap(name: str, param: str) -> float:
-        study = optuna.create_study(sampler=make_sampler(name, Task(SmallSpace(), seed=3)))
+        study = optuna.create_study(sampler=make_sampler(name, SamplerTask(SmallSpace(), seed=3)))
         trials = [study.ask() for _ in range(64)]
         values = sorted(trial.suggest_float(param, 0.0, 1.0) for trial in trials)
         return max(after - before for before, after in zip([0.0, *values], [*values, 1.0], strict=True))
 
     assert largest_gap("qmc", "x") <= 2 / 64 + 1e-9
     assert largest_gap("random", "x") > 2 / 64 + 1e-9
+
+
+def test_halton_goes_on_in_another_process_where_it_was() -> None:
+    """Of conditional parameters, whatever comes first after resuming."""
+
+    def ask(study: optuna.Study) -> dict[str, object]:
+        trial = study.ask()
+        return suggest_params(trial, SmallSpace(endless=True))
+
+    def new_study(storage: optuna.storages.BaseStorage) -> optuna.Study:
+        sampler = make_sampler("qmc", SamplerTask(SmallSpace(endless=True), seed=3))
+        return optuna.create_study(study_name="s", storage=storage, sampler=sampler, load_if_exists=True)
+
+    once = new_study(optuna.storages.InMemoryStorage())
+    drawn = [ask(once) for _ in range(12)]
+    for cut in (2, 5, 7):
+        storage = optuna.storages.InMemoryStorage()
+        first = new_study(storage)
+        before = [ask(first) for _ in range(cut)]
+        second = new_study(storage)
+        assert before + [ask(second) for _ in range(12 - cut)] == drawn
 
 
 parameters = st.one_of(
@@ -135,7 +156,7 @@ def test_every_sampler_takes_an_accuracy_and_two_costs(name: str) -> None:
     objectives = DEFAULT.against("params_m", "latency_ms@phone")
     corner = Reference(**{"params_m": 4.0, "latency_ms@phone": 9.0})
     space, points = SmallSpace(endless=True), set()
-    sampler = make_sampler(name, Task(space, objectives, reference=corner, seed=1))
+    sampler = make_sampler(name, SamplerTask(space, objectives, reference=corner, seed=1))
     study = optuna.create_study(directions=directions_of(objectives), sampler=sampler)
     for _ in range(10):
         trial = study.ask()

@@ -23,7 +23,7 @@ from nasdistill.search.journal import STUDY_NAME, StudyJournal
 from nasdistill.search.journal_file import open_journal_file
 from nasdistill.search.proposals import Draft, Proposals
 from nasdistill.search.reconcile import directions_of
-from nasdistill.search.samplers import Task, make_sampler
+from nasdistill.search.samplers import SamplerTask, make_sampler
 from nasdistill.session.storage import check_storage, open_journal
 from nasdistill.store.run_folder import RunFolder
 
@@ -74,7 +74,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
 
 
 def proposals_on(journal: StudyJournal, results: list[object] | None = None) -> Proposals:
-    sampler = make_sampler("random", Task(SmallSpace(), seed=0), len(results or []))
+    sampler = make_sampler("random", SamplerTask(SmallSpace(), seed=0), len(results or []))
     return Proposals(SmallSpace(), sampler, journal, OBJECTIVES, results or [], 0)  # type: ignore[arg-type]
 
 
@@ -272,3 +272,12 @@ def test_the_password_is_not_kept_and_has_to_be_given_again(server: Postgres, tm
         check_storage(None, run.read_run())
     assert check_storage(server.url(), run.read_run()) == server.url()
     assert without_password(server.url()) == "postgresql+psycopg://tester:***@/postgres"
+
+
+def test_a_file_system_without_symbolic_links_holds_a_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*arguments: object, **options: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("os.symlink", refused)
+    open_journal_file(tmp_path / "study.journal", DIRECTIONS)
+    assert (tmp_path / "study.journal").read_text() and not (tmp_path / "study.journal.damaged").exists()

@@ -97,7 +97,6 @@ def earlier(folder: Path, results: list[TrialResult]) -> Path:
         teacher={"sha256": "t", "map50": 0.9},
     )
     for one in results:
-        run.trial_folder(one.trial)
         run.write_trial(one)
     return folder
 
@@ -105,14 +104,13 @@ def earlier(folder: Path, results: list[TrialResult]) -> Path:
 def test_the_complete_trials_of_an_earlier_run_are_kept_by_the_new_one(tmp_path: Path) -> None:
     failed = TrialResult(trial=1, state="failed", family="yolov5", reason="broken", params=ONE)
     path = earlier(tmp_path / "old", [result(0, ONE), failed, result(2, TWO, epochs=8)])
-    found = read_warm_start(path, inputs())
-    assert [one.trial for one in found] == [0, 2]
+    assert [one.trial for one in read_warm_start(path, inputs()).results] == [0, 2]
     new = RunFolder.create(tmp_path / "new")
     new.update_run(preparation=PREPARED)
     eight = TrainingSettings(epochs=8)
     RunFolder.open(path).update_run(training=eight.model_dump(), preparation=PREPARED)
     assert kept_warm_start(new, eight) == []
-    keep_warm_start(new, path, found)
+    keep_warm_start(new, read_warm_start(path, inputs()))
     assert [warmth.fidelity for warmth in kept_warm_start(new, eight)] == [0.5, 1.0]
     thirds = TrainingSettings(epochs=12, epoch_parts=3)
     assert [warmth.fidelity for warmth in kept_warm_start(new, thirds)] == [1.0, 2.0]
@@ -120,14 +118,14 @@ def test_the_complete_trials_of_an_earlier_run_are_kept_by_the_new_one(tmp_path:
         same = TrainingSettings(epochs=epochs, epoch_parts=parts)
         alike = earlier(tmp_path / f"old-{epochs}", [result(0, ONE, epochs=epochs)])
         RunFolder.open(alike).update_run(training=same.model_dump(), preparation=PREPARED)
-        keep_warm_start(new, alike, read_warm_start(alike, inputs()))
+        keep_warm_start(new, read_warm_start(alike, inputs()))
         assert [warmth.fidelity for warmth in kept_warm_start(new, same)] == [1.0]
     # lengths are compared in images, however either run divides its epochs
     RunFolder.open(path).update_run(training=TrainingSettings(epochs=8, epoch_parts=2).model_dump())
-    keep_warm_start(new, path, found)
+    keep_warm_start(new, read_warm_start(path, inputs()))
     assert [warmth.fidelity for warmth in kept_warm_start(new, eight)] == [0.25, 0.5]
     RunFolder.open(path).update_run(preparation={**PREPARED, "images_per_epoch": 50})
-    keep_warm_start(new, path, found)
+    keep_warm_start(new, read_warm_start(path, inputs()))
     assert [warmth.fidelity for warmth in kept_warm_start(new, eight)] == [0.125, 0.25]
 
 
@@ -149,7 +147,7 @@ def test_scores_by_another_recipe_or_from_other_weights_do_not_compare(
     )
     new = RunFolder.create(tmp_path / "new")
     new.update_run(preparation=PREPARED)
-    keep_warm_start(new, path, read_warm_start(path, inputs()))
+    keep_warm_start(new, read_warm_start(path, inputs()))
     (warmth,) = kept_warm_start(new, TrainingSettings(epochs=8, recipe=SHORT))
     assert warmth.fidelity is None and warmth.result.latency_ms == 4.0
 
@@ -183,7 +181,7 @@ def test_an_earlier_run_with_other_objectives_serves_where_the_figures_are_there
     path = earlier(tmp_path / "old", [result(0, ONE).model_copy(update={"params_m": 1.0}), result(1, TWO)])
     RunFolder.open(path).update_run(objectives=["map50", "latency_ms"])
     three = DEFAULT.against("latency_ms", "params_m")
-    assert len(read_warm_start(path, inputs(), three)) == 2
+    assert len(read_warm_start(path, inputs(), three).results) == 2
     with pytest.raises(InputError, match="its trials have no latency_ms@phone"):
         read_warm_start(path, inputs(), DEFAULT.against("latency_ms@phone"))
 

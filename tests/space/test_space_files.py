@@ -13,6 +13,7 @@ from nasdistill.space.common import COMMON
 from nasdistill.space.loader import list_spaces, load_space
 from nasdistill.space.parameters import Choice, Range
 from nasdistill.space.parse import parse_space
+from nasdistill.space.search_space import flat_params
 
 GOOD = """\
 name: edge
@@ -67,7 +68,7 @@ def test_the_recipe_and_the_views_are_named_and_stages_are_searched() -> None:
     params = space.sample(random.Random(0))
     config = space.config(params)
     assert config.stage1_share == params["stages.stage1_share"] and config.stage1_learning_rate is None
-    assert space.params(config) == params
+    assert flat_params(config) == params
     recipe = CLASSIC.with_trial(config)
     assert recipe.stage1_share == params["stages.stage1_share"]
     assert recipe.stage2_learning_rate == params["stages.stage2_learning_rate"]

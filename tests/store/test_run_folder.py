@@ -167,13 +167,15 @@ def test_what_json_cannot_hold_leaves_run_json_as_it_was(tmp_path: Path) -> None
     assert [file.name for file in run.path.iterdir()] == ["run.json"]
 
 
-def test_default_run_paths_are_free(tmp_path: Path) -> None:
-    paths = []
-    for _ in range(3):
-        path = default_run_path(tmp_path)
-        RunFolder.create(path)
-        paths.append(path)
-    assert len(set(paths)) == 3
+def test_a_run_that_nobody_named_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    """Two searches may begin in the same second; the first has written nothing yet when the second looks."""
+    path = default_run_path(tmp_path / "results")
+    path.mkdir(parents=True)
+    folders = [RunFolder.create(path, or_beside=True).path for _ in range(2)]
+    assert [folder.name for folder in folders] == [f"{path.name}-2", f"{path.name}-3"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be used"):
+        RunFolder.create(tmp_path / "file" / "run", or_beside=True)
     assert default_run_path().parent == Path("results")
 
 

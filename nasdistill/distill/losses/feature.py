@@ -92,10 +92,10 @@ def mgd(generated_bchw: Sequence[Tensor], teacher_bchw: Sequence[Tensor], weight
     return _relative([a for a, _ in pairs], [b for _, b in pairs], weight_b)
 
 
-def keep_mask(maps_bchw: Tensor, masked: float = MGD_MASKED) -> Tensor:
-    """Which cells a generator may see: (b, 1, h, w) of 0 and 1, a share `masked` of them 0; from torch's generator."""
+def keep_mask(maps_bchw: Tensor) -> Tensor:
+    """Which cells a generator may see: (b, 1, h, w) of 0 and 1, a share MGD_MASKED of them 0; from torch's generator."""
     batch, _, height, width = maps_bchw.shape
-    return (torch.rand(batch, 1, height, width, device=maps_bchw.device) >= masked).to(maps_bchw.dtype)
+    return (torch.rand(batch, 1, height, width, device=maps_bchw.device) >= MGD_MASKED).to(maps_bchw.dtype)
 
 
 def score_weighted_l2(
