@@ -293,7 +293,7 @@ def main() -> None:
     # this process only coordinates; two spinning threads would take the cores from the workers (they get their own share)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
-        app(options.each_constraint_named(sys.argv[1:]) or ["--help"], standalone_mode=False)
+        app(options.each_constraint_named(sys.argv[1:]) or ["--help"], prog_name="nasdistill", standalone_mode=False)
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
     except NasdistillError as error:

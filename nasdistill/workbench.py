@@ -46,7 +46,7 @@ class OnlineSource:
         """Its answers for students of input `size`."""
         compute.place(self.teacher.model)
         views, order = open_views(self.views), self.class_order
-        return OnlineTargets(self.teacher, views, order, size, self.form, compute.device, compute.autocast)
+        return OnlineTargets(self.teacher, views, order, size, self.form, compute.autocast)
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ class Feed:
         targets = None
         if self.targets is not None:
             anchors = None if strides is None else anchor_count(self.image_size, strides)
-            targets = self.targets.batch(indices, anchors).to(device)
+            targets = self.targets.batch(indices, anchors, device)
         return Batch(self.images(indices, device), labels, targets)
 
     def images(self, indices: np.ndarray, device: torch.device) -> Tensor:

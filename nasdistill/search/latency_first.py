@@ -70,7 +70,13 @@ class LatencyFirstSampler(BaseSampler):
 
     Trials that ended early may carry the user attributes `fidelity` and `partial_values`: the model learns from them at
     that fidelity, and they never join the front.
+
+    Attributes:
+        possible: when set, points for which it is false are not proposed (what fits into the rest of a budget changes);
+            SpaceExhaustedError where it leaves none.
     """
+
+    possible: Callable[[Mapping[str, Any]], bool] | None = None
 
     def __init__(
         self,
@@ -196,7 +202,7 @@ class LatencyFirstSampler(BaseSampler):
                 best = np.argsort(-gain)[:_CLIMBERS]
                 near = [self._neighbour(pool[i], wanted) for i in best for _ in range(_CLIMB_NEIGHBOURS)]
                 known_keys = known.taken.union(candidate.key for candidate in pool)
-                near = [candidate for candidate in unique(near) if candidate.key not in known_keys]
+                near = [c for c in unique(near) if c.key not in known_keys and self._is_possible(c)]
                 if near:
                     pool, gain = [*pool, *near], np.concatenate([gain, goal.of(near)])
         while self._latency is not None:
@@ -247,7 +253,8 @@ class LatencyFirstSampler(BaseSampler):
         """Those never proposed and not known to be impossible; SpaceExhaustedError when there are none anywhere."""
 
         def left(some: Sequence[Candidate]) -> list[Candidate]:
-            return [c for c in unique(some) if c.key not in taken and self._costs.measured.get(c.key) != math.inf]
+            new = [c for c in unique(some) if c.key not in taken and self._costs.measured.get(c.key) != math.inf]
+            return [c for c in new if self._is_possible(c)]
 
         found = left(candidates)
         tries = 0
@@ -256,3 +263,6 @@ class LatencyFirstSampler(BaseSampler):
         if not found:
             raise SpaceExhaustedError("every point of the search space has been tried or cannot be built")
         return found
+
+    def _is_possible(self, candidate: Candidate) -> bool:
+        return self.possible is None or self.possible(candidate.point)

@@ -7,7 +7,7 @@ partial score can neither steer the sampler nor join a front.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,10 @@ class Warmth:
     fidelity: float | None = 1.0
 
 
+Possible = Callable[[Params], bool]
+"""Whether a point may be tried at present."""
+
+
 class Memory:
     """A sampler and the study that it reads: points are asked for here, and outcomes told."""
 
@@ -54,8 +58,14 @@ class Memory:
             warnings.simplefilter("ignore", ExperimentalWarning)
             self.study = optuna.create_study(directions=directions_of(self._objectives), sampler=sampler)
 
-    def ask(self, params: Params | None = None) -> optuna.Trial:
-        """A trial of the study: the sampler's next, or one that has `params`."""
+    def ask(self, params: Params | None = None, possible: Possible | None = None) -> optuna.Trial:
+        """A trial of the study: one that has `params`, or the sampler's next, `possible` as far as it heeds that.
+
+        Raises:
+            SpaceExhaustedError: the sampler has no other point.
+        """
+        if isinstance(self._sampler, LatencyFirstSampler):
+            self._sampler.possible = possible
         if params is not None:
             self.study.enqueue_trial(params)
         with warnings.catch_warnings():

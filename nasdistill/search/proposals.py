@@ -28,7 +28,7 @@ from nasdistill.search.distributions import (
     unseen_point,
 )
 from nasdistill.search.journal import ORIGIN, TRIAL, StudyJournal
-from nasdistill.search.memory import Memory, Warmth
+from nasdistill.search.memory import Memory, Possible, Warmth
 from nasdistill.search.reconcile import reconcile
 from nasdistill.search.worker import BUDGET_USED_UP, INTERRUPTED, SEARCH_STOPPED
 
@@ -102,14 +102,17 @@ class Proposals:
         spread = any(warmth.fidelity is not None for warmth in warm)
         self._enqueue([] if spread else [dict(anchor) for anchor in space.anchors()], "anchor")
 
-    def ask(self) -> Draft | None:
-        """The next point, different from all before it; None when the space holds no other."""
+    def ask(self, possible: Possible | None = None) -> Draft | None:
+        """The next point, different from all before it; None when the space holds no other.
+
+        Of what is not `possible` a sampler that heeds it proposes nothing; others, and the queue, do.
+        """
         while self._queue:
             params, origin, resumes = self._queue.popleft()
             if identity(self._space, params) not in self._seen:
                 return self._draft_of(params, origin, resumes)
         for _ in range(_DRAWS_BEFORE_FILL):
-            trial = self._memory.ask()
+            trial = self._memory.ask(possible=possible)
             try:
                 params = suggest_params(trial, self._space)
             except SpaceExhaustedError:

@@ -18,7 +18,8 @@ from ray.tune.search import Searcher
 from nasdistill.records import Scalar, TrialResult
 from nasdistill.search.budget import BudgetClock
 from nasdistill.search.ledger import Ledger
-from nasdistill.search.proposals import Draft, Proposals
+from nasdistill.search.memory import Possible
+from nasdistill.search.proposals import Proposals
 from nasdistill.search.reasons import WORKER_FAILED
 from nasdistill.search.reserve import MARGIN, RepeatReserve
 from nasdistill.search.stop import StopControl
@@ -82,7 +83,7 @@ class StudySearcher(Searcher):
         if job is None:
             # A trial that runs may yet need its second attempt, and FINISHED can't be taken back.
             return None if self._live else self.FINISHED
-        self._live[trial_id] = self._clock.used + self._expected_seconds(job.params)
+        self._live[trial_id] = self._clock.used + self._expecting()(job.params)
         # As text, Tune neither searches it for things to resolve nor flattens it.
         return {"job": job.to_json()}
 
@@ -98,16 +99,16 @@ class StudySearcher(Searcher):
         """The next point as a job, or None: for now, or (`_no_more`) for good."""
         if self._no_more or not self._may_start(len(self._live)):
             return None
-        too_long = 0
+        fits, too_long = self._fitting(), 0
         while too_long < _MOST_TOO_LONG and self._stop.reason is None:
-            draft = self._proposals.ask()
+            draft = self._proposals.ask(fits if self._estimate is not None else None)
             if draft is None:
                 break
-            if self._clock.exhausted or not self._fits(draft):
+            if self._clock.exhausted or not fits(draft.params):
                 self._proposals.withdraw(draft)
                 too_long += 1
-                # Without the hook every point is expected to take as long.
-                if self._estimate is None or self._clock.exhausted:
+                # Without the hook every point is expected to take as long; with it the sampler may have had none that fits.
+                if self._estimate is None or self._clock.exhausted or draft.origin == "fill":
                     break
             else:
                 number, folder = self._ledger.start(draft)
@@ -140,11 +141,12 @@ class StudySearcher(Searcher):
             return first or (running + 1) * each <= self._left()
         return True
 
-    def _fits(self, draft: Draft) -> bool:
-        """Whether the trial can finish in what is left of a time budget."""
+    def _fitting(self) -> Possible:
+        """Whether a trial can finish in what is left of a time budget."""
         if self._clock.budget.kind != "time":
-            return True
-        return self._expected_seconds(draft.params) * MARGIN <= self._left()
+            return lambda params: True
+        left, expected = self._left(), self._expecting()
+        return lambda params: expected(params) * MARGIN <= left
 
     def _left(self) -> float:
         """Seconds or epochs that trials may still use; the end of the budget may be kept for repeats.
@@ -159,16 +161,22 @@ class StudySearcher(Searcher):
             busy = min(left, max([0.0, *(end - self._clock.used for end in self._live.values())]))
         return max(busy, left - self._reserve.kept(self._complete(), len(self._live), left - busy))
 
-    def _expected_seconds(self, params: Mapping[str, Scalar]) -> float:
-        """0 when nothing is known yet: the first trials have to be started without knowing."""
-        complete = self._complete()
-        estimated = None if self._estimate is None else self._estimate(params)
-        if self._estimate is None or estimated is None:
-            return statistics.median(result.seconds for result in complete) if complete else 0.0
+    def _expecting(self) -> Callable[[Mapping[str, Scalar]], float]:
+        """The seconds that a trial is expected to take; 0 when nothing is known yet: the first trials start without."""
+        complete, estimate = self._complete(), self._estimate
+        usual = statistics.median(result.seconds for result in complete) if complete else 0.0
+        if estimate is None:
+            return lambda params: usual
         # Estimates are right up to a factor: other trials on the same machine, say, slow all of them down.
-        before = [(result.seconds, self._estimate(result.params)) for result in complete]
+        before = [(result.seconds, estimate(result.params)) for result in complete]
         factors = [seconds / told for seconds, told in before if told]
-        return estimated * (max(_SMALLEST_FACTOR, statistics.median(factors)) if factors else 1.0)
+        factor = max(_SMALLEST_FACTOR, statistics.median(factors)) if factors else 1.0
+
+        def expected(params: Mapping[str, Scalar]) -> float:
+            told = estimate(params)
+            return usual if told is None else told * factor
+
+        return expected
 
     def _complete(self) -> list[TrialResult]:
         return [result for result in (*self._earlier, *self._ledger.finished) if result.state == "complete"]

@@ -14,6 +14,7 @@ from nasdistill.teacher.forms import DETECTIONS, TargetForm, TargetShape, cells_
 from nasdistill.teacher.resample import resample, resample_bins
 from nasdistill.teacher.teacher import RawOutput
 
+HOST = torch.device("cpu")
 SILENT = -100.0  # a logit whose probability is 0 in float32
 
 
@@ -58,27 +59,6 @@ class TargetBatch:
             logits_bac=self.logits_bac[:, :anchors],
             distances_ba4=self.distances_ba4[:, :anchors],
             bins_bar=None if self.bins_bar is None else self.bins_bar[:, :anchors],
-        )
-
-    def to(self, device: torch.device) -> "TargetBatch":
-        """The same on `device`."""
-        if self.logits_bac.device == device:
-            return self
-
-        def move(value: Tensor | None) -> Tensor | None:
-            return None if value is None else value.to(device, non_blocking=True)
-
-        detections = self.detections
-        return TargetBatch(
-            self.logits_bac.to(device),
-            self.distances_ba4.to(device),
-            [level.to(device) for level in self.attention],
-            move(self.anchors_ba),
-            move(self.bins_bar),
-            None if self.spatial is None else [level.to(device) for level in self.spatial],
-            None if self.maps is None else [level.to(device) for level in self.maps],
-            None if detections is None else unpack(detections.packed().to(device)),
-            {mode: weight.to(device) for mode, weight in self.participation.items()},
         )
 
 

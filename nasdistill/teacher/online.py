@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from nasdistill.data.views import Views
-from nasdistill.teacher.encoding import TargetBatch, decoded, encoded, encoded_maps
+from nasdistill.teacher.encoding import HOST, TargetBatch, decoded, encoded, encoded_maps
 from nasdistill.teacher.forms import TargetForm
 from nasdistill.teacher.targets import target_shape
 from nasdistill.teacher.teacher import LEVELS, RawOutput, Teacher
@@ -26,13 +26,15 @@ class OnlineTargets:
     class_order: tuple[int, ...]
     size: int
     form: TargetForm
-    device: torch.device
     autocast: torch.dtype | None
 
-    def batch(self, indices: np.ndarray, anchors: int | None = None) -> TargetBatch:
-        """The targets of the views `indices` (b,) for students of input `size`, at the first `anchors` anchor points."""
-        images = torch.from_numpy(np.array(self.views.images[indices])).to(self.device).float().div_(255)
-        with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+    def batch(self, indices: np.ndarray, anchors: int | None = None, device: torch.device = HOST) -> TargetBatch:
+        """The targets of the views `indices` (b,) for students of input `size`, at the first `anchors` anchor points.
+
+        `device` is where the teacher is.
+        """
+        images = torch.from_numpy(np.array(self.views.images[indices])).to(device).float().div_(255)
+        with torch.autocast(device.type, dtype=self.autocast, enabled=self.autocast is not None):
             raw = self.teacher(images.contiguous(memory_format=torch.channels_last), self.class_order)
         labels = [self.views.boxes(int(index)) for index in indices]
         said = targets_of(raw, self.teacher, self.views.size, self.size, self.form, len(self.class_order), labels)

@@ -18,7 +18,7 @@ from nasdistill.data.views import Views
 from nasdistill.space.families import STRIDES
 from nasdistill.teacher import cache as chunks
 from nasdistill.teacher.cache import ChunkedCache, open_sealed
-from nasdistill.teacher.encoding import TargetBatch, decoded, encoded, encoded_maps
+from nasdistill.teacher.encoding import HOST, TargetBatch, decoded, encoded, encoded_maps
 from nasdistill.teacher.forms import TargetForm, TargetShape, layout_of, maps_layout, shape_of
 from nasdistill.teacher.participation import PARTICIPATIONS, participation
 from nasdistill.teacher.teacher import LEVELS, Teacher
@@ -44,8 +44,10 @@ class Targets:
     def __len__(self) -> int:
         return len(self.arrays["logits"])
 
-    def batch(self, indices: np.ndarray, anchors: int | None = None) -> TargetBatch:
-        """Read the targets of the views `indices` (b,), at the first `anchors` anchor points (None: at all).
+    def batch(self, indices: np.ndarray, anchors: int | None = None, device: torch.device = HOST) -> TargetBatch:
+        """Read the targets of the views `indices` (b,) to `device`, at the first `anchors` anchor points (None: at all).
+
+        They are moved as they lie on disk, half as wide as they are then made.
 
         Raises:
             ValueError: there are fewer, a student has more levels than the form.
@@ -58,10 +60,10 @@ class Targets:
         read = {
             name: torch.from_numpy(
                 _signed(array[indices] if whole or name not in AT_ANCHORS else array[indices, :anchors])
-            )
+            ).to(device)
             for name, array in self.arrays.items()
         }
-        weights = {mode: torch.from_numpy(values[indices]).float() for mode, values in self.weights.items()}
+        weights = {mode: torch.from_numpy(values[indices]).to(device).float() for mode, values in self.weights.items()}
         neck = self.cells[: len(self.channels)]
         return decoded(read, self.channels, neck, self.map_cells, weights).leading(anchors)
 

@@ -199,6 +199,21 @@ def test_without_a_latency_function_it_is_predicted_from_finished_trials_and_tol
     assert sum(proposed[-10:]) >= 8  # by chance three of ten
 
 
+def test_what_is_not_possible_at_present_is_not_proposed() -> None:
+    """In the startup, by the models, and by their climb; afterwards everything is again."""
+    sampler = LatencyFirstSampler(FLAT, flat_latency, seed=0, startup=3)
+    study = study_of(sampler)
+    sampler.possible = lambda point: point["depth"] <= 2
+    study.optimize(objective, n_trials=10)
+    assert {trial.params["depth"] for trial in study.trials} <= {1, 2}
+    sampler.possible = lambda point: False
+    with pytest.raises(SpaceExhaustedError):
+        study.optimize(objective, n_trials=1)
+    sampler.possible = None
+    study.optimize(objective, n_trials=6)
+    assert max(trial.params["depth"] for trial in study.trials[11:]) > 2
+
+
 @pytest.mark.parametrize(("short", "wanted"), [(0.45, True), (0.01, False)])
 def test_scores_of_short_training_inform_but_take_no_place_on_the_front(short: float, wanted: bool) -> None:
     """All full scores are of "relu": whether "silu" is worth a trial is only known from short ones."""

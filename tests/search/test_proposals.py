@@ -493,3 +493,17 @@ def test_what_was_trained_for_longer_elsewhere_is_tried_here(tmp_path: Path) -> 
     assert sorted(key_of(draft.params) for draft in tried) == sorted(key_of(params) for params in points)
     assert {draft.origin for draft in tried} == {"sampler"}
     assert all(trial.state is TrialState.FAIL for trial in proposals._memory.study.trials[: len(warm)])
+
+
+def test_a_sampler_that_heeds_it_is_asked_for_what_is_possible_and_the_queue_is_not(tmp_path: Path) -> None:
+    proposals = opened(tmp_path, sampler="latency-first", space=SmallSpace(endless=True))
+    drafts = [proposals.ask(lambda params: params["family"] == "b") for _ in range(8)]
+    assert [(draft.origin, draft.params["family"]) for draft in drafts if draft is not None] == [
+        ("anchor", "a"),
+        ("anchor", "b"),
+        *[("sampler", "b")] * 6,
+    ]
+    none = proposals.ask(lambda params: False)
+    assert none is not None and none.origin == "fill"
+    after = [proposals.ask() for _ in range(12)]
+    assert {draft.params["family"] for draft in after if draft is not None} == {"a", "b"}

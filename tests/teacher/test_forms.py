@@ -94,7 +94,7 @@ def test_from_the_cache_as_online(tmp_path: Path, views: Views, form: TargetForm
         seal_targets(folder, "key", teacher)
         cached = open_targets(folder, maps).batch(indices)
         form_now = dataclasses.replace(form, facts=False)
-        online = OnlineTargets(teacher, views, ORDER, size, form_now, CPU.device, None).batch(indices)
+        online = OnlineTargets(teacher, views, ORDER, size, form_now, None).batch(indices)
         anchors = anchor_count(size, (8, 16, 32))
         assert cached.logits_bac.shape[1] == (anchors if not form.sparse else cached.anchors_ba.shape[1])
         for name in ("logits_bac", "distances_ba4", "bins_bar"):
