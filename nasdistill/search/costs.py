@@ -141,17 +141,17 @@ class Costs:
             mean[unknown], deviation[unknown] = model.predict(self.encode([candidates[i] for i in unknown]))
         return mean, deviation
 
-    def effort(self, name: str) -> Callable[[Array], Array]:
-        """What points of these `features` are expected to take of the figure `name` (n,), relative to the median told."""
+    def effort(self, name: str) -> Callable[[Array], Array] | None:
+        """What points of certain `features` are expected to take of the figure `name` (n,); None until some were told."""
         told = self._figures[name]
         if len(told) < _FEWEST_EFFORTS:
-            return lambda features: np.ones(len(features))
+            return None
         keys = list(told)[-_MOST_COST_POINTS:]
         logs = np.log([told[key] for key in keys])
         dimension = np.append(self.encoder.dimension, int(self.encoder.dimension.max(initial=-1)) + 1)
         regression = self._figure_models.setdefault(name, Regression(self._rng))
         model = regression.on(self.features([self._points[key] for key in keys]), logs, dimension)
-        return lambda features: np.exp(model.predict(features)[0] - np.median(logs))
+        return lambda features: np.exp(model.predict(features)[0])
 
     def likely_within(self, candidates: Sequence[Candidate]) -> Array:
         """The probability (n,) that each candidate keeps all `figure_limits`."""

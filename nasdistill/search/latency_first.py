@@ -129,6 +129,17 @@ class LatencyFirstSampler(BaseSampler):
         with self._lock:
             self._costs.observe(self._reader.candidate(dict(params)), figures)
 
+    def expected_effort(self, params: Mapping[str, Any]) -> float | None:
+        """What a point is expected to take of the figure that is the `effort`; None without one, or until some were told."""
+        name = self._aims.effort
+        with self._lock:
+            effort = None if name is None else self._costs.effort(name)
+            return (
+                None
+                if effort is None
+                else float(effort(self._costs.features([self._reader.candidate(dict(params))]))[0])
+            )
+
     def reseed_rng(self) -> None:
         """Other random numbers, for a copy of this sampler in another process."""
         self._rng.bit_generator.state = np.random.default_rng().bit_generator.state

@@ -40,7 +40,7 @@ class Warmth:
     fidelity: float | None = 1.0
 
 
-Possible = Callable[[Params], bool]
+Possible = Callable[[Mapping[str, Any]], bool]
 """Whether a point may be tried at present."""
 
 
@@ -71,6 +71,10 @@ class Memory:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             return self.study.ask()
+
+    def expected_seconds(self, params: Params) -> float | None:
+        """What a trial is expected to take, of a sampler that models that."""
+        return self._sampler.expected_effort(params) if isinstance(self._sampler, LatencyFirstSampler) else None
 
     def forget(self, asked: optuna.Trial) -> None:
         """End a trial that says nothing."""

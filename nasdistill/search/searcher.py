@@ -29,6 +29,8 @@ Estimate = Callable[[Mapping[str, Scalar]], float | None]
 
 # However quick the first trials were, a long estimate is not waved through.
 _SMALLEST_FACTOR = 0.5
+# The sampler's model of a trial's seconds knows latency, which the estimate does not, and has to have seen some families.
+_FEWEST_TO_LEARN_FROM = 6
 # How many points in a row may be too long for what is left before the search gives up.
 _MOST_TOO_LONG = 10
 # With nothing complete in the run, so many failures, or workers that could not start, mean that all trials will fail.
@@ -101,7 +103,7 @@ class StudySearcher(Searcher):
             return None
         fits, too_long = self._fitting(), 0
         while too_long < _MOST_TOO_LONG and self._stop.reason is None:
-            draft = self._proposals.ask(fits if self._estimate is not None else None)
+            draft = self._proposals.ask(fits if self._scarce() else None)
             if draft is None:
                 break
             if self._clock.exhausted or not fits(draft.params):
@@ -141,6 +143,11 @@ class StudySearcher(Searcher):
             return first or (running + 1) * each <= self._left()
         return True
 
+    def _scarce(self) -> bool:
+        """Whether little enough time is left for the sampler to be told what fits."""
+        longest = max((result.seconds for result in self._complete()), default=0.0)
+        return self._estimate is not None and self._clock.budget.kind == "time" and self._left() < 2.0 * longest
+
     def _fitting(self) -> Possible:
         """Whether a trial can finish in what is left of a time budget."""
         if self._clock.budget.kind != "time":
@@ -162,7 +169,10 @@ class StudySearcher(Searcher):
         return max(busy, left - self._reserve.kept(self._complete(), len(self._live), left - busy))
 
     def _expecting(self) -> Callable[[Mapping[str, Scalar]], float]:
-        """The seconds that a trial is expected to take; 0 when nothing is known yet: the first trials start without."""
+        """The seconds that a trial is expected to take: by the sampler's model of them, by the hook, or as others took.
+
+        0 when nothing is known yet: the first trials have to be started without.
+        """
         complete, estimate = self._complete(), self._estimate
         usual = statistics.median(result.seconds for result in complete) if complete else 0.0
         if estimate is None:
@@ -173,6 +183,9 @@ class StudySearcher(Searcher):
         factor = max(_SMALLEST_FACTOR, statistics.median(factors)) if factors else 1.0
 
         def expected(params: Mapping[str, Scalar]) -> float:
+            learnt = self._proposals.expected_seconds(dict(params)) if len(complete) >= _FEWEST_TO_LEARN_FROM else None
+            if learnt is not None:
+                return learnt
             told = estimate(params)
             return usual if told is None else told * factor
 
