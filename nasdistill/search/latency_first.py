@@ -129,16 +129,20 @@ class LatencyFirstSampler(BaseSampler):
         with self._lock:
             self._costs.observe(self._reader.candidate(dict(params)), figures)
 
-    def expected_effort(self, params: Mapping[str, Any]) -> float | None:
-        """What a point is expected to take of the figure that is the `effort`; None without one, or until some were told."""
+    def expecting_effort(self) -> Callable[[Mapping[str, Any]], float] | None:
+        """What points are expected to take of the figure that is the `effort`, by what has been told so far; the model is
+        made once, however many points are asked about. None without an `effort`, or until some were told."""
         name = self._aims.effort
         with self._lock:
             effort = None if name is None else self._costs.effort(name)
-            return (
-                None
-                if effort is None
-                else float(effort(self._costs.features([self._reader.candidate(dict(params))]))[0])
-            )
+        if effort is None:
+            return None
+
+        def expected(params: Mapping[str, Any]) -> float:
+            with self._lock:
+                return float(effort(self._costs.features([self._reader.candidate(dict(params))]))[0])
+
+        return expected
 
     def reseed_rng(self) -> None:
         """Other random numbers, for a copy of this sampler in another process."""

@@ -72,9 +72,9 @@ class Memory:
             warnings.simplefilter("ignore", ExperimentalWarning)
             return self.study.ask()
 
-    def expected_seconds(self, params: Params) -> float | None:
-        """What a trial is expected to take, of a sampler that models that."""
-        return self._sampler.expected_effort(params) if isinstance(self._sampler, LatencyFirstSampler) else None
+    def expecting_seconds(self) -> Callable[[Params], float] | None:
+        """What trials are expected to take, of a sampler that models that and has been told enough."""
+        return self._sampler.expecting_effort() if isinstance(self._sampler, LatencyFirstSampler) else None
 
     def forget(self, asked: optuna.Trial) -> None:
         """End a trial that says nothing."""

@@ -124,9 +124,9 @@ class Proposals:
         point = unseen_point(self._space, self._seen, self._rng)
         return None if point is None else self._draft_of(point, "fill")
 
-    def expected_seconds(self, params: Params) -> float | None:
-        """What a trial is expected to take by what the sampler has learnt of others; None where it has not."""
-        return self._memory.expected_seconds(params)
+    def expecting_seconds(self) -> Callable[[Params], float] | None:
+        """What trials are expected to take by what the sampler has learnt of others; None where it has not."""
+        return self._memory.expecting_seconds()
 
     def start(self, draft: Draft) -> int:
         """Give the draft its trial number and put it on disk as running."""

@@ -177,15 +177,15 @@ class StudySearcher(Searcher):
         usual = statistics.median(result.seconds for result in complete) if complete else 0.0
         if estimate is None:
             return lambda params: usual
+        learnt = self._proposals.expecting_seconds() if len(complete) >= _FEWEST_TO_LEARN_FROM else None
+        if learnt is not None:
+            return lambda params: learnt(dict(params))
         # Estimates are right up to a factor: other trials on the same machine, say, slow all of them down.
         before = [(result.seconds, estimate(result.params)) for result in complete]
         factors = [seconds / told for seconds, told in before if told]
         factor = max(_SMALLEST_FACTOR, statistics.median(factors)) if factors else 1.0
 
         def expected(params: Mapping[str, Scalar]) -> float:
-            learnt = self._proposals.expected_seconds(dict(params)) if len(complete) >= _FEWEST_TO_LEARN_FROM else None
-            if learnt is not None:
-                return learnt
             told = estimate(params)
             return usual if told is None else told * factor
 

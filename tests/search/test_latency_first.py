@@ -206,15 +206,16 @@ def test_effort_is_expected_of_points_like_those_told() -> None:
     sampler = LatencyFirstSampler(FLAT, flat_latency, seed=0, effort="seconds")
     study = study_of(sampler)
     unseen = {"width": 0.55, "depth": 3, "act": "silu"}
-    assert sampler.expected_effort(unseen) is None
+    assert sampler.expecting_effort() is None
     for _ in range(12):
         trial = study.ask()
         values = objective(trial)
         sampler.observe(trial.params, values[1], seconds=seconds(trial.params))
         study.tell(trial, values)
     sampler.observe(unseen, flat_latency(unseen))
-    assert sampler.expected_effort(unseen) == pytest.approx(seconds(unseen), rel=0.15)
-    assert LatencyFirstSampler(FLAT, flat_latency, seed=0).expected_effort(unseen) is None
+    expected = sampler.expecting_effort()
+    assert expected is not None and expected(unseen) == pytest.approx(seconds(unseen), rel=0.15)
+    assert LatencyFirstSampler(FLAT, flat_latency, seed=0).expecting_effort() is None
 
 
 def test_what_is_not_possible_at_present_is_not_proposed() -> None:
