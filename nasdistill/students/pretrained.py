@@ -2,7 +2,8 @@
 
 A file knows nothing of the network it came from but names and shapes. Names are matched up to a common prefix and to
 timm's flattening of `stages.0` to `stages_0`; widths may differ: then the first channels of each run are taken, where the
-runs of the file's network follow from the student's own (students/channels.py) and the shapes in the file.
+runs of the file's network follow from the student's own (students/channels.py) and the shapes in the file. A file of the
+same network under names of its own is told by the order and the shapes of its tensors.
 """
 
 from collections import Counter
@@ -22,6 +23,7 @@ from nasdistill.students.student import Student
 from nasdistill.students.tracer import ChannelGraph, Run, Runs
 
 SUFFIXES = (".safetensors", ".pt", ".pth")
+_COUNTER = "num_batches_tracked"  # older files leave these out
 _NESTED = ("state_dict_ema", "ema", "state_dict", "model_state", "model")
 
 
@@ -85,7 +87,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def fit_weights(weights: Mapping[str, Tensor], student: Student) -> Fit:
     """Copy into `student` what of `weights` fits it. Changes `student`."""
     graph, state = trace_channels(student.model), student.model.state_dict()
+    backbone = [name for name in state if int(name.split(".")[1]) < student.backbone_layers]
     sources = _matched_names(weights, state)
+    if len(sources) < len(backbone) / 2:
+        sources = _matched_order(weights, {name: state[name] for name in backbone}) or sources
     sizes = _group_sizes(graph, {name: weights[source] for name, source in sources.items()})
     fitted, misfits = set(), []
     for name, source in sources.items():
@@ -95,12 +100,8 @@ def fit_weights(weights: Mapping[str, Tensor], student: Student) -> Fit:
             misfits.append(f"{source} {tuple(offered.shape)} for {tuple(tensor.shape)}")
         elif copy_pieces(offered, tensor, axes):
             fitted.add(name)
-    backbone = [
-        name
-        for name, tensor in state.items()
-        if name.endswith("weight") and tensor.ndim > 1 and int(name.split(".")[1]) < student.backbone_layers
-    ]
-    share = sum(name in fitted for name in backbone) / max(1, len(backbone))
+    heavy = [name for name in backbone if name.endswith("weight") and state[name].ndim > 1]
+    share = sum(name in fitted for name in heavy) / max(1, len(heavy))
     return Fit(share, len(fitted), tuple(misfits), len(weights) - len(sources))
 
 
@@ -119,6 +120,14 @@ def _matched_names(weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -
         if votes:
             break
     return best
+
+
+def _matched_order(weights: Mapping[str, Tensor], backbone: Mapping[str, Tensor]) -> dict[str, str]:
+    """The same, where the file begins with tensors of all the backbone's shapes in its order; else nothing."""
+    ours, theirs = ([name for name in names if not name.endswith(_COUNTER)] for names in (backbone, weights))
+    pairs = dict(zip(ours, theirs, strict=False))
+    same = len(pairs) == len(ours) and all(weights[b].shape == backbone[a].shape for a, b in pairs.items())
+    return pairs if same else {}
 
 
 def _flat(name: str) -> str:

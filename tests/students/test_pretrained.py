@@ -67,6 +67,26 @@ def test_a_timm_file_fits_the_backbone_under_any_prefix_but_no_other() -> None:
     assert wrong.misfits and " for (" in str(wrong)
 
 
+def test_the_same_network_under_names_of_its_own_is_told_by_order_and_shapes() -> None:
+    import timm
+
+    theirs = timm.create_model("tf_efficientnet_lite0").state_dict()
+    weights = {f"_layer{i}.{name.split('.')[-1]}": tensor for i, (name, tensor) in enumerate(theirs.items())}
+    student = timm_student("tf_efficientnet_lite0")
+    fit = fit_weights(weights, student)
+    assert fit.backbone == 1.0 and fit.belongs
+    ours = student.model.state_dict()
+    assert all(
+        torch.equal(tensor, theirs[name.removeprefix("model.0.body.")])
+        for name, tensor in ours.items()
+        if name.startswith("model.0.") and "num_batches" not in name
+    )
+    counted = {name: tensor for name, tensor in weights.items() if tensor.ndim}  # as older versions of torch save it
+    assert fit_weights(counted, timm_student("tf_efficientnet_lite0")).backbone == 1.0
+    for wrong in (dict(list(weights.items())[1:]), dict(list(weights.items())[:100])):
+        assert not fit_weights(wrong, timm_student("tf_efficientnet_lite0")).belongs
+
+
 def test_class_outputs_of_other_classes_are_not_copied() -> None:
     other = build_student("yolov5", {"depth": 0.33, "width": 0.0625}, [*NAMES, "more"])
     student = tiny_student("yolov5", seed=1)
