@@ -19,14 +19,14 @@ from nasdistill.distill.connectors import Connectors
 from nasdistill.distill.feed import Feed
 from nasdistill.distill.objective import DEFAULT, LossChoice, LossWeights
 from nasdistill.distill.stage import StageTraining, timing_stage
-from nasdistill.prepare.families import Warmed, WarmPlan, warm_tasks
+from nasdistill.prepare.families import Warmed, WarmPlan, plan_warming, warm_tasks
 from nasdistill.prepare.inputs import Inputs, load_inputs
 from nasdistill.prepare.needs import most_levels
 from nasdistill.prepare.pools import PoolPlan, plan_pools, seal, target_tasks, view_tasks
 from nasdistill.records import Precision, Scalar, TrialConfig, TrialResult
 from nasdistill.search.worker import at_the_end
 from nasdistill.space.search_space import flat_params
-from nasdistill.students.families import build_student
+from nasdistill.students.families import Lineage, build_student
 from nasdistill.students.student import Student
 from nasdistill.teacher.forms import TargetForm
 from nasdistill.teacher.targets import PLAIN
@@ -224,6 +224,15 @@ def distillation_timer(
     """A timer of a student's distillation steps from the cache, with every loss."""
     feed, compute = setting.feed(image_size=image_size), choose_compute(precision)
     return make_timer(setting, setting.student(family, arch), feed, DISTILLED, compute)
+
+
+def warm_plans(
+    setting: Setting, lineages: Sequence[Lineage], core_seconds: float, workers: int, folder: Path
+) -> list[WarmPlan]:
+    """How a search would divide `core_seconds` between the lineages, and what each of them starts from."""
+    inputs = setting.inputs
+    names, teacher, found = inputs.dataset.names, inputs.teacher, inputs.pretrained
+    return plan_warming(lineages, names, teacher, setting.pools, setting.training, core_seconds, workers, folder, found)
 
 
 def warm(setting: Setting, plan: WarmPlan, folder: Path) -> Warmed | None:

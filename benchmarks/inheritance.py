@@ -32,9 +32,10 @@ from benchmarks._training import (
     open_setting,
     run_one_trial,
     warm,
+    warm_plans,
 )
 from nasdistill.config import TrainingSettings
-from nasdistill.prepare.families import WarmPlan, plan_warming, supernets
+from nasdistill.prepare.families import WarmPlan, supernets
 from nasdistill.prepare.inputs import cache_folder
 from nasdistill.prepare.length import TRIAL_OVERHEAD_S
 from nasdistill.records import Scalar, TrialConfig
@@ -71,10 +72,10 @@ QUICK = Lengths(12.0, TRIAL_OVERHEAD_S + 3.0, (128,), 1)
 
 def warm_and_try(setting: Setting, lengths: Lengths, folder: Path, work: Path, parts: Parts) -> dict[str, Any]:
     """Warm the families and run the trials; for each family its student, `warmed`, `inherited` and `random`."""
-    teacher, training, names = setting.inputs.teacher, setting.training, setting.inputs.dataset.names
+    training = setting.training
     wanted = {lineage(family, arch) for family, arch in STUDENTS.items()}
     lines = [line for line in setting.inputs.lineages if line.name in wanted]
-    plans = plan_warming(lines, names, teacher, setting.pools, training, lengths.warming_s, WORKERS, folder)
+    plans = warm_plans(setting, lines, lengths.warming_s, WORKERS, folder)
     by_lineage = {plan.lineage.name: plan for plan in plans}
     found = {}
     for family, arch in STUDENTS.items():

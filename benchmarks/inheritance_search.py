@@ -27,12 +27,12 @@ import torch
 from benchmarks._harness import RESULTS, Goal, Outcome, run_benchmark, spread
 from benchmarks._parts import Parts
 from benchmarks._students import Job, draw_students, facts, lineages_of, run_jobs, step_seconds, steps_within
-from benchmarks._training import Setting, add_input_arguments, length_of, open_setting, warm
+from benchmarks._training import Setting, add_input_arguments, length_of, open_setting, warm, warm_plans
 from nasdistill.config import TrainingSettings
 from nasdistill.devices.profiler import open_profiler
 from nasdistill.errors import InputError
 from nasdistill.pareto.hypervolume import default_reference, hypervolume
-from nasdistill.prepare.families import WarmPlan, plan_warming, supernets
+from nasdistill.prepare.families import WarmPlan, supernets
 from nasdistill.prepare.inputs import cache_folder
 from nasdistill.records import TrialConfig, TrialResult
 from nasdistill.session.preparation import WARM_SHARE
@@ -147,11 +147,11 @@ def _both_sides(
     cache: Path,
     work: Path,
 ) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    names, training = setting.inputs.dataset.names, setting.training
+    training = setting.training
     steps_s = [parts.get(f"step {i}", partial(step_seconds, setting, c))["step_s"] for i, c in enumerate(configs)]
     lines = [line for line in setting.inputs.lineages if line.name in lineages_of(configs)]
     warming_s = WARM_SHARE * core_s
-    plans = plan_warming(lines, names, setting.inputs.teacher, setting.pools, training, warming_s, processes, cache)
+    plans = warm_plans(setting, lines, warming_s, processes, cache)
     for plan in plans:
         parts.get(f"warming {plan.lineage.name}", partial(_warmed, setting, plan, cache))
     spent_s = sum(plan.seconds * plan.threads for plan in plans)

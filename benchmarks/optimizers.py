@@ -33,10 +33,11 @@ from benchmarks._training import (
     make_timer,
     open_setting,
     warm,
+    warm_plans,
 )
 from nasdistill.config import SHORT, Recipe, TrainingSettings
 from nasdistill.distill.compute import choose_compute
-from nasdistill.prepare.families import plan_warming, supernets
+from nasdistill.prepare.families import supernets
 from nasdistill.prepare.inputs import cache_folder
 from nasdistill.prepare.length import TRIAL_OVERHEAD_S
 from nasdistill.records import Scalar, TrialConfig
@@ -127,8 +128,7 @@ def _train_all(
 ) -> None:
     wanted = {lineage(name, STUDENTS[name]) for name in names}
     lines = [line for line in setting.inputs.lineages if line.name in wanted]
-    teacher, classes = setting.inputs.teacher, setting.inputs.dataset.names
-    plans = plan_warming(lines, classes, teacher, setting.pools, setting.training, warming_s, processes, folder)
+    plans = warm_plans(setting, lines, warming_s, processes, folder)
     if any(f"{name} by {arm}" not in parts for name in names for arm in arms()):
         for plan in plans:
             warm(setting, plan, folder)

@@ -26,10 +26,11 @@ from benchmarks._training import (
     open_setting,
     run_one_trial,
     warm,
+    warm_plans,
 )
 from nasdistill.config import TrainingSettings
 from nasdistill.distill.compute import choose_compute
-from nasdistill.prepare.families import plan_warming, supernets
+from nasdistill.prepare.families import supernets
 from nasdistill.records import Precision, Scalar, TrialConfig
 from nasdistill.students.families import Lineage
 
@@ -61,10 +62,7 @@ def time_steps(setting: Setting, rounds: int) -> dict[str, dict[str, list[float]
 def run_trials(setting: Setting, folder: Path) -> list[dict[str, Any]]:
     """The same short trial in each precision and with each seed, all from the same warmed weights."""
     line = Lineage(TRIAL_FAMILY, TRIAL_FAMILY, (STUDENTS[TRIAL_FAMILY],))
-    inputs = setting.inputs
-    plans = plan_warming(
-        [line], inputs.dataset.names, inputs.teacher, setting.pools, setting.training, TRIAL_WARMING_S, 1, folder
-    )
+    plans = warm_plans(setting, [line], TRIAL_WARMING_S, 1, folder)
     warm(setting, plans[0], folder)
     config = TrialConfig(family=TRIAL_FAMILY, arch=STUDENTS[TRIAL_FAMILY], image_size=setting.pools[0].image_size)
     rows = []

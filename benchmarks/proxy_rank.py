@@ -25,9 +25,9 @@ from scipy.stats import kendalltau
 from benchmarks._harness import RESULTS, Goal, Outcome, run_benchmark, spread
 from benchmarks._parts import Parts
 from benchmarks._students import Job, draw_students, facts, lineages_of, run_jobs, step_seconds
-from benchmarks._training import Setting, add_input_arguments, open_setting, warm
+from benchmarks._training import Setting, add_input_arguments, open_setting, warm, warm_plans
 from nasdistill.config import TrainingSettings
-from nasdistill.prepare.families import plan_warming, supernets
+from nasdistill.prepare.families import supernets
 from nasdistill.prepare.inputs import cache_folder
 from nasdistill.session.preparation import WARM_SHARE
 
@@ -107,7 +107,7 @@ def measure(options: argparse.Namespace) -> Outcome:
 def _train_all(
     setting: Setting, configs: Sequence[Any], parts: Parts, options: argparse.Namespace, cache: Path, work: Path
 ) -> list[dict[str, Any]]:
-    names, training = setting.inputs.dataset.names, setting.training
+    training = setting.training
     lines = [line for line in setting.inputs.lineages if line.name in lineages_of(configs)]
     warming_s = options.warming_s
     if warming_s is None:
@@ -116,8 +116,7 @@ def _train_all(
         # as in a search, where a fifth of the time goes into warming and the rest into trials
         warming_s = WARM_SHARE / (1 - WARM_SHARE) * geometric_mean(timed) * len(configs) * steps
         print(f"warming takes {warming_s:.0f} core seconds", flush=True)
-    teacher, processes = setting.inputs.teacher, options.processes
-    plans = plan_warming(lines, names, teacher, setting.pools, training, warming_s, processes, cache)
+    plans = warm_plans(setting, lines, warming_s, options.processes, cache)
     for plan in plans:
         warm(setting, plan, cache)
     longer = training.model_copy(update={"epochs": training.epochs * FACTOR})
@@ -125,7 +124,7 @@ def _train_all(
     for length, settings in (("short", training), ("long", longer)):
         assets = setting.assets(supernets(plans), settings)
         jobs |= {f"{length} {i}": Job(c, assets, work / f"{length}-{i}") for i, c in enumerate(configs)}
-    run_jobs(parts, jobs, processes)
+    run_jobs(parts, jobs, options.processes)
     return [
         {
             "family": config.family,

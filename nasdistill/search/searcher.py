@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ Estimate = Callable[[Mapping[str, Scalar]], float | None]
 _SMALLEST_FACTOR = 0.5
 # The sampler's model of a trial's seconds knows latency, which the estimate does not, and has to have seen some families.
 _FEWEST_TO_LEARN_FROM = 6
+# Of a family with fewer complete trials it knows little else, and a trial that it takes for too short is cut off.
+_FEWEST_OF_A_FAMILY = 3
 # How many points in a row may be too long for what is left before the search gives up.
 _MOST_TOO_LONG = 10
 # With nothing complete in the run, so many failures, or workers that could not start, mean that all trials will fail.
@@ -171,23 +173,26 @@ class StudySearcher(Searcher):
     def _expecting(self) -> Callable[[Mapping[str, Scalar]], float]:
         """The seconds that a trial is expected to take: by the sampler's model of them, by the hook, or as others took.
 
-        0 when nothing is known yet: the first trials have to be started without.
+        Of a family that is hardly known the longer one of the first two. 0 when nothing is known yet: the first trials have
+        to be started without.
         """
         complete, estimate = self._complete(), self._estimate
         usual = statistics.median(result.seconds for result in complete) if complete else 0.0
         if estimate is None:
             return lambda params: usual
         learnt = self._proposals.expecting_seconds() if len(complete) >= _FEWEST_TO_LEARN_FROM else None
-        if learnt is not None:
-            return lambda params: learnt(dict(params))
+        known = Counter(result.family for result in complete)
         # Estimates are right up to a factor: other trials on the same machine, say, slow all of them down.
         before = [(result.seconds, estimate(result.params)) for result in complete]
         factors = [seconds / told for seconds, told in before if told]
         factor = max(_SMALLEST_FACTOR, statistics.median(factors)) if factors else 1.0
 
         def expected(params: Mapping[str, Scalar]) -> float:
+            by_learning = None if learnt is None else learnt(dict(params))
+            if by_learning is not None and known[str(params.get("family"))] >= _FEWEST_OF_A_FAMILY:
+                return by_learning
             told = estimate(params)
-            return usual if told is None else told * factor
+            return max(usual if told is None else told * factor, by_learning or 0.0)
 
         return expected
 

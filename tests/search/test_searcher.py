@@ -1,0 +1,44 @@
+"""What a trial is expected to take, before it is started."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from nasdistill.records import TrialResult
+from nasdistill.search.budget import BudgetClock, parse_budget
+from nasdistill.search.searcher import StudySearcher
+
+
+def complete(number: int, family: str, seconds: float) -> TrialResult:
+    scores = {"fidelity": 1.0, "map50": 0.5, "map50_95": 0.4, "latency_ms": 3.0, "epochs": 2}
+    values = {"trial": number, "state": "complete", "family": family, "seconds": seconds, "params": {"family": family}}
+    return TrialResult.model_validate({**values, **scores})
+
+
+@pytest.mark.parametrize(
+    ("of_b", "learnt", "expected"),
+    [
+        (1, 150.0, {"a": 150.0, "b": 200.0}),  # the estimate is twice too long, of all trials
+        (1, 350.0, {"a": 350.0, "b": 350.0}),
+        (3, 150.0, {"a": 150.0, "b": 150.0}),
+        (1, None, {"a": 50.0, "b": 200.0}),
+    ],
+)
+def test_of_a_family_that_is_hardly_known_the_longer_answer_counts(
+    of_b: int, learnt: float | None, expected: dict[str, float]
+) -> None:
+    estimates = {"a": 100.0, "b": 400.0}
+    done = [complete(number, "a", 50.0) for number in range(6)] + [complete(6 + n, "b", 200.0) for n in range(of_b)]
+    proposals = SimpleNamespace(expecting_seconds=lambda: None if learnt is None else lambda params: learnt)
+    searcher = StudySearcher(
+        proposals,  # type: ignore[arg-type]
+        SimpleNamespace(finished=done),  # type: ignore[arg-type]
+        BudgetClock(parse_budget("300s")),
+        None,  # type: ignore[arg-type]
+        workers=2,
+        estimate=lambda params: estimates[str(params["family"])],
+    )
+    answer = searcher._expecting()
+    assert {family: answer({"family": family}) for family in expected} == pytest.approx(expected)
+    left = searcher._fitting()
+    assert left({"family": "b"}) == (expected["b"] < 300)
