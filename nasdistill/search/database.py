@@ -101,8 +101,6 @@ def _parsed(url: str) -> URL:
 
 def _open_storage(url: str) -> RDBStorage:
     parsed = _parsed(url)
-    # Optuna reports all that it does; a search says itself what a person must know.
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.ERROR)
     try:
         driver = parsed.get_dialect().driver

@@ -122,6 +122,8 @@ class StudyJournal:
 
 def study_in(storage: BaseStorage, name: str, directions: Sequence[StudyDirection]) -> optuna.Study:
     """The study of that name, made if need be. Raises ValueError when it has other objectives."""
+    # Optuna reports all that it does; a search says itself what a person must know.
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
     if study.directions != list(directions):
         raise ValueError(f"the study '{name}' has other objectives: {study.directions}")

@@ -6,7 +6,6 @@ import contextlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 
-import optuna
 from ray import cloudpickle, tune
 from ray.exceptions import RayError
 from ray.tune.error import TuneError
@@ -92,7 +91,6 @@ def run_search(
     chosen_sampler = make_sampler(
         sampler, SamplerTask(space, objectives, constraints, reference, timed, seed), len(results)
     )
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     stop = StopControl(run.path / STOP_FILE_NAME, clock, patience)
     stop.clear()
     journal = journal or open_journal_file(run.path / JOURNAL_NAME, directions_of(objectives))

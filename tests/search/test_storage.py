@@ -281,3 +281,9 @@ def test_a_file_system_without_symbolic_links_holds_a_journal(tmp_path: Path, mo
     monkeypatch.setattr("os.symlink", refused)
     open_journal_file(tmp_path / "study.journal", DIRECTIONS)
     assert (tmp_path / "study.journal").read_text() and not (tmp_path / "study.journal.damaged").exists()
+
+
+def test_optuna_does_not_report_into_the_searches_own_lines(tmp_path: Path) -> None:
+    optuna.logging.set_verbosity(optuna.logging.INFO)
+    open_journal_file(tmp_path / "study.journal", directions_of([MAP50_95, LATENCY_MS]))
+    assert optuna.logging.get_verbosity() == optuna.logging.ERROR
