@@ -3,7 +3,8 @@
     python -m benchmarks.inheritance --data ../shared/data/deeppcb/data.yaml --teacher ../shared/weights/pcb_teacher.pt
     python -m benchmarks.inheritance --quick      # on the embedded demo, seconds instead of minutes
 
-Each family is warmed on one core with the seconds that a search of 30 minutes on 2 cores gives it; then one student of
+Each family is warmed on one core with the seconds that a search of 30 minutes on 2 cores gives it (none to what is cut
+from the teacher or has a pretrained backbone); then one student of
 each is trained for 3 minutes of one core, from what it inherits and from random weights. Warming is limited by the clock,
 as in a search, so the machine should be quiet: `core_share` in the detail says how much of its core a part had. Each
 part's result is kept in `benchmarks/results/inheritance.partial.json` as it comes: the same command goes on where a

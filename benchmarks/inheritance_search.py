@@ -5,9 +5,10 @@
     python -m benchmarks.inheritance_search --quick    # on the embedded demo, tiny: it shows that it works
 
 Both sides have the same core seconds for the same twelve students. One spends up to a fifth of them on warming the families
-that are not cut from the teacher, the other trains every student that many steps longer. Compared are the median trial's
-mAP50 and the front's hypervolume. The students are drawn at random, families in turn, or (`--trials-of`) they are the first
-trials that a real search made. A student has the same latency on both sides, taken from one file when nothing else runs.
+that are neither cut from the teacher nor have a pretrained backbone, the other trains every student that many steps longer.
+Compared are the median trial's mAP50 and the front's hypervolume. The students are drawn at random, families in turn, or
+(`--trials-of`) they are the first trials that a real search made. A student has the same latency on both sides, taken from
+one file when nothing else runs.
 Each trial is kept as it comes in `benchmarks/results/inheritance_search.partial.json`: the same command goes on where a
 killed run ended.
 """

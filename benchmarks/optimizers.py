@@ -3,7 +3,7 @@
     python -m benchmarks.optimizers --data ../shared/data/deeppcb/data.yaml --teacher ../shared/weights/pcb_teacher.pt
     python -m benchmarks.optimizers --quick       # on the embedded demo, seconds instead of minutes
 
-One student of each family, from the supernets that `inheritance_search` warms, trained by AdamW at two rates and by Muon
+One student of each family, from the supernets that `inheritance_search` prepares, trained by AdamW at two rates and by Muon
 in batches of two sizes, all else as the recipe `short` has it. Time is equal in core seconds: each arm makes the steps
 that fit, by step times measured in turns. The figure is mAP50-95 by the recipe `short` itself over that of the better
 AdamW, the geometric mean of the families. Each trial is kept in `benchmarks/results/optimizers.partial.json` as it comes: the

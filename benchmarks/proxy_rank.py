@@ -3,8 +3,8 @@
     python -m benchmarks.proxy_rank --data ../shared/data/deeppcb/data.yaml --teacher ../shared/weights/pcb_teacher.pt
     python -m benchmarks.proxy_rank --quick       # on the embedded demo, tiny: it shows that it works
 
-Twelve students of all families of the space, drawn at random with their recipes, start from the same warmed supernets in
-both trainings. Kendall's tau of their mAP50-95 (and mAP50) says how well the short ranking agrees with the long one. With
+Twelve students of all families of the space, drawn at random with their recipes, start from the same weights in both
+trainings. Kendall's tau of their mAP50-95 (and mAP50) says how well the short ranking agrees with the long one. With
 --out the scatter plot is written beside the result. Each trial is kept as it comes in
 `benchmarks/results/proxy_rank.partial.json`: the same command goes on where a killed run ended.
 """

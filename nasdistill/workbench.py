@@ -167,7 +167,8 @@ class Workbench:
             self._supernets[name] = supernet
         supernet = self._supernets[name]
         plan = load_slice(supernet.model.state_dict(), supernet.model, student.model)
-        return Start(student, source.origin if plan.complete else f"{source.origin}+random", plan)
+        whole = plan.complete or source.origin == "random"
+        return Start(student, source.origin if whole else f"{source.origin}+random", plan)
 
     def adapt(self, start: Start, config: TrialConfig) -> None:
         """Make one network of what was cut (`distill/inherit.py`). Changes the student."""

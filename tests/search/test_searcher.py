@@ -1,5 +1,6 @@
 """What a trial is expected to take, before it is started."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -42,3 +43,29 @@ def test_of_a_family_that_is_hardly_known_the_longer_answer_counts(
     assert {family: answer({"family": family}) for family in expected} == pytest.approx(expected)
     left = searcher._fitting()
     assert left({"family": "b"}) == (expected["b"] < 300)
+
+
+def test_once_a_point_is_too_long_the_sampler_is_told_what_fits() -> None:
+    """Or its favourite family is refused until the search gives up, though another one fits."""
+    asked: list[bool] = []
+
+    def ask(possible: object) -> SimpleNamespace:
+        asked.append(possible is not None)
+        return SimpleNamespace(params={"family": "a" if possible else "b"}, origin="sampler")
+
+    proposals = SimpleNamespace(ask=ask, withdraw=lambda draft: None, expecting_seconds=lambda: lambda params: 20.0)
+    ledger = SimpleNamespace(
+        finished=[complete(number, "a", 50.0) for number in range(6)],
+        start=lambda draft: (7, Path("trials/7")),
+    )
+    stop = SimpleNamespace(reason=None, trial_deadline=None, stop_file=Path("stop"))
+    searcher = StudySearcher(
+        proposals,  # type: ignore[arg-type]
+        ledger,  # type: ignore[arg-type]
+        BudgetClock(parse_budget("300s")),
+        stop,  # type: ignore[arg-type]
+        workers=2,
+        estimate=lambda params: {"a": 100.0, "b": 1000.0}[str(params["family"])],
+    )
+    job = searcher._next_job()
+    assert job is not None and job.params == {"family": "a"} and asked == [False, True]

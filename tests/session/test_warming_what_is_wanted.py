@@ -17,12 +17,12 @@ from nasdistill.session import preparation
     ("changes", "words"),
     [
         ({}, None),
-        ({"pretrained": {}}, "the pretrained weights that its search space names changed"),
+        ({"pretrained": {}}, "the pretrained weights of its search space changed"),
         ({"starts": families.WARM_VERSION - 1}, "an earlier version began this run"),
     ],
 )
 def test_other_starting_weights_are_noticed(changes: dict[str, Any], words: str | None) -> None:
-    file = SimpleNamespace(path=Path("some/backbone.safetensors"), sha256="abc")
+    file = SimpleNamespace(path=Path("some/backbone.safetensors"), sha256="abc", whole=True)
     inputs: Any = SimpleNamespace(pretrained={"mobilenetv3": file})
     recorded = {"preparation": {**preparation._starts(inputs), **changes}}
     found = preparation.changed_starts(json.loads(json.dumps(recorded)), inputs)

@@ -24,7 +24,7 @@ def test_a_file_of_the_same_network_fits_whole() -> None:
     weights = state_of(yaml_student("yolov8", 0.33, 0.125))
     student = yaml_student("yolov8", 0.33, 0.125, seed=1)
     fit = fit_weights(weights, student)
-    assert (fit.backbone, fit.misfits, fit.unknown) == (1.0, (), 0) and fit.belongs
+    assert (fit.backbone, fit.misfits, fit.unknown) == (1.0, (), 0) and fit.belongs and fit.whole
     assert all(torch.equal(tensor, weights[name]) for name, tensor in student.model.state_dict().items())
 
 
@@ -44,7 +44,8 @@ def test_a_narrower_network_fills_the_first_channels_and_leaves_the_rest() -> No
     weights = state_of(yaml_student("yolov5", 0.33, 0.0625))
     student = yaml_student("yolov5", 0.33, 0.125, seed=1)
     before = student.model.model[0].conv.weight.clone()
-    assert fit_weights(weights, student).backbone == 1.0
+    fit = fit_weights(weights, student)
+    assert fit.backbone == 1.0 and not fit.whole
     after = student.model.model[0].conv.weight
     rows = len(weights["model.0.conv.weight"])
     assert torch.equal(after[:rows], weights["model.0.conv.weight"])
@@ -74,7 +75,9 @@ def test_the_same_network_under_names_of_its_own_is_told_by_order_and_shapes() -
     weights = {f"_layer{i}.{name.split('.')[-1]}": tensor for i, (name, tensor) in enumerate(theirs.items())}
     student = timm_student("tf_efficientnet_lite0")
     fit = fit_weights(weights, student)
-    assert fit.backbone == 1.0 and fit.belongs
+    assert (
+        fit.backbone == 1.0 and fit.whole and fit.belongs and fit.unknown == 7
+    )  # the classifier and what is before it
     ours = student.model.state_dict()
     assert all(
         torch.equal(tensor, theirs[name.removeprefix("model.0.body.")])
@@ -83,7 +86,10 @@ def test_the_same_network_under_names_of_its_own_is_told_by_order_and_shapes() -
     )
     counted = {name: tensor for name, tensor in weights.items() if tensor.ndim}  # as older versions of torch save it
     assert fit_weights(counted, timm_student("tf_efficientnet_lite0")).backbone == 1.0
-    for wrong in (dict(list(weights.items())[1:]), dict(list(weights.items())[:100])):
+    swapped = {
+        name.replace("weight", "b").replace("bias", "weight").replace(".b", ".bias"): t for name, t in weights.items()
+    }
+    for wrong in (dict(list(weights.items())[1:]), dict(list(weights.items())[:100]), swapped):
         assert not fit_weights(wrong, timm_student("tf_efficientnet_lite0")).belongs
 
 
