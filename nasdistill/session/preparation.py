@@ -16,6 +16,7 @@ from nasdistill.records import Scouted
 from nasdistill.search.budget import BudgetClock
 from nasdistill.search.rungs import rung_epochs
 from nasdistill.session.session import Session
+from nasdistill.space.families import FAMILIES
 from nasdistill.store.atomic import write_text
 from nasdistill.store.run_folder import STOP_FILE_NAME
 from nasdistill.workbench import Assets
@@ -236,7 +237,12 @@ def _warm_families(
     wanted = [plan for plan in warm if lineages is None or plan.lineage.name in lineages]
     for plan in wanted:
         if not (plan.sliced or plan.pretrained):
-            progress.log(f"{plan.lineage.name} starts from random weights: neither the teacher's nor a file's fit it")
+            family = plan.lineage.family
+            hub = FAMILIES[family].source.startswith("timm") and not inputs.space.weights.get(family)
+            hint = f"; 'weights: hub' of {family} in the search space downloads ImageNet's" if hub else ""
+            progress.log(
+                f"{plan.lineage.name} starts from random weights: neither the teacher's nor a file's fit it{hint}"
+            )
     stop_file = session.run.path / STOP_FILE_NAME
     tasks = families.warm_tasks(wanted, names, teacher, inputs.class_order, trained, training, stop_file)
     warmed = progress.tasks("warming the families", tasks, session.place.run_tasks)

@@ -37,7 +37,9 @@ def test_lineages_that_are_not_wanted_are_not_warmed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, wanted: list[str] | None, warmed: list[str]
 ) -> None:
     plans = [
-        SimpleNamespace(lineage=SimpleNamespace(name=name), sliced=name == "yolov5", pretrained=None)
+        SimpleNamespace(
+            lineage=SimpleNamespace(name=name, family=name.split("-")[0]), sliced=name == "yolov5", pretrained=None
+        )
         for name in ("yolov5", "mobilenetv3-small", "efficientnet_lite0")
     ]
     asked: list[Sequence[Any]] = []
@@ -45,7 +47,12 @@ def test_lineages_that_are_not_wanted_are_not_warmed(
     monkeypatch.setattr(families, "plan_warming", lambda *arguments: plans)
     monkeypatch.setattr(families, "warm_tasks", lambda plans, *rest: asked.append(plans) or [])
     inputs = SimpleNamespace(
-        teacher=None, dataset=SimpleNamespace(names=()), lineages=(), pretrained={}, class_order=()
+        teacher=None,
+        dataset=SimpleNamespace(names=()),
+        lineages=(),
+        pretrained={},
+        class_order=(),
+        space=SimpleNamespace(weights={"efficientnet_lite0": ("installed",)}),
     )
     session: Any = SimpleNamespace(
         inputs=inputs,
@@ -58,3 +65,4 @@ def test_lineages_that_are_not_wanted_are_not_warmed(
     assert (found, steps) == (plans, 0)
     assert [plan.lineage.name for plan in asked[0]] == warmed
     assert len(said) == len(warmed) - 1  # all but the one that is cut from the teacher start from random weights
+    assert ["'weights: hub' of mobilenetv3" in line for line in said] == [True, False][: len(said)]
