@@ -102,6 +102,37 @@ def remeasure(
     return len(complete)
 
 
+def timed_beside(
+    result: TrialResult, artifact: Path, known: TrialResult, known_artifact: Path, devices: Sequence[DeviceProfile]
+) -> TrialResult:
+    """`result` with what `artifact` would have taken on each device, the main one first, when `known` was timed.
+
+    The two artifacts take turns, and the figures of `known` are scaled by the ratio of their medians: a machine is not as
+    fast in every half hour, and those figures were taken beside the teacher's and all others'.
+
+    Raises:
+        NasdistillError: an artifact cannot be measured.
+    """
+    fields: dict[str, float] = {}
+    for index, device in enumerate(devices):
+        profiler = open_profiler(device.model_copy(update={"image_size": None}))
+        told: dict[Path, list[dict[str, float]]] = {artifact: [], known_artifact: []}
+        for _ in range(ROUNDS):
+            for model, figures in told.items():
+                figures.append(device_figures(profiler.measure(model), device.name if index else None))
+        medians = [
+            {name: statistics.median(figures[name] for figures in rounds) for name in rounds[0]}
+            for rounds in told.values()
+        ]
+        for name, value in medians[0].items():
+            # a 90th percentile is too noisy for a ratio of its own
+            scaled_by = name.replace("_p90", "")
+            before = known.figure(name)
+            fields[name] = value if before is None else before * medians[0][scaled_by] / medians[1][scaled_by]
+    changed = fields_of(fields)
+    return result.model_copy(update={**changed, "further": {**result.further, **changed["further"]}})
+
+
 def _is_quick(recorded: Mapping[str, Any]) -> bool:
     """Whether the teacher's turns leave most of the time to the students."""
     latency_ms = recorded["teacher"]["latency_ms"]

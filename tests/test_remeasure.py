@@ -10,7 +10,7 @@ from nasdistill.devices.profile import DeviceProfile
 from nasdistill.errors import NasdistillError
 from nasdistill.pareto.objectives import DEFAULT
 from nasdistill.records import TrialResult
-from nasdistill.remeasure import ROUNDS, remeasure
+from nasdistill.remeasure import ROUNDS, remeasure, timed_beside
 from nasdistill.store.run_folder import RunFolder
 
 MAIN, OTHER = (
@@ -116,3 +116,37 @@ def test_the_teacher_takes_its_turns_unless_it_is_very_slow(run: RunFolder, late
     assert (found["name"], found["map50"]) == ("t", 0.9)
     assert (found["latency_ms"] < latency_ms, found["latency_ms@other"] < 3.6e6) == (again, again)
     assert len(shares) == ROUNDS * 2 * (1 + again)
+
+
+def test_a_student_trained_for_longer_is_timed_by_the_pace_of_the_search(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine is three times as slow now, and the new student half as slow again as the old one."""
+    known = run.trials()[0].model_copy(update={"latency_ms": 10.0, "latency_p90_ms": 12.0, "further": {}})
+    real, order = OnnxRuntimeLocal.measure, list[str]()
+
+    def paced(self: OnnxRuntimeLocal, artifact: Path, *given: object) -> object:
+        order.append(artifact.parent.name)
+        median = 30.0 if artifact.parent.name == "0000" else 45.0
+        return real(self, artifact, *given).model_copy(
+            update={"median_ms": median, "p90_ms": 1.2 * median, "energy_mj": None}
+        )
+
+    monkeypatch.setattr(OnnxRuntimeLocal, "measure", paced)
+    old, new = run.trial_folder(0) / "student.onnx", run.path / "longer" / "student.onnx"
+    new.parent.mkdir()
+    tiny_onnx(new, 2.0)
+    result = TrialResult(
+        trial=0,
+        state="complete",
+        family="f",
+        fidelity=1.0,
+        map50=0.6,
+        map50_95=0.4,
+        latency_ms=99.0,
+        further={"energy_mj@x": 1.0},
+    )
+    timed = timed_beside(result, new, known, old, (MAIN, OTHER))
+    assert (timed.latency_ms, timed.latency_p90_ms) == pytest.approx((15.0, 18.0))
+    assert timed.further == {"energy_mj@x": 1.0, "latency_ms@other": 45.0, "latency_p90_ms@other": 54.0}
+    assert order == ["longer", "0000"] * (2 * ROUNDS) and (timed.map50_95, timed.energy_mj) == (0.4, None)

@@ -15,13 +15,14 @@ from pydantic import ValidationError
 from nasdistill.compress.prune import prune, pruning_of
 from nasdistill.config import MOST_EPOCHS, TrainingSettings
 from nasdistill.distill.compute import release_gpu_memory
-from nasdistill.errors import InputError, InterruptedSearchError
+from nasdistill.errors import InputError, InterruptedSearchError, NasdistillError
 from nasdistill.pareto.of_run import devices_of_run, objectives_of_run
 from nasdistill.pareto.select import choose
 from nasdistill.prepare.inputs import cache_folder
 from nasdistill.prepare.length import TRIAL_OVERHEAD_S, step_seconds
 from nasdistill.progress import Progress
 from nasdistill.records import Record, TrialConfig, TrialResult
+from nasdistill.remeasure import timed_beside
 from nasdistill.report.html import write_report
 from nasdistill.search.budget import Budget, BudgetClock
 from nasdistill.search.worker import at_the_end
@@ -102,6 +103,7 @@ def train(request: TrainRequest, progress: Progress) -> TrialResult:
             place = TrialPlace(chosen.trial, under_way, searched(chosen.params), best_by=objectives.accuracy.name)
             with open(under_way / "log.txt", "a", encoding="utf-8", buffering=1) as log:
                 result = _run(config, assets, place, log, progress)
+            result = _timed_again(result, under_way, run, chosen, assets, progress)
         except KeyboardInterrupt:
             begun = (under_way / "plan.json").exists()
             what = "goes on from the last score" if begun else "begins anew"
@@ -165,6 +167,21 @@ def _run(config: TrialConfig, assets: Assets, place: TrialPlace, log: TextIO, pr
 
     progress.phase(f"training trial {place.trial} for {epochs} epochs")
     return at_the_end(trial_in_rungs(config, Workbench(assets), replace(place, should_stop=count_step), report))
+
+
+def _timed_again(
+    result: TrialResult, made: Path, run: RunFolder, chosen: TrialResult, assets: Assets, progress: Progress
+) -> TrialResult:
+    """The result with latencies that compare with the run's: taken beside the trial's own student, while that is there."""
+    before = run.trial_folder(chosen.trial) / "student.onnx"
+    if not before.is_file():
+        return result
+    progress.phase("timing the student beside the search's")
+    try:
+        return timed_beside(result, made / "student.onnx", chosen, before, (assets.device, *assets.further_devices))
+    except NasdistillError as error:
+        progress.log(f"the student keeps the latency it had: {error}")
+        return result
 
 
 def _plan(config: TrialConfig, assets: Assets, clock: BudgetClock, folder: Path, progress: Progress) -> Plan:
