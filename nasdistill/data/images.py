@@ -1,4 +1,4 @@
-"""Reading images, and bringing them to the square input of a detector and detections back."""
+"""Reading images, and bringing them and their boxes to the square input of a detector."""
 
 from pathlib import Path
 
@@ -66,48 +66,33 @@ def _first_scan(jpeg: bytes) -> int:
     return found if found >= 0 else len(jpeg)
 
 
-def fit(width: int, height: int, size: int) -> tuple[float, int, int, int, int]:
-    """Where a `width` x `height` image lies in a square of `size`: scale, inner width, inner height, left, top.
+def fit(width: int, height: int, size: int) -> tuple[int, int, int, int]:
+    """Where a `width` x `height` image lies in a square of `size`: inner width, inner height, left, top.
 
     As Ultralytics' `LetterBox(auto=False, scaleup=True)`: centred, the odd pixel of padding to the right and below.
     """
     scale = min(size / height, size / width)
     inner_width, inner_height = max(1, round(width * scale)), max(1, round(height * scale))
     left, top = round((size - inner_width) / 2 - 0.1), round((size - inner_height) / 2 - 0.1)
-    return scale, inner_width, inner_height, left, top
+    return inner_width, inner_height, left, top
 
 
-def letterbox(image: np.ndarray, size: int) -> tuple[np.ndarray, float, int, int]:
-    """Resize an image (h, w, 3), up or down, to fit a square of `size` pixels, centred on grey.
-
-    Returns the square uint8 (size, size, 3), the scale, and the padding on the left and at the top in pixels.
-    """
+def letterbox(image: np.ndarray, size: int) -> np.ndarray:
+    """An image (h, w, 3) resized, up or down, to fit a square of `size` pixels and centred on grey: uint8 (size, size, 3)."""
     height, width = image.shape[:2]
-    scale, inner_width, inner_height, left, top = fit(width, height, size)
+    inner_width, inner_height, left, top = fit(width, height, size)
     if (inner_width, inner_height) != (width, height):
         image = cv2.resize(image, (inner_width, inner_height), interpolation=cv2.INTER_LINEAR)
     if (inner_width, inner_height) == (size, size):
-        return np.ascontiguousarray(image), scale, 0, 0
+        return np.ascontiguousarray(image)
     square = np.full((size, size, 3), PAD_GREY, np.uint8)
     square[top : top + inner_height, left : left + inner_width] = image
-    return square, scale, left, top
+    return square
 
 
 def letterbox_boxes(boxes_xywhn: np.ndarray, width: int, height: int, size: int) -> np.ndarray:
     """Bring boxes (n, 4), centre and size in 0..1 of a `width` x `height` image, to 0..1 of its letterboxed square."""
-    _, inner_width, inner_height, left, top = fit(width, height, size)
+    inner_width, inner_height, left, top = fit(width, height, size)
     inner = np.array([inner_width, inner_height, inner_width, inner_height], dtype=np.float64)
     moved = boxes_xywhn * inner + np.array([left, top, 0, 0], dtype=np.float64)
     return np.asarray(moved / size, dtype=boxes_xywhn.dtype)
-
-
-def unletterbox_boxes(
-    boxes_xyxy: np.ndarray, scale: float, pad_left: int, pad_top: int, width: int, height: int
-) -> np.ndarray:
-    """Bring boxes (n, 4), corners in pixels of the square, to pixels of the `width` x `height` image, clipped to it."""
-    # the image was resized to whole pixels: use the ratio that was really applied, not the one aimed at
-    ratio_x, ratio_y = max(1, round(width * scale)) / width, max(1, round(height * scale)) / height
-    offset = np.array([pad_left, pad_top, pad_left, pad_top], dtype=np.float64)
-    boxes = (boxes_xyxy - offset) / np.array([ratio_x, ratio_y, ratio_x, ratio_y])
-    limits = np.array([width, height, width, height], dtype=np.float64)
-    return np.asarray(np.clip(boxes, 0, limits), dtype=boxes_xyxy.dtype)

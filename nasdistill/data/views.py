@@ -36,8 +36,7 @@ class Views:
     """An opened pool. `images` (n, 3, s, s) uint8 stays on disk; pages are shared between processes.
 
     `cls_boxes` (m, 5) float32 holds class, x, y, w, h in 0..1 of all views; view i has rows offsets[i]:offsets[i + 1].
-    `closing` (n,) bool: light, drawn without Mosaic, MixUp and CutMix. `geometry` (n, 5) float64: scale, left and top
-    padding, width and height of the source image, for plainly letterboxed views (nan in augmented ones).
+    `closing` (n,) bool: light, drawn without Mosaic, MixUp and CutMix.
     """
 
     folder: Path
@@ -46,7 +45,6 @@ class Views:
     cls_boxes: np.ndarray
     offsets: np.ndarray
     closing: np.ndarray
-    geometry: np.ndarray
 
     def __len__(self) -> int:
         return len(self.images)
@@ -119,9 +117,8 @@ def letterboxed_split(
 
     def fill(pool: "_Pool") -> None:
         def draw(index: int) -> np.ndarray:
-            square, geometry, boxes = _letterboxed(split, index, size)
+            square, _, boxes = _letterboxed(split, index, size)
             pool.images[index] = square.transpose(2, 0, 1)
-            pool.geometry[index] = geometry
             return boxes
 
         pool.closing[:] = True
@@ -140,7 +137,7 @@ def open_views(folder: Path) -> Views:
         facts = json.loads((folder / "views.json").read_text(encoding="utf-8"))
         images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
         with np.load(folder / "labels.npz", allow_pickle=False) as file:
-            labels = {name: file[name] for name in ("cls_boxes", "offsets", "closing", "geometry")}
+            labels = {name: file[name] for name in ("cls_boxes", "offsets", "closing")}
         names = tuple(facts["names"])
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise FileNotFoundError(f"{folder}: holds no complete pool of views") from error
@@ -177,7 +174,6 @@ class _Pool:
         self.folder = folder
         self.images = _new_array(folder / "images.npy", (count, 3, size, size))
         self.closing = np.zeros(count, bool)
-        self.geometry = np.full((count, 5), np.nan)
         self.labels: list[np.ndarray] = []
 
     def run(self, draw: Callable[[int], np.ndarray], workers: int, on_progress: Progress | None) -> None:
@@ -194,7 +190,7 @@ class _Pool:
         self.images.flush()
         offsets = np.cumsum([0, *(len(labels) for labels in self.labels)]).astype(np.int64)
         rows = np.concatenate(self.labels).astype(np.float32).reshape(-1, 5)
-        arrays = {"cls_boxes": rows, "offsets": offsets, "closing": self.closing, "geometry": self.geometry}
+        arrays = {"cls_boxes": rows, "offsets": offsets, "closing": self.closing}
         np.savez(self.folder / "labels.npz", **arrays)  # type: ignore[arg-type]
 
 
@@ -252,13 +248,15 @@ def _fingerprint(split: Split) -> str:
     return digest.hexdigest()
 
 
-def _letterboxed(split: Split, index: int, size: int) -> tuple[np.ndarray, tuple[float, ...], np.ndarray]:
+def _letterboxed(split: Split, index: int, size: int) -> tuple[np.ndarray, tuple[int, int, int, int], np.ndarray]:
+    """The image in its square, where it lies in it (x1, y1, x2, y2), and its boxes in the square."""
     image = read_image(split.image_paths[index])
     height, width = image.shape[:2]
-    square, scale, left, top = letterbox(image, size)
+    square = letterbox(image, size)
     boxes = split.boxes[index].copy()
     boxes[:, 1:] = letterbox_boxes(boxes[:, 1:], width, height, size)
-    return square, (scale, left, top, width, height), boxes
+    inner_width, inner_height, left, top = fit(width, height, size)
+    return square, (left, top, left + inner_width, top + inner_height), boxes
 
 
 @contextlib.contextmanager
@@ -267,10 +265,8 @@ def _letterboxed_sources(split: Split, size: int, path: Path) -> Iterator[Callab
     images = _new_array(path, (len(split), size, size, 3))
     known: list[Source] = []
     for index in range(len(split)):
-        square, (_, left, top, width, height), boxes = _letterboxed(split, index, size)
+        square, inner, boxes = _letterboxed(split, index, size)
         images[index] = square
-        _, inner_width, inner_height, _, _ = fit(int(width), int(height), size)
-        inner = (int(left), int(top), int(left) + inner_width, int(top) + inner_height)
         known.append(Source(images[index], inner, box_rows(boxes, size)))
     try:
         yield known.__getitem__

@@ -9,8 +9,6 @@ import onnxruntime
 import torch
 from ultralytics.utils.nms import non_max_suppression
 
-from nasdistill.data.images import letterbox, read_image, unletterbox_boxes
-
 # Ultralytics' validation settings: every candidate counts towards the precision-recall curve
 CONFIDENCE, NMS_IOU, MAX_DETECTIONS = 0.001, 0.7, 300
 
@@ -56,17 +54,6 @@ class OnnxDetector:
         """
         raw = torch.from_numpy(self.raw(images_bchw.astype(np.float32) / 255.0))
         return suppress(raw, confidence) if classes is None else _of_classes(raw, confidence, list(classes))
-
-    def detect_files(self, paths: Sequence[Path], confidence: float = 0.25) -> list[Detections]:
-        """Detections in the pixels of image files, letterboxed as in training and validation."""
-        found = []
-        for path in paths:
-            image = read_image(path)
-            square, scale, left, top = letterbox(image, self.image_size)
-            detections = self.detect_views(square.transpose(2, 0, 1)[None], confidence)[0]
-            boxes = unletterbox_boxes(detections.boxes_xyxy, scale, left, top, image.shape[1], image.shape[0])
-            found.append(Detections(boxes, detections.scores, detections.classes))
-        return found
 
 
 def suppress(raw_bna: torch.Tensor, confidence: float = CONFIDENCE) -> list[Detections]:

@@ -75,28 +75,6 @@ def test_a_failed_export_leaves_the_old_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_detections_in_pixels_of_files_are_those_of_the_square_brought_back(demo_yaml: Path, tmp_path: Path) -> None:
-    import cv2
-
-    write_onnx(speaking("yolov5"), SIZE, tmp_path / "student.onnx")
-    detector = OnnxDetector(tmp_path / "student.onnx")
-    board = read_image(load_dataset(demo_yaml).splits["val"].image_paths[0])
-    wide = tmp_path / "wide.png"
-    cv2.imwrite(str(wide), cv2.resize(board, (240, 120)))
-    (found,) = detector.detect_files([wide], confidence=0.3)
-    assert len(found.scores) > 3
-    assert (np.diff(found.scores) <= 0).all() and found.scores.min() > 0.3
-    assert found.boxes_xyxy.min() >= 0
-    assert found.boxes_xyxy[:, [0, 2]].max() <= 240 and found.boxes_xyxy[:, [1, 3]].max() <= 120
-    square, scale, left, top = letterbox(read_image(wide), SIZE)
-    (inside,) = detector.detect_views(square.transpose(2, 0, 1)[None], confidence=0.3)
-    assert scale == pytest.approx(0.4)
-    expected = (inside.boxes_xyxy - [left, top, left, top]) / scale
-    expected = np.clip(expected, 0, [240, 120, 240, 120])
-    assert np.abs(found.boxes_xyxy - expected).max() < 0.51
-    assert np.array_equal(found.classes, inside.classes)
-
-
 @pytest.mark.parametrize("nms_free", [False, True])
 def test_ultralytics_runs_the_file_and_finds_the_same(nms_free: bool, demo_yaml: Path, tmp_path: Path) -> None:
     """What most people will do with an export. (Of an anchor it takes the best class alone: only the first is the same.)"""
@@ -106,7 +84,8 @@ def test_ultralytics_runs_the_file_and_finds_the_same(nms_free: bool, demo_yaml:
         branch[-1].bias.data.fill_(-2.0)
     write_onnx(model, SIZE, tmp_path / "student.onnx")
     board = load_dataset(demo_yaml).splits["val"].image_paths[0]
-    (found,) = OnnxDetector(tmp_path / "student.onnx").detect_files([board], confidence=0.001)
+    square = letterbox(read_image(board), SIZE).transpose(2, 0, 1)
+    (found,) = OnnxDetector(tmp_path / "student.onnx").detect_views(square[None], confidence=0.001)
 
     run = YOLO(tmp_path / "student.onnx", task="detect")
     (result,) = run.predict(board, conf=0.001, iou=0.7, verbose=False)
@@ -114,7 +93,9 @@ def test_ultralytics_runs_the_file_and_finds_the_same(nms_free: bool, demo_yaml:
     assert run.predictor.model.imgsz == [SIZE, SIZE] and run.predictor.model.end2end is nms_free
     best = result.boxes[int(result.boxes.conf.argmax())]
     assert int(best.cls) == found.classes[0] and float(best.conf) == pytest.approx(float(found.scores[0]), abs=1e-3)
-    assert np.abs(best.xyxy.numpy()[0] - found.boxes_xyxy[0]).max() < 1.0
+    scale = SIZE / max(result.orig_shape)
+    inside = np.clip(found.boxes_xyxy[0], 0, SIZE)
+    assert np.abs(best.xyxy.numpy()[0] * scale - inside).max() < 0.5
 
 
 class TestSuppress:
