@@ -15,6 +15,7 @@ Rate = Annotated[float, Field(gt=0.0, le=1.0)]
 Weight = Annotated[float, Field(ge=0.0, le=1000.0)]
 OptimizerName = Literal["muon", "adamw"]
 MOST_EPOCHS = 10_000
+MOST_VIEWS_PER_IMAGE = 100
 """Of one training."""
 
 
@@ -122,7 +123,7 @@ class TrainingSettings(Record):
     cache: CacheKind = "auto"
     """In which form the teacher's targets are kept; `auto` is resolved before the first trial."""
     precision: Precision = "auto"
-    views_per_image: Annotated[int, Field(ge=1, le=100)] = 3
+    views_per_image: Annotated[int, Field(ge=1, le=MOST_VIEWS_PER_IMAGE)] = 3
     max_views: Annotated[int, Field(ge=1)] = 6000
     """Upper limit of the pool; of a larger data set an evenly spread part is used."""
     seed: Annotated[int, Field(ge=0)] = 0

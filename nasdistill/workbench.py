@@ -100,6 +100,8 @@ class Assets:
     """Where every student is timed as well."""
     needed: tuple[str, ...] = ()
     """Figures that the search compares: a student without one of them fails."""
+    start_pools: Mapping[int, SizedPool] | None = None
+    """Those that starting weights are fitted on, where students train on others."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -173,8 +175,10 @@ class Workbench:
     def adapt(self, start: Start, config: TrialConfig) -> None:
         """Make one network of what was cut (`distill/inherit.py`). Changes the student."""
         if start.plan is not None:
-            answers = self._answers(lineage(config.family, config.arch), config.image_size)
-            adapt(start.student, start.plan, self.feed(config.image_size), self.compute, answers)
+            size, pools = config.image_size, self.assets.start_pools
+            feed = self.feed(size) if pools is None else pools[size].feed(self.compute)
+            answers = self._answers(lineage(config.family, config.arch), size)
+            adapt(start.student, start.plan, feed, self.compute, answers)
 
     def _read_answers(self, name: str, image_size: int) -> Answers | None:
         path = self.assets.supernets[name].answers.get(image_size)

@@ -2,22 +2,31 @@
 
 import csv
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
 from command_line import nasdistill
 
+from nasdistill.distill.feed import Feed
+from nasdistill.distill.inherit import adapt
+from nasdistill.distill.stage import StageTraining
 from nasdistill.errors import InterruptedSearchError
 from nasdistill.measure.accuracy import Accuracy
 from nasdistill.prepare.inputs import DEMO_TEACHER
+from nasdistill.records import RungScore
 from nasdistill.rung_files import RungFiles
+from nasdistill.session import training_plan
 from nasdistill.session.search import _measure_again
 from nasdistill.session.session import Session
 from nasdistill.store.run_folder import RunFolder
+from nasdistill.students.slicing import SlicePlan
+from nasdistill.students.student import Student
 
 SPACE = """\
 name: tiny
@@ -167,6 +176,37 @@ def test_a_student_is_trained_for_longer_and_goes_on_after_ctrl_c(run: Path, mon
     assert nasdistill("export", run, "--trial", "0", "--trained")[0] == 0
     assert (run / "export/run-0000-trained.onnx").read_bytes() == (run / "trained/0000/student.onnx").read_bytes()
     assert "| training | 2 epochs |" in (run / "export/run-0000-trained.md").read_text()
+
+
+def test_a_long_training_has_views_of_its_own(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than the search's, as many again after Ctrl-C; the student starts from the weights that its trial started from."""
+    monkeypatch.setattr(training_plan, "LOOKS", 0.1)
+    monkeypatch.setattr(training_plan, "POOL_SHARE", 1e3)
+    fitted_on, trained_on = [], []
+
+    def adapting(student: Student, plan: SlicePlan, feed: Feed, *rest: Any) -> None:
+        fitted_on.append(len(feed.views))
+        adapt(student, plan, feed, *rest)
+
+    def saving(files: RungFiles, training: StageTraining, score: RungScore) -> None:
+        trained_on.append(len(training._feed.views))
+        save(files, training, score)
+        if len(trained_on) == 1:
+            raise KeyboardInterrupt
+
+    save = RungFiles.save
+    monkeypatch.setattr("nasdistill.workbench.adapt", adapting)
+    monkeypatch.setattr(RungFiles, "save", saving)
+    command = ("train", run, "--trial", "1", "--budget", "3epochs", "--json")
+    code, _, err = nasdistill(*command)
+    of_run = json.loads((run / "run.json").read_text())["preparation"]["views"]
+    assert code == 130 and "augmented views" in err and "teacher targets" in err, err
+    views = int(re.search(r"3 epochs of (\d+) views", err).group(1))
+    assert views > 2 * of_run and trained_on == [views] and set(fitted_on) == {of_run}
+    code, _, err = nasdistill(*command)
+    assert code == 0 and "goes on with a training of 3 epochs" in err, err
+    assert "augmented views" not in err and trained_on == [views, views]
+    assert json.loads((run / "run.json").read_text())["preparation"]["views"] == of_run
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,14 @@ def affordable_views(inputs: Inputs, training: TrainingSettings, core_seconds: f
     machine gives the same pool (and finds it in the cache) although timings vary.
     """
     wanted = min(training.max_views, training.views_per_image * len(inputs.dataset.splits["train"]))
+    affordable = core_seconds / view_seconds(inputs, training)
+    if affordable >= wanted:
+        return wanted
+    return max(SMALLEST_POOL, math.floor(2 ** (math.floor(2 * math.log2(max(affordable, 1.0))) / 2)))
+
+
+def view_seconds(inputs: Inputs, training: TrainingSettings) -> float:
+    """Core seconds that drawing a view at all input sizes and asking the teacher takes, from one timed batch."""
     torch.set_num_threads(1)
     compute = choose_compute(training.precision)
     teacher = inputs.teacher
@@ -124,14 +132,10 @@ def affordable_views(inputs: Inputs, training: TrainingSettings, core_seconds: f
             teacher(images, inputs.class_order).logits_bac.sum().item()  # a GPU is waited for
         seconds.append(time.perf_counter() - started)
     drawing = sum(DRAWING_S * (drawn / 256) ** 2 for drawn in {*inputs.image_sizes, size})
-    seconds_per_view = seconds[-1] / TIMED_BATCH + drawing
     teacher.model.cpu()
     del images
     release_gpu_memory()
-    affordable = core_seconds / seconds_per_view
-    if affordable >= wanted:
-        return wanted
-    return max(SMALLEST_POOL, math.floor(2 ** (math.floor(2 * math.log2(max(affordable, 1.0))) / 2)))
+    return seconds[-1] / TIMED_BATCH + drawing
 
 
 def thinned(split: Split, most: int) -> Split:

@@ -11,17 +11,16 @@ from nasdistill.errors import NothingSucceededError
 from nasdistill.pareto.hypervolume import Reference, teacher_reference
 from nasdistill.prepare import families, length, pools, reference, scouting
 from nasdistill.prepare.inputs import Inputs
-from nasdistill.prepare.needs import cache_bytes, choose_cache
 from nasdistill.records import Scouted
 from nasdistill.search.budget import BudgetClock
 from nasdistill.search.rungs import rung_epochs
+from nasdistill.session.filled import affordable, fill_pools
 from nasdistill.session.session import Session
 from nasdistill.space.families import FAMILIES
 from nasdistill.store.atomic import write_text
 from nasdistill.store.run_folder import STOP_FILE_NAME
 from nasdistill.workbench import Assets
 
-POOL_SHARE = 0.15  # of a time budget: what drawing views and asking the teacher may cost
 WARM_SHARE = 0.2  # of a time budget: what warming the families may cost
 WARM_SECONDS_PER_LINEAGE = 60.0  # where the budget is not one of time
 SCOUT_SHARE = 0.02  # of a time budget: what timing untrained students may cost
@@ -51,25 +50,6 @@ class Prepared:
         return length.trial_seconds(params, self.step_seconds, self.timed_size, steps, self.assets.training.epochs)
 
 
-@dataclass(frozen=True)
-class _Filled:
-    """Pools of views whose targets are on disk: the teacher's `own`, and those that students train on, by size."""
-
-    own: pools.PoolPlan
-    trained: list[pools.PoolPlan]
-    teacher_passes: int
-
-    @property
-    def largest(self) -> pools.PoolPlan:
-        """That of the students' largest input size."""
-        return self.trained[-1]
-
-    @property
-    def train_images(self) -> int:
-        """Images that the views were drawn of."""
-        return len(self.largest.train)
-
-
 def prepare(
     session: Session,
     training: TrainingSettings,
@@ -91,8 +71,8 @@ def prepare(
     if session.place.gpus and not before:
         training = training.model_copy(update={"recipe": training.recipe.on_gpu()})
     if session.timed and not before:
-        training = _affordable(session, training)
-    training, filled = _fill_pools(session, training)
+        training = affordable(session, training)
+    training, filled = fill_pools(session, training)
     figures = _teacher_figures(session, filled.own)
     session.progress.teacher(figures)
     # One box for the whole run, although the teacher is timed again at the end of each part of it.
@@ -166,41 +146,6 @@ def changed_starts(recorded: Mapping[str, Any], inputs: Inputs) -> str | None:
     if before and before.get("pretrained", now["pretrained"]) != now["pretrained"]:
         return "the pretrained weights of its search space changed since the run was started, or how they are used"
     return None
-
-
-def _affordable(session: Session, training: TrainingSettings) -> TrainingSettings:
-    """With as many views as a share of the time budget pays for."""
-    session.progress.phase("timing the teacher")
-    core_seconds = POOL_SHARE * session.clock.budget.amount * session.place.workers
-    views = pools.affordable_views(session.inputs, training, core_seconds)
-    return training.model_copy(update={"max_views": views})
-
-
-def _fill_pools(session: Session, training: TrainingSettings) -> tuple[TrainingSettings, _Filled]:
-    """Views and targets, made where they are missing; the settings with the form of cache that was chosen."""
-    inputs, progress, run_tasks = session.inputs, session.progress, session.place.run_tasks
-    teacher, names, order = inputs.teacher, inputs.dataset.names, inputs.class_order
-    count, own_size, workers = pools.pool_size(inputs, training), inputs.teacher_size, session.place.workers
-    kind, form = choose_cache(
-        inputs.space,
-        training.cache,
-        teacher,
-        inputs.image_sizes,
-        own_size,
-        count,
-        session.cache / "targets",
-        len(names),
-    )
-    training = training.model_copy(update={"cache": kind})  # on resuming the disk may look different
-    progress.log(_cache_line(kind, cache_bytes(form, teacher, inputs.image_sizes, own_size, len(names)) * count))
-    plans = pools.plan_pools(inputs, training, session.cache, form, online=kind == "online")
-    own = next(plan for plan in plans if plan.image_size == own_size)
-    trained = [plan for plan in plans if plan.image_size in inputs.image_sizes]
-    progress.tasks("augmented views", pools.view_tasks(plans, names, training.seed, workers), run_tasks)
-    fill = pools.target_tasks(trained, own, teacher, order, training, workers)
-    passes = progress.tasks("teacher targets", fill, run_tasks)
-    pools.seal(trained, teacher)
-    return training, _Filled(own, trained, sum(passes))
 
 
 def _teacher_figures(session: Session, own: pools.PoolPlan) -> dict[str, Any]:
@@ -293,12 +238,6 @@ def _check_time(session: Session, trial_seconds: float) -> None:
             f"{clock.used:.0f} s of the budget {clock.budget} are used and no trial is complete: too little is left for "
             f"one; the preparation is kept: go on with --resume --out {shlex.quote(str(run.path))} and a larger --budget"
         )
-
-
-def _cache_line(kind: str, size: int) -> str:
-    if kind == "online":
-        return "teacher targets: none are kept, the teacher looks at every batch"
-    return f"teacher targets: {kind}, {size / 1e6:.1f} MB"
 
 
 def _warm_seconds(clock: BudgetClock, workers: int, lineages: int) -> float:

@@ -1,49 +1,36 @@
 """Training a student of a finished run for longer: the same trial again, of another length, on all cores."""
 
-import contextlib
 import itertools
 import os
 import shutil
-import tempfile
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
-from pydantic import ValidationError
-
-from nasdistill.compress.prune import prune, pruning_of
-from nasdistill.config import MOST_EPOCHS, TrainingSettings
-from nasdistill.distill.compute import release_gpu_memory
 from nasdistill.errors import InputError, InterruptedSearchError, NasdistillError
 from nasdistill.pareto.of_run import devices_of_run, objectives_of_run
 from nasdistill.pareto.select import choose
 from nasdistill.prepare.inputs import cache_folder
-from nasdistill.prepare.length import TRIAL_OVERHEAD_S, step_seconds
 from nasdistill.progress import Progress
-from nasdistill.records import Record, TrialConfig, TrialResult
+from nasdistill.records import TrialConfig, TrialResult
 from nasdistill.remeasure import timed_beside
 from nasdistill.report.html import write_report
 from nasdistill.search.budget import Budget, BudgetClock
 from nasdistill.search.worker import at_the_end
 from nasdistill.session.goals import goals_of
 from nasdistill.session.opening import open_inputs, tell_notes
-from nasdistill.session.preparation import FINISH_RESERVE_S, changed_starts, prepare
+from nasdistill.session.preparation import changed_starts, prepare
 from nasdistill.session.request import MOVABLE, SearchRequest, check, training_of
 from nasdistill.session.resources import workplace
 from nasdistill.session.session import Session
+from nasdistill.session.training_plan import planned
 from nasdistill.store.atomic import write_text
-from nasdistill.store.provenance import usable_cores
 from nasdistill.store.run_folder import RunFolder
 from nasdistill.students.families import lineage
-from nasdistill.students.student import Student
 from nasdistill.trial import trial_in_rungs
-from nasdistill.trial_rungs import TrialPlace, export_and_score
+from nasdistill.trial_rungs import TrialPlace
 from nasdistill.workbench import Assets, Workbench
 from nasdistill.worker import searched
-
-SCORED = 10
-"""A training is scored, and kept for a restart, after each so-manieth part of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,20 +49,13 @@ class TrainRequest:
     teacher_yaml: str | None = None
 
 
-class Plan(Record):
-    """What a training that is under way was started with: with the same budget it goes on, with another it starts anew."""
-
-    budget: str
-    threads: int
-    training: TrainingSettings
-
-
 def train(request: TrainRequest, progress: Progress) -> TrialResult:
     """Train the chosen trial's student again, within a budget of time or of so many epochs; the result, which is kept in
     `trained/<n>/` with its files, and on no front.
 
-    Everything is as it was in the run (starting weights, views, targets, recipe, seed), and taken from the cache where
-    it still is; only the length differs. Where an earlier version gave the run other starting weights, that is said.
+    Starting weights, recipe and seed are those of the run, and what the cache still has is taken from it. The length
+    differs, and with it the pool of views: a long training has more of them (`session/training_plan.py`). Where an earlier
+    version gave the run other starting weights, that is said.
 
     Raises:
         InputError: no such run or trial, a budget of trials, or inputs that are no longer those of the run.
@@ -93,13 +73,11 @@ def train(request: TrainRequest, progress: Progress) -> TrialResult:
     progress.begin(clock, (), objectives)
     progress.log(f"trial {chosen.trial} {chosen.family}: {_figures(chosen)} in the search")
     with run.held():
-        config, assets = _prepared(request, run, settings, chosen, clock, progress)
         folder = run.trained_folder(chosen.trial)
         under_way = folder.with_name(f"{folder.name}.under-way")
         under_way.mkdir(parents=True, exist_ok=True)
         try:
-            plan = _plan(config, assets, clock, under_way, progress)
-            assets = replace(assets, threads=plan.threads, training=plan.training)
+            config, assets = _prepared(request, run, settings, chosen, clock, under_way, progress)
             place = TrialPlace(chosen.trial, under_way, searched(chosen.params), best_by=objectives.accuracy.name)
             with open(under_way / "log.txt", "a", encoding="utf-8", buffering=1) as log:
                 result = _run(config, assets, place, log, progress)
@@ -120,9 +98,10 @@ def _prepared(
     settings: dict[str, object],
     chosen: TrialResult,
     clock: BudgetClock,
+    under_way: Path,
     progress: Progress,
 ) -> tuple[TrialConfig, Assets]:
-    """The trial's configuration and the run's assets, from the cache or made again."""
+    """The trial's configuration; and the run's assets, from the cache or made again, as planned for the training."""
     recorded, goals, cache = run.read_run(), goals_of(settings), cache_folder()
     inputs, _ = open_inputs(
         settings,
@@ -149,7 +128,8 @@ def _prepared(
             scout=False,
             lineages=[lineage(config.family, config.arch)],
         )
-    return config, prepared.assets
+        session = replace(session, inputs=replace(inputs, image_sizes=(config.image_size,)))
+        return config, planned(config, prepared.assets, session, under_way)
 
 
 def _run(config: TrialConfig, assets: Assets, place: TrialPlace, log: TextIO, progress: Progress) -> TrialResult:
@@ -182,71 +162,6 @@ def _timed_again(
     except NasdistillError as error:
         progress.log(f"the student keeps the latency it had: {error}")
         return result
-
-
-def _plan(config: TrialConfig, assets: Assets, clock: BudgetClock, folder: Path, progress: Progress) -> Plan:
-    """The length and threads of the training: as it began, where one of this budget is under way, else measured."""
-    budget = clock.budget
-    file, own = folder / "plan.json", assets.training.model_copy(update={"epoch_parts": 1})
-    assets = replace(assets, training=own)
-    with contextlib.suppress(OSError, ValidationError):
-        before = Plan.model_validate_json(file.read_bytes())
-        same = before.training.model_copy(update={"epochs": own.epochs, "rungs": own.rungs}) == own
-        if before.budget == str(budget) and same:
-            progress.log(f"goes on with a training of {before.training.epochs} epochs")
-            return before
-    progress.phase("timing a training step")
-    seconds, threads = min(
-        (_step_seconds(config, replace(assets, threads=threads)), threads) for threads in {1, usable_cores()}
-    )
-    if budget.kind == "epochs":
-        epochs = int(budget.amount)
-    else:
-        if clock.left < seconds * assets.steps_per_epoch:  # before anything slow
-            raise _too_short(budget, seconds * assets.steps_per_epoch)
-        progress.phase("timing how long scoring takes")
-        scoring = max(TRIAL_OVERHEAD_S, _scoring_seconds(config, replace(assets, threads=threads)))
-        progress.log(f"{scoring:.0f} s a scoring")
-        left = clock.left - FINISH_RESERVE_S - (SCORED + 1) * scoring
-        epochs = int(left / (seconds * assets.steps_per_epoch))
-    if epochs < 1:
-        raise _too_short(budget, seconds * assets.steps_per_epoch)
-    epochs = min(epochs, MOST_EPOCHS)
-    rungs = sorted({epochs * part // SCORED for part in range(1, SCORED)} - {0, epochs})
-    plan = Plan(
-        budget=str(budget),
-        threads=threads,
-        training=own.model_copy(update={"epochs": epochs, "rungs": tuple(rungs)}),
-    )
-    progress.log(f"{epochs} epochs on {threads} thread(s), {seconds:.3f} s a step")
-    write_text(file, plan.model_dump_json(indent=1) + "\n")
-    release_gpu_memory()
-    return plan
-
-
-def _too_short(budget: Budget, epoch_s: float) -> InputError:
-    return InputError(f"budget '{budget}' is too short: an epoch takes {epoch_s:.0f} s")
-
-
-def _step_seconds(config: TrialConfig, assets: Assets) -> float:
-    bench = Workbench(assets)
-    pruned = _pruned(config, bench)
-    feed = bench.feed(config.image_size)
-    return step_seconds(pruned, assets.teacher_channels, feed, bench.compute, assets.training.recipe)
-
-
-def _scoring_seconds(config: TrialConfig, assets: Assets) -> float:
-    bench = Workbench(assets)
-    pruned = _pruned(config, bench)
-    with tempfile.TemporaryDirectory() as folder:
-        started = time.monotonic()
-        export_and_score(pruned, config.image_size, Path(folder) / "student.onnx", bench)
-    return time.monotonic() - started
-
-
-def _pruned(config: TrialConfig, bench: Workbench) -> Student:
-    """The student as it will be for most of the training."""
-    return prune(bench.start(config).student, pruning_of(config, bench.assets.device.channel_multiple)).student
 
 
 def _put_in_place(made: Path, folder: Path) -> None:
