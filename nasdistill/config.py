@@ -15,8 +15,8 @@ Rate = Annotated[float, Field(gt=0.0, le=1.0)]
 Weight = Annotated[float, Field(ge=0.0, le=1000.0)]
 OptimizerName = Literal["muon", "adamw"]
 MOST_EPOCHS = 10_000
-MOST_VIEWS_PER_IMAGE = 100
 """Of one training."""
+MOST_VIEWS_PER_IMAGE = 100
 
 
 NARROW, WIDE = 0.25, 0.5

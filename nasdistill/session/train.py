@@ -75,7 +75,6 @@ def train(request: TrainRequest, progress: Progress) -> TrialResult:
     with run.held():
         folder = run.trained_folder(chosen.trial)
         under_way = folder.with_name(f"{folder.name}.under-way")
-        under_way.mkdir(parents=True, exist_ok=True)
         try:
             config, assets = _prepared(request, run, settings, chosen, clock, under_way, progress)
             place = TrialPlace(chosen.trial, under_way, searched(chosen.params), best_by=objectives.accuracy.name)
