@@ -59,6 +59,7 @@ MIXES: dict[str, Mix] = {
     "detections": Mix({"weight_detections": 1.0}),
     "default_off_at_end": Mix({**DEFAULT_MIX, "weight_schedule": "off_at_end"}),
     "default_better": Mix({**DEFAULT_MIX, "box_where": "better"}),
+    "default_fading": Mix({**DEFAULT_MIX, "box_where": "better", "weight_schedule": "cosine", "stage1_share": 0.0}),
     "default_cosine": Mix({**DEFAULT_MIX, "weight_schedule": "cosine"}),
     "default_participation": Mix({**DEFAULT_MIX, "participation": "both"}),
     "default_pkd": Mix({**DEFAULT_MIX, "feature_loss": "pkd"}),

@@ -121,9 +121,11 @@ def open_setting(
     image_sizes: Sequence[int] | None = None,
     space: str | None = None,
     form: TargetForm = PLAIN,
+    kept_space: str | None = None,
 ) -> Setting:
     """Read the inputs and fill the pools in `folder`; `image_sizes` replaces those of the search space, `form` says
-    what is kept of the teacher's targets, at the levels that the space's students have.
+    what is kept of the teacher's targets, at the levels that the space's students have. `kept_space` is the text of the
+    search space that a run was started with: the shipped ones change.
 
     Raises:
         InputError: something is missing or wrong.
@@ -131,7 +133,7 @@ def open_setting(
     keep_freed_memory()  # as the workers of a search do
     if torch.cuda.is_available():  # as the preparation of a search does
         training = training.model_copy(update={"recipe": training.recipe.on_gpu()})
-    inputs = load_inputs(data, teacher, None, False, space, load_devices(["local"]), folder)
+    inputs = load_inputs(data, teacher, None, False, space, load_devices(["local"]), folder, kept_space=kept_space)
     if image_sizes is not None:
         inputs = dataclasses.replace(inputs, image_sizes=tuple(image_sizes))
     form = dataclasses.replace(form, levels=most_levels(inputs.space))

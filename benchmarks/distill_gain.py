@@ -18,8 +18,12 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +35,7 @@ from benchmarks._losses import LABELS, MIXES, Mix
 from benchmarks._parts import Parts
 from benchmarks._training import Setting, add_input_arguments, length_of, make_timer, open_setting, run_one_trial, spent
 from nasdistill.config import RECIPES, TrainingSettings
-from nasdistill.distill.compute import choose_compute
+from nasdistill.distill.compute import choose_compute, keep_freed_memory
 from nasdistill.distill.objective import LossWeights
 from nasdistill.prepare.families import in_data_order
 from nasdistill.prepare.inputs import cache_folder
@@ -45,6 +49,7 @@ from nasdistill.workbench import FROM_TEACHER, Assets, SupernetFile
 
 FAMILY = "yolov5"
 PARTIAL = RESULTS / "distill_gain.partial.json"
+MOST_VIEWS = 100_000
 SHARED_BY = 12  # trials of a search that read one cache
 GOALS = {"shared": Goal(0.03, at_most=False), "whole": Goal(0.01, at_most=False)}
 # two-sided 95 % quantiles of Student's t by degrees of freedom
@@ -87,66 +92,31 @@ def step_seconds(setting: Setting, arch: Mapping[str, Scalar], mix: Mix, rounds:
 
 
 def measure(options: argparse.Namespace) -> Outcome:
-    """Run what is not there yet, and compare."""
+    """Run what is not there yet, `--workers` trials side by side, and compare."""
     torch.set_num_threads(1)
     names = options.losses or (["default"] if options.quick else list(MIXES))
     seeds = 1 if options.quick else options.seeds
-    seconds = (TRIAL_OVERHEAD_S + 4.0) if options.quick else 60.0 * options.minutes
     arch: dict[str, Scalar] = {"depth": options.depth, "width": options.width}
-    most = 64 if options.quick else 6000
-    training = TrainingSettings(recipe=RECIPES[options.recipe], views_per_image=3, max_views=most)
     rows: list[dict[str, object]] = []
     gains: list[float] = []
     with tempfile.TemporaryDirectory() as work:
-        folder = Path(work) if options.quick else cache_folder()
-        size = 128 if options.quick else options.image_size
         for name in names:
-            mix = MIXES[name]
-            setting = open_setting(options.data, options.teacher, folder, training, [size], form=mix.form)
-            training = setting.training
-            key = {
-                "data": setting.inputs.data_hash,
-                "teacher": setting.inputs.teacher.sha256,
-                "arch": arch,
-                "size": size,
-                "seconds": seconds,
-                "recipe": training.recipe.model_dump(),
-            }
-            parts = Parts(Path(work) / PARTIAL.name if options.quick else PARTIAL, key)
-            cost = parts.get(f"cost {name}", partial(cost_of, setting, arch, mix, options.quick))
-            baseline = parts.get("plain step", partial(_plain_step, cost))
-            cost = at_pace(cost, baseline["plain_step_s"])
-            charged = cost["cache_core_s"] / (1 if options.charge == "whole" else SHARED_BY)
-            start = starting_weights(setting, arch, Path(work))
-            differences = []
-            for seed in range(seeds):
-                scores = {}
-                for arm, each, step_s, spent in (
-                    ("labels", LABELS, cost["plain_step_s"], 0.0),
-                    (name, mix, cost["step_s"], charged),
-                ):
-                    steps = max(2, int((seconds - TRIAL_OVERHEAD_S - spent) / step_s))
-                    trial = f"{arm} seed {seed}" if arm == "labels" else f"{arm} {options.charge} seed {seed}"
-                    epochs, images, steps = length_of(steps, training.recipe.batch_size)
-                    own = training.model_copy(update={"epochs": epochs, "seed": seed})
-                    assets = setting.assets({lineage(FAMILY, arch): start}, own, images_per_epoch=images)
-                    config = each.config(family=FAMILY, arch=arch, image_size=size)
-                    found = parts.get(trial, partial(_trial, config, assets, steps, Path(work) / "trial"))
-                    scores[arm] = float(found["map50_95"])
-                differences.append(scores[name] - scores["labels"])
-            mean, low, high = interval(differences)
+            compared = _compare(name, options, arch, seeds, Path(work))
+            mean, low, high = interval(compared.gains)
+            cost = compared.cost
             rows.append(
                 {
                     "losses": name,
                     "gain": mean,
                     "low": low,
                     "high": high,
+                    "labels alone": statistics.fmean(compared.labels),
                     "step / plain": cost["step_s"] / cost["plain_step_s"],
+                    "cache, share of a trial": compared.charged_s / _seconds(options),
                 }
             )
-            if name == names[0]:
-                gains = differences
-    student_m = parameters_m(setting.student(FAMILY, arch).model)
+            gains = gains or compared.gains
+    setting = compared.setting
     return Outcome(
         value=statistics.fmean(gains),
         unit=f"mAP50-95 gained by {names[0]} over labels alone, mean of {seeds} paired seeds",
@@ -155,17 +125,122 @@ def measure(options: argparse.Namespace) -> Outcome:
         detail={
             "mixes": rows,
             "interval_95": interval(gains)[1:],
-            "seconds_a_trial": seconds,
+            "gains": gains,
+            "seconds_a_trial": _seconds(options),
             "cache_charged": options.charge,
-            "student": {"family": FAMILY, **arch, "params_m": student_m},
+            "student": {"family": FAMILY, **arch, "params_m": parameters_m(setting.student(FAMILY, arch).model)},
             "teacher": {"name": setting.inputs.teacher.name, "params_m": setting.inputs.teacher.parameters_m},
             "data": setting.data_name,
-            "image_size": size,
+            "views_per_image": options.views_per_image,
+            "image_size": _image_size(options),
             "recipe": options.recipe,
             "quick": options.quick,
         },
         table=rows,
     )
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """A mix against labels alone, a value for each seed."""
+
+    setting: Setting
+    cost: Mapping[str, float]
+    charged_s: float
+    labels: list[float]
+    gains: list[float]
+
+
+def _compare(name: str, options: argparse.Namespace, arch: Mapping[str, Scalar], seeds: int, work: Path) -> _Compared:
+    """Both arms of one mix, from the parts that are kept and the trials that are missing."""
+    mix, quick, seconds = MIXES[name], options.quick, _seconds(options)
+    training = TrainingSettings(
+        recipe=RECIPES[options.recipe],
+        views_per_image=options.views_per_image,
+        max_views=64 if quick else MOST_VIEWS,
+    )
+    size = _image_size(options)
+    setting = open_setting(
+        options.data, options.teacher, work if quick else cache_folder(), training, [size], form=mix.form
+    )
+    training = setting.training
+    key = {
+        "data": setting.inputs.data_hash,
+        "teacher": setting.inputs.teacher.sha256,
+        "arch": arch,
+        "size": size,
+        "seconds": seconds,
+        "views_per_image": training.views_per_image,
+        "recipe": training.recipe.model_dump(),
+    }
+    parts = Parts(work / PARTIAL.name if quick else PARTIAL, key)
+    cost = parts.get(f"cost {name}", partial(cost_of, setting, arch, mix, quick))
+    baseline = parts.get("plain step", partial(_plain_step, cost))
+    cost = at_pace(cost, baseline["plain_step_s"])
+    charged = cost["cache_core_s"] / (1 if options.charge == "whole" else SHARED_BY)
+    start = starting_weights(setting, arch, work)
+
+    trials: dict[str, _Trial] = {}
+    scores: dict[str, list[str]] = {"labels": [], name: []}
+    for seed in range(seeds):
+        for arm, each, step_s, own_s in (
+            ("labels", LABELS, cost["plain_step_s"], 0.0),
+            (name, mix, cost["step_s"], charged),
+        ):
+            steps = max(2, int((seconds - TRIAL_OVERHEAD_S - own_s) / step_s))
+            epochs, images, steps = length_of(steps, training.recipe.batch_size)
+            own = training.model_copy(update={"epochs": epochs, "seed": seed})
+            assets = setting.assets({lineage(FAMILY, arch): start}, own, images_per_epoch=images)
+            trial = f"{arm} seed {seed}" if arm == "labels" else f"{arm} {options.charge} seed {seed}"
+            trials[trial] = _Trial(each.config(family=FAMILY, arch=arch, image_size=size), assets, steps)
+            scores[arm].append(trial)
+    _run_missing(trials, parts, options.workers, work)
+    labels, distilled = ([float(parts[trial]["map50_95"]) for trial in scores[arm]] for arm in ("labels", name))
+    return _Compared(setting, cost, charged, labels, [a - b for a, b in zip(distilled, labels, strict=True)])
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """One training, as a process of its own can run it."""
+
+    config: TrialConfig
+    assets: Assets
+    steps: int
+
+    def run(self, folder: Path) -> dict[str, Any]:
+        """Train and score on one core."""
+        torch.set_num_threads(1)
+        keep_freed_memory()
+        started = time.process_time()
+        result = run_one_trial(self.config, self.assets, folder)
+        return {
+            "map50": result.map50,
+            "map50_95": result.map50_95,
+            "steps": self.steps,
+            "s": result.seconds,
+            "core_s": round(time.process_time() - started, 1),
+        }
+
+
+def _run_missing(trials: Mapping[str, _Trial], parts: Parts, workers: int, work: Path) -> None:
+    """Run what `parts` lacks, each in a process of its own, and keep it as it ends."""
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        running = {
+            pool.submit(trial.run, work / name.replace(" ", "-")): name
+            for name, trial in trials.items()
+            if name not in parts
+        }
+        for done in as_completed(running):
+            parts.put(running[done], done.result())
+
+
+def _seconds(options: argparse.Namespace) -> float:
+    """Core seconds of a trial, all in."""
+    return TRIAL_OVERHEAD_S + 4.0 if options.quick else 60.0 * options.minutes
+
+
+def _image_size(options: argparse.Namespace) -> int:
+    return 128 if options.quick else int(options.image_size)
 
 
 def at_pace(cost: Mapping[str, float], plain_step_s: float) -> dict[str, float]:
@@ -180,11 +255,6 @@ def at_pace(cost: Mapping[str, float], plain_step_s: float) -> dict[str, float]:
 
 def _plain_step(cost: Mapping[str, float]) -> dict[str, float]:
     return {"plain_step_s": cost["plain_step_s"]}
-
-
-def _trial(config: TrialConfig, assets: Assets, steps: int, folder: Path) -> dict[str, Any]:
-    result = run_one_trial(config, assets, folder)
-    return {"map50": result.map50, "map50_95": result.map50_95, "steps": steps, "s": result.seconds}
 
 
 def cost_of(setting: Setting, arch: Mapping[str, Scalar], mix: Mix, quick: bool) -> dict[str, float]:
@@ -213,6 +283,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--depth", type=float, default=0.33)
     parser.add_argument("--width", type=float, default=0.15625)
     parser.add_argument("--image-size", type=int, default=256)
+    parser.add_argument("--views-per-image", type=int, default=3, help="of both arms [default: 3]")
+    parser.add_argument("--workers", type=int, default=1, help="trials side by side, a core each [default: 1]")
 
 
 def main(argv: Sequence[str] | None = None) -> Outcome:

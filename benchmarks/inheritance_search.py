@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--minutes", type=float, default=12.0, help="of each side, all cores (default 12)")
     parser.add_argument("--processes", type=int, default=2, help="trials side by side (default 2)")
     parser.add_argument(
-        "--trials-of", type=Path, help="a run in the default space, whose first trials are the students"
+        "--trials-of", type=Path, help="a run, whose first trials are the students, in the space it was started with"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the drawn students (default 0)")
 
@@ -68,12 +68,11 @@ def measure(options: argparse.Namespace) -> Outcome:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) if options.quick else cache_folder()
         name = "demo" if options.quick else SPACE
-        setting = open_setting(options.data, options.teacher, folder, training, None, name)
+        run = None if options.trials_of is None else RunFolder.open(options.trials_of)
+        kept = None if run is None else run.read_run()["space_text"]
+        setting = open_setting(options.data, options.teacher, folder, training, None, name, kept_space=kept)
         space = setting.inputs.space
-        if options.trials_of is None:
-            configs = draw_students(space, students, options.seed)
-        else:
-            configs = students_of(RunFolder.open(options.trials_of), space, students)
+        configs = draw_students(space, students, options.seed) if run is None else students_of(run, space, students)
         key = {
             "data": setting.inputs.data_hash,
             "teacher": setting.inputs.teacher.sha256,

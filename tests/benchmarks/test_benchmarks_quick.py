@@ -121,7 +121,8 @@ def test_retention_of_a_finished_run() -> None:
 
 
 def test_students_of_a_run_are_its_first_complete_trials() -> None:
-    run, space = RunFolder.open(ROOT / "results/deeppcb-30m"), load_space("edge-default")
+    run = RunFolder.open(ROOT / "results/deeppcb-30m")
+    space = load_space("edge-default", run.read_run()["space_text"])
     found = inheritance_search.students_of(run, space, 12)
     complete = [result.family for result in run.results() if result.state == "complete"]
     assert [student.family for student in found] == complete[:12]
