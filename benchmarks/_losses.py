@@ -45,6 +45,10 @@ class Mix:
 NOTHING: dict[str, Scalar] = {"weight_feature": 0.0, "weight_cls": 0.0, "weight_box": 0.0, "weight_detections": 0.0}
 RESPONSE: dict[str, Scalar] = {"weight_cls": 1.0, "weight_box": 1.0}
 DEFAULT_MIX: dict[str, Scalar] = {**RESPONSE, "weight_feature": 1.0}
+BETTER: dict[str, Scalar] = {**DEFAULT_MIX, "box_where": "better"}
+FADING: dict[str, Scalar] = {"weight_schedule": "cosine"}
+FREE: dict[str, Scalar] = {"stage1_share": 0.0}
+"""Everything free from the first step, as labels alone are."""
 MIXES: dict[str, Mix] = {
     "default": Mix(DEFAULT_MIX),
     **{
@@ -58,15 +62,22 @@ MIXES: dict[str, Mix] = {
     "response": Mix(RESPONSE),
     "detections": Mix({"weight_detections": 1.0}),
     "default_off_at_end": Mix({**DEFAULT_MIX, "weight_schedule": "off_at_end"}),
-    "default_better": Mix({**DEFAULT_MIX, "box_where": "better"}),
-    "default_fading": Mix({**DEFAULT_MIX, "box_where": "better", "weight_schedule": "cosine", "stage1_share": 0.0}),
+    "default_better": Mix(BETTER),
+    "better_free": Mix({**BETTER, **FREE}),
+    "better_cosine": Mix({**BETTER, **FADING}),
+    "better_cosine_labels": Mix({**BETTER, **FADING, "stage1_label_weight": 1.0}),
+    "better_cosine_free": Mix({**BETTER, **FADING, **FREE}),
+    "cls_free": Mix({"weight_cls": 1.0, **FREE}),
+    "cls_cosine_free": Mix({"weight_cls": 1.0, **FADING, **FREE}),
+    "box_better_free": Mix({"weight_box": 1.0, "box_where": "better", **FREE}),
+    "channel_attention_free": Mix({"weight_feature": 1.0, **FREE}),
     "default_cosine": Mix({**DEFAULT_MIX, "weight_schedule": "cosine"}),
     "default_participation": Mix({**DEFAULT_MIX, "participation": "both"}),
     "default_pkd": Mix({**DEFAULT_MIX, "feature_loss": "pkd"}),
     "default_detections": Mix({**DEFAULT_MIX, "weight_detections": 1.0}),
 }
-LABELS = Mix({"stage1_share": 0.0})
-"""Labels alone, everything free from the first step: what every mix is compared with."""
+LABELS = Mix(FREE)
+"""Labels alone: what every mix is compared with."""
 
 
 def form_of(mixes: list[Mix]) -> TargetForm:

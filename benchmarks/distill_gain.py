@@ -2,6 +2,7 @@
 
     python -m benchmarks.distill_gain --data ../shared/data/deeppcb/data.yaml --teacher ../shared/weights/pcb_teacher.pt
     python -m benchmarks.distill_gain … --minutes 30 --charge whole --losses default     # one long training, cache included
+    python -m benchmarks.distill_gain … --steps 1400 --losses default_better  # equal steps, whatever they cost
     python -m benchmarks.distill_gain --quick      # on the embedded demo, seconds instead of minutes
 
 Every mix of losses is compared with labels alone over paired seeds: same starting weights (the teacher's own channels, cut),
@@ -52,6 +53,7 @@ PARTIAL = RESULTS / "distill_gain.partial.json"
 MOST_VIEWS = 100_000
 SHARED_BY = 12  # trials of a search that read one cache
 GOALS = {"shared": Goal(0.03, at_most=False), "whole": Goal(0.01, at_most=False)}
+AT_EQUAL_STEPS = Goal(0.0, at_most=False)
 # two-sided 95 % quantiles of Student's t by degrees of freedom
 T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
 
@@ -112,7 +114,7 @@ def measure(options: argparse.Namespace) -> Outcome:
                     "high": high,
                     "labels alone": statistics.fmean(compared.labels),
                     "step / plain": cost["step_s"] / cost["plain_step_s"],
-                    "cache, share of a trial": compared.charged_s / _seconds(options),
+                    "steps": compared.steps,
                 }
             )
             gains = gains or compared.gains
@@ -120,14 +122,13 @@ def measure(options: argparse.Namespace) -> Outcome:
     return Outcome(
         value=statistics.fmean(gains),
         unit=f"mAP50-95 gained by {names[0]} over labels alone, mean of {seeds} paired seeds",
-        goal=GOALS[options.charge],
+        goal=GOALS[options.charge] if options.steps is None else AT_EQUAL_STEPS,
         spread=spread(gains),
         detail={
             "mixes": rows,
             "interval_95": interval(gains)[1:],
             "gains": gains,
-            "seconds_a_trial": _seconds(options),
-            "cache_charged": options.charge,
+            **_length(options),
             "student": {"family": FAMILY, **arch, "params_m": parameters_m(setting.student(FAMILY, arch).model)},
             "teacher": {"name": setting.inputs.teacher.name, "params_m": setting.inputs.teacher.parameters_m},
             "data": setting.data_name,
@@ -146,14 +147,15 @@ class _Compared:
 
     setting: Setting
     cost: Mapping[str, float]
-    charged_s: float
+    steps: int
+    """Of the distilled arm."""
     labels: list[float]
     gains: list[float]
 
 
 def _compare(name: str, options: argparse.Namespace, arch: Mapping[str, Scalar], seeds: int, work: Path) -> _Compared:
     """Both arms of one mix, from the parts that are kept and the trials that are missing."""
-    mix, quick, seconds = MIXES[name], options.quick, _seconds(options)
+    mix, quick = MIXES[name], options.quick
     training = TrainingSettings(
         recipe=RECIPES[options.recipe],
         views_per_image=options.views_per_image,
@@ -169,7 +171,7 @@ def _compare(name: str, options: argparse.Namespace, arch: Mapping[str, Scalar],
         "teacher": setting.inputs.teacher.sha256,
         "arch": arch,
         "size": size,
-        "seconds": seconds,
+        **_length(options),
         "views_per_image": training.views_per_image,
         "recipe": training.recipe.model_dump(),
     }
@@ -187,7 +189,7 @@ def _compare(name: str, options: argparse.Namespace, arch: Mapping[str, Scalar],
             ("labels", LABELS, cost["plain_step_s"], 0.0),
             (name, mix, cost["step_s"], charged),
         ):
-            steps = max(2, int((seconds - TRIAL_OVERHEAD_S - own_s) / step_s))
+            steps = options.steps or max(2, int((_seconds(options) - TRIAL_OVERHEAD_S - own_s) / step_s))
             epochs, images, steps = length_of(steps, training.recipe.batch_size)
             own = training.model_copy(update={"epochs": epochs, "seed": seed})
             assets = setting.assets({lineage(FAMILY, arch): start}, own, images_per_epoch=images)
@@ -196,7 +198,7 @@ def _compare(name: str, options: argparse.Namespace, arch: Mapping[str, Scalar],
             scores[arm].append(trial)
     _run_missing(trials, parts, options.workers, work)
     labels, distilled = ([float(parts[trial]["map50_95"]) for trial in scores[arm]] for arm in ("labels", name))
-    return _Compared(setting, cost, charged, labels, [a - b for a, b in zip(distilled, labels, strict=True)])
+    return _Compared(setting, cost, steps, labels, [a - b for a, b in zip(distilled, labels, strict=True)])
 
 
 @dataclass(frozen=True)
@@ -239,6 +241,13 @@ def _seconds(options: argparse.Namespace) -> float:
     return TRIAL_OVERHEAD_S + 4.0 if options.quick else 60.0 * options.minutes
 
 
+def _length(options: argparse.Namespace) -> dict[str, object]:
+    """How long each arm trains, as the result tells it."""
+    if options.steps is not None:
+        return {"steps_a_trial": options.steps}
+    return {"seconds_a_trial": _seconds(options), "cache_charged": options.charge}
+
+
 def _image_size(options: argparse.Namespace) -> int:
     return 128 if options.quick else int(options.image_size)
 
@@ -278,6 +287,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--losses", nargs="+", choices=tuple(MIXES), help="which mixes [default: all]")
     parser.add_argument("--seeds", type=int, default=5, help="paired seeds [default: 5]")
     parser.add_argument("--minutes", type=float, default=2.0, help="core minutes of a trial [default: 2]")
+    parser.add_argument("--steps", type=int, help="of both arms, instead of --minutes and --charge")
     parser.add_argument("--charge", choices=tuple(GOALS), default="shared", help="who pays for the cache")
     parser.add_argument("--recipe", choices=tuple(RECIPES), default="short")
     parser.add_argument("--depth", type=float, default=0.33)
