@@ -71,7 +71,7 @@ MIXES: dict[str, Mix] = {
     "cls_cosine_free": Mix({"weight_cls": 1.0, **FADING, **FREE}),
     "box_better_free": Mix({"weight_box": 1.0, "box_where": "better", **FREE}),
     "channel_attention_free": Mix({"weight_feature": 1.0, **FREE}),
-    "default_cosine": Mix({**DEFAULT_MIX, "weight_schedule": "cosine"}),
+    "default_cosine": Mix({**DEFAULT_MIX, **FADING}),
     "default_participation": Mix({**DEFAULT_MIX, "participation": "both"}),
     "default_pkd": Mix({**DEFAULT_MIX, "feature_loss": "pkd"}),
     "default_detections": Mix({**DEFAULT_MIX, "weight_detections": 1.0}),

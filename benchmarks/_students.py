@@ -16,6 +16,7 @@ import torch
 
 from benchmarks._parts import Parts
 from benchmarks._training import Setting, distillation_timer, run_one_trial
+from nasdistill.distill.compute import keep_freed_memory
 from nasdistill.prepare.length import TRIAL_OVERHEAD_S
 from nasdistill.records import TrialConfig
 from nasdistill.space.search_space import SearchSpace, flat_params
@@ -81,6 +82,7 @@ def run_jobs(parts: Parts, jobs: Mapping[str, Job], processes: int) -> None:
 
 def _run(job: Job) -> dict[str, Any]:
     torch.set_num_threads(1)
+    keep_freed_memory()  # as the workers of a search do
     started, cpu = time.perf_counter(), time.process_time()
     result = run_one_trial(job.config, job.assets, job.folder)
     wall_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu

@@ -19,14 +19,10 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -34,23 +30,24 @@ from safetensors.torch import save_file
 from benchmarks._harness import RESULTS, Goal, Outcome, run_benchmark, spread
 from benchmarks._losses import LABELS, MIXES, Mix
 from benchmarks._parts import Parts
-from benchmarks._training import Setting, add_input_arguments, length_of, make_timer, open_setting, run_one_trial, spent
+from benchmarks._students import Job, run_jobs
+from benchmarks._training import Setting, add_input_arguments, length_of, make_timer, open_setting, spent
 from nasdistill.config import RECIPES, TrainingSettings
-from nasdistill.distill.compute import choose_compute, keep_freed_memory
+from nasdistill.distill.compute import choose_compute
 from nasdistill.distill.objective import LossWeights
 from nasdistill.prepare.families import in_data_order
 from nasdistill.prepare.inputs import cache_folder
 from nasdistill.prepare.length import TRIAL_OVERHEAD_S
-from nasdistill.records import Scalar, TrialConfig
+from nasdistill.records import Scalar
 from nasdistill.students.families import lineage
 from nasdistill.students.importance import sorted_by_importance
 from nasdistill.students.slicing import transplant
 from nasdistill.students.student import parameters_m
-from nasdistill.workbench import FROM_TEACHER, Assets, SupernetFile
+from nasdistill.workbench import FROM_TEACHER, SupernetFile
 
 FAMILY = "yolov5"
 PARTIAL = RESULTS / "distill_gain.partial.json"
-MOST_VIEWS = 100_000
+MOST_VIEWS = 100_000  # no limit: --views-per-image says how many
 SHARED_BY = 12  # trials of a search that read one cache
 GOALS = {"shared": Goal(0.03, at_most=False), "whole": Goal(0.01, at_most=False)}
 AT_EQUAL_STEPS = Goal(0.0, at_most=False)
@@ -183,7 +180,7 @@ def _compare(name: str, options: argparse.Namespace, arch: Mapping[str, Scalar],
     charged = cost["cache_core_s"] / (1 if options.charge == "whole" else SHARED_BY)
     start = starting_weights(setting, arch, work)
 
-    trials: dict[str, _Trial] = {}
+    jobs: dict[str, Job] = {}
     scores: dict[str, list[str]] = {"labels": [], name: []}
     for seed in range(seeds):
         for arm, each, step_s, own_s in (
@@ -195,46 +192,11 @@ def _compare(name: str, options: argparse.Namespace, arch: Mapping[str, Scalar],
             own = training.model_copy(update={"epochs": epochs, "seed": seed})
             assets = setting.assets({lineage(FAMILY, arch): start}, own, images_per_epoch=images)
             trial = f"{arm} seed {seed}" if arm == "labels" else f"{arm} {options.charge} seed {seed}"
-            trials[trial] = _Trial(each.config(family=FAMILY, arch=arch, image_size=size), assets, steps)
+            jobs[trial] = Job(each.config(family=FAMILY, arch=arch, image_size=size), assets, work / trial)
             scores[arm].append(trial)
-    _run_missing(trials, parts, options.workers, work)
+    run_jobs(parts, jobs, options.workers)
     labels, distilled = ([float(parts[trial]["map50_95"]) for trial in scores[arm]] for arm in ("labels", name))
     return _Compared(setting, cost, steps, labels, [a - b for a, b in zip(distilled, labels, strict=True)])
-
-
-@dataclass(frozen=True)
-class _Trial:
-    """One training, as a process of its own can run it."""
-
-    config: TrialConfig
-    assets: Assets
-    steps: int
-
-    def run(self, folder: Path) -> dict[str, Any]:
-        """Train and score on one core."""
-        torch.set_num_threads(1)
-        keep_freed_memory()
-        started = time.process_time()
-        result = run_one_trial(self.config, self.assets, folder)
-        return {
-            "map50": result.map50,
-            "map50_95": result.map50_95,
-            "steps": self.steps,
-            "s": result.seconds,
-            "core_s": round(time.process_time() - started, 1),
-        }
-
-
-def _run_missing(trials: Mapping[str, _Trial], parts: Parts, workers: int, work: Path) -> None:
-    """Run what `parts` lacks, each in a process of its own, and keep it as it ends."""
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        running = {
-            pool.submit(trial.run, work / name.replace(" ", "-")): name
-            for name, trial in trials.items()
-            if name not in parts
-        }
-        for done in as_completed(running):
-            parts.put(running[done], done.result())
 
 
 def _seconds(options: argparse.Namespace) -> float:

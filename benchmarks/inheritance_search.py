@@ -69,7 +69,7 @@ def measure(options: argparse.Namespace) -> Outcome:
         folder = Path(temporary) if options.quick else cache_folder()
         name = "demo" if options.quick else SPACE
         run = None if options.trials_of is None else RunFolder.open(options.trials_of)
-        kept = None if run is None else run.read_run()["space_text"]
+        kept = None if run is None else run.read_run().get("space_text")
         setting = open_setting(options.data, options.teacher, folder, training, None, name, kept_space=kept)
         space = setting.inputs.space
         configs = draw_students(space, students, options.seed) if run is None else students_of(run, space, students)
