@@ -28,6 +28,7 @@ from nasdistill.search.worker import at_the_end
 from nasdistill.space.search_space import flat_params
 from nasdistill.students.families import Lineage, build_student
 from nasdistill.students.student import Student
+from nasdistill.tasks import Task
 from nasdistill.teacher.forms import TargetForm
 from nasdistill.teacher.targets import PLAIN
 from nasdistill.trial import trial_in_rungs
@@ -120,12 +121,12 @@ def open_setting(
     training: TrainingSettings,
     image_sizes: Sequence[int] | None = None,
     space: str | None = None,
-    form: TargetForm = PLAIN,
+    form: TargetForm | None = PLAIN,
     kept_space: str | None = None,
 ) -> Setting:
     """Read the inputs and fill the pools in `folder`; `image_sizes` replaces those of the search space, `form` says
-    what is kept of the teacher's targets, at the levels that the space's students have. `kept_space` is the text of the
-    search space that a run was started with: the shipped ones change.
+    what is kept of the teacher's targets, at the levels that the space's students have (None: no targets are made, for
+    labels alone). `kept_space` is the text of the search space that a run was started with: the shipped ones change.
 
     Raises:
         InputError: something is missing or wrong.
@@ -136,18 +137,21 @@ def open_setting(
     inputs = load_inputs(data, teacher, None, False, space, load_devices(["local"]), folder, kept_space=kept_space)
     if image_sizes is not None:
         inputs = dataclasses.replace(inputs, image_sizes=tuple(image_sizes))
-    form = dataclasses.replace(form, levels=most_levels(inputs.space))
-    plans = plan_pools(inputs, training, folder, form)
+    kept = dataclasses.replace(form or PLAIN, levels=most_levels(inputs.space))
+    plans = plan_pools(inputs, training, folder, kept)
     own = next(plan for plan in plans if plan.image_size == inputs.teacher_size)
     trained = [plan for plan in plans if plan.image_size in inputs.image_sizes]
     for task in view_tasks(plans, inputs.dataset.names, training.seed):
         task(_ignore)
-    tasks = target_tasks(trained, own, inputs.teacher, inputs.class_order, training, workers=1)
+    tasks: Sequence[Task[int]] = ()
+    if form is not None:
+        tasks = target_tasks(trained, own, inputs.teacher, inputs.class_order, training, workers=1)
     compute = choose_compute(training.precision)
     before = spent(compute)
     passes = sum(task(_ignore) for task in tasks)
     seconds = spent(compute) - before
-    seal(trained, inputs.teacher)
+    if form is not None:
+        seal(trained, inputs.teacher)
     return Setting(inputs, tuple(trained), training, tuple(plans), passes, seconds)
 
 
