@@ -20,8 +20,7 @@ class Mix:
     @property
     def losses(self) -> LossChoice:
         """Which form each loss has."""
-        config = self._config()
-        return LossChoice(config.feature_loss, config.box_loss, config.participation, config.box_where)
+        return LossChoice.of(self._config())
 
     @property
     def weights(self) -> LossWeights:
@@ -46,6 +45,7 @@ NOTHING: dict[str, Scalar] = {"weight_feature": 0.0, "weight_cls": 0.0, "weight_
 RESPONSE: dict[str, Scalar] = {"weight_cls": 1.0, "weight_box": 1.0}
 DEFAULT_MIX: dict[str, Scalar] = {**RESPONSE, "weight_feature": 1.0}
 BETTER: dict[str, Scalar] = {**DEFAULT_MIX, "box_where": "better"}
+BCKD: dict[str, Scalar] = {"cls_loss": "bckd"}
 FADING: dict[str, Scalar] = {"weight_schedule": "cosine"}
 FREE: dict[str, Scalar] = {"stage1_share": 0.0}
 """Everything free from the first step, as labels alone are."""
@@ -56,6 +56,7 @@ MIXES: dict[str, Mix] = {
         for name in ("channel_attention", "cbam", "cwd", "pkd", "mgd", "score_weighted")
     },
     "cls": Mix({"weight_cls": 1.0}),
+    "bckd": Mix({"weight_cls": 1.0, **BCKD}),
     "box": Mix({"weight_box": 1.0}),
     "box_better": Mix({"weight_box": 1.0, "box_where": "better"}),
     "ld": Mix({"weight_box": 1.0, "box_loss": "ld"}),
@@ -67,6 +68,12 @@ MIXES: dict[str, Mix] = {
     "better_cosine": Mix({**BETTER, **FADING}),
     "better_cosine_labels": Mix({**BETTER, **FADING, "stage1_label_weight": 1.0}),
     "better_cosine_free": Mix({**BETTER, **FADING, **FREE}),
+    "better_bckd_free": Mix({**BETTER, **BCKD, **FREE}),
+    "better_bckd_cosine_free": Mix({**BETTER, **BCKD, **FADING, **FREE}),
+    "better_bckd_cosine": Mix({**BETTER, **BCKD, **FADING}),
+    "cls_4_free": Mix({"weight_cls": 4.0, **FREE}),
+    "bckd_free": Mix({"weight_cls": 1.0, **BCKD, **FREE}),
+    "bckd_4_free": Mix({"weight_cls": 4.0, **BCKD, **FREE}),
     "cls_free": Mix({"weight_cls": 1.0, **FREE}),
     "cls_cosine_free": Mix({"weight_cls": 1.0, **FADING, **FREE}),
     "box_better_free": Mix({"weight_box": 1.0, "box_where": "better", **FREE}),

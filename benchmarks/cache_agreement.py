@@ -34,8 +34,20 @@ from nasdistill.teacher.targets import target_shape
 GOAL = Goal(1e-3)
 COSINE_GOAL, BYTES_GOAL = Goal(0.99, at_most=False), Goal(0.05)
 ARCH: dict[str, Scalar] = {"depth": 0.33, "width": 0.125}
-COMPARED = ("channel_attention", "cbam", "cwd", "pkd", "score_weighted", "cls", "box", "ld", "detections", "default")
-SERVED_BY_SPARSE = ("channel_attention", "cbam", "cls", "box", "ld", "detections", "default")
+COMPARED = (
+    "channel_attention",
+    "cbam",
+    "cwd",
+    "pkd",
+    "score_weighted",
+    "cls",
+    "bckd",
+    "box",
+    "ld",
+    "detections",
+    "default",
+)
+SERVED_BY_SPARSE = ("channel_attention", "cbam", "cls", "bckd", "box", "ld", "detections", "default")
 IMAGE_SIZE, BATCH_SIZE, TEMPERATURE = 256, 16, 2.0
 
 

@@ -16,6 +16,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 FeatureLoss = Literal["channel_attention", "cbam", "cwd", "pkd", "mgd", "score_weighted"]
 BoxLoss = Literal["l1_giou", "ld", "l1_giou_ld"]
 BoxWhere = Literal["everywhere", "better"]
+ClsLoss = Literal["kl", "bckd"]
 Participation = Literal["none", "complexity", "error", "both"]
 ViewsName = Literal["plain", "heavy"]
 CacheKind = Literal["auto", "full", "sparse", "online"]
@@ -61,6 +62,7 @@ class TrialConfig(Record):
     temperature_schedule: TemperatureSchedule = "linear"
     feature_loss: FeatureLoss = "channel_attention"
     connector: Connector = "conv"
+    cls_loss: ClsLoss = "kl"
     box_loss: BoxLoss = "l1_giou"
     box_where: BoxWhere = "everywhere"
     participation: Participation = "none"

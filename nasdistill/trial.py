@@ -160,7 +160,7 @@ def _stages(config: TrialConfig, bench: Workbench, nms_free: bool, kept: float |
     if nms_free and not label and not config.weight_detections:
         label = recipe.stage2_label_weight
     closing = round(steps * recipe.closing_share)
-    losses = LossChoice(config.feature_loss, config.box_loss, config.participation, config.box_where)
+    losses = LossChoice.of(config)
 
     def weights(label: float) -> LossWeights:
         return LossWeights(config.weight_feature, config.weight_cls, config.weight_box, label, config.weight_detections)

@@ -71,6 +71,7 @@ def bench_of(pool: SizedPool) -> Workbench:
     [
         ("full", {"feature_loss": "mgd", "box_loss": "l1_giou_ld", "participation": "both", "prune_ratio": 0.25}),
         ("sparse", {"feature_loss": "cbam", "box_loss": "ld", "participation": "error", "stage1_share": 0.34}),
+        ("full", {"cls_loss": "bckd", "participation": "both"}),
         ("online", {"feature_loss": "score_weighted", "connector": "conv_bn", "weight_schedule": "off_at_end"}),
     ],
 )

@@ -20,10 +20,10 @@ from nasdistill.distill.losses.box import (
     localisation_kl,
 )
 from nasdistill.distill.losses.detections import DetectionLoss
-from nasdistill.distill.losses.response import class_kl, confidence
-from nasdistill.records import BoxLoss, BoxWhere, FeatureLoss, Participation
+from nasdistill.distill.losses.response import class_bckd, class_kl, confidence
+from nasdistill.records import BoxLoss, BoxWhere, ClsLoss, FeatureLoss, Participation, TrialConfig
 from nasdistill.students.student import Student, dense_output, in_float32, shapes_of
-from nasdistill.teacher.encoding import TargetBatch
+from nasdistill.teacher.encoding import SILENT, TargetBatch
 from nasdistill.teacher.teacher import distances
 
 # What weight 1 means for each part: gains that bring the parts to the size of Ultralytics' own class and box losses
@@ -51,6 +51,12 @@ class LossChoice:
     box: BoxLoss = "l1_giou"
     participation: Participation = "none"
     box_where: BoxWhere = "everywhere"
+    cls: ClsLoss = "kl"
+
+    @classmethod
+    def of(cls, config: TrialConfig) -> "LossChoice":
+        """What a trial chose."""
+        return cls(config.feature_loss, config.box_loss, config.participation, config.box_where, config.cls_loss)
 
 
 DEFAULT = LossChoice()
@@ -121,15 +127,33 @@ class DistillationLoss:
             parts["feature"] = self._feature(dense["feats"], targets, weight_ba, weight_b)
         if weights.cls:
             logits_bac = dense["scores"].float().permute(0, 2, 1)
-            if targets.anchors_ba is not None:
-                logits_bac = logits_bac.gather(1, targets.anchors_ba[..., None].expand(-1, -1, logits_bac.shape[2]))
-            parts["cls"] = class_kl(logits_bac, targets.logits_bac, weight_ba, temperature, weight_b)
+            parts["cls"] = self._classes(logits_bac, targets, weight_ba, weight_b, temperature)
         if weights.box:
             parts["box"] = self._box(dense, targets, labels, weight_ba, weight_b, temperature)
         if weights.detections:
             assert targets.detections is not None, "the targets hold no detections"
             parts["detections"] = self._detection_loss(in_float32(output), targets.detections, weight_b)
         return parts
+
+    def _classes(
+        self,
+        logits_bac: Tensor,
+        targets: TargetBatch,
+        weight_ba: Tensor,
+        weight_b: Tensor | None,
+        temperature: float,
+    ) -> Tensor:
+        theirs_bac, anchors_ba = targets.logits_bac, targets.anchors_ba
+        if anchors_ba is not None:
+            anchors_bac = anchors_ba[..., None].expand(-1, -1, logits_bac.shape[2])
+            if self._choice.cls == "kl":  # an anchor that is not kept has no weight
+                logits_bac = logits_bac.gather(1, anchors_bac)
+            else:  # there the teacher sees nothing; of those beyond the student's levels, which say so too, all are anchor 0
+                silent_bac = torch.full_like(logits_bac, SILENT)
+                theirs_bac = silent_bac.scatter_reduce(1, anchors_bac, theirs_bac, "amax")
+        if self._choice.cls == "kl":
+            return class_kl(logits_bac, theirs_bac, weight_ba, temperature, weight_b)
+        return class_bckd(logits_bac, theirs_bac, weight_ba, weight_b)
 
     def _feature(
         self, features: list[Tensor], targets: TargetBatch, weight_ba: Tensor, weight_b: Tensor | None

@@ -19,6 +19,7 @@ YOLO_REPEATS = {"yolov5": (3, 6, 9), "yolov8": (3, 6), "yolo11": (2,), "yolo26":
 DYNAMIC_CONV_CHANNELS = (16, 32, 64, 128, 256)
 _STAGE_WIDTHS = ("width_p2", "width_p3", "width_p4", "width_p5")
 _WEIGHTS = ("weight.feature", "weight.cls", "weight.box", "weight.detections")
+_TEMPERATURE = ("temperature.start", "temperature.end", "temperature.schedule")
 _PRUNED_STAGES = ("early", "backbone", "neck", "head")
 
 
@@ -66,14 +67,21 @@ def _leave_out_idle_losses(found: dict[str, Scalar]) -> None:
     if found.get("weight.feature") == 0:
         found.pop("feature_loss", None)
         found.pop("connector", None)
+    if found.get("weight.cls") == 0:
+        found.pop("cls_loss", None)
     if found.get("weight.box") == 0:
         found.pop("box_loss", None)
         found.pop("box_where", None)
     if all(found.get(name) == 0 for name in _WEIGHTS):
-        for name in ("participation", "schedule", "temperature.start", "temperature.end", "temperature.schedule"):
+        for name in ("participation", "schedule"):
             found.pop(name, None)
         if not found.get("stages.stage1_label_weight"):  # then there is no stage 1 (`trial.py`)
             found["stages.stage1_share"] = 0.0
+    reads_classes = found.get("weight.cls") != 0 and found.get("cls_loss") != "bckd"
+    reads_bins = found.get("weight.box") != 0 and found.get("box_loss", "l1_giou") != "l1_giou"
+    if not reads_classes and not reads_bins:
+        for name in _TEMPERATURE:
+            found.pop(name, None)
     start, end = found.get("temperature.start"), found.get("temperature.end")
     if found.get("temperature.schedule") == "constant":
         found.pop("temperature.end", None)

@@ -8,6 +8,7 @@ from typing import get_args
 from nasdistill.records import (
     BoxLoss,
     BoxWhere,
+    ClsLoss,
     Connector,
     FeatureLoss,
     Importance,
@@ -57,6 +58,7 @@ COMMON: dict[str, CommonParameter] = {
     ),
     "feature_loss": CommonParameter(("distill", "feature_loss"), OneOf(get_args(FeatureLoss)), "feature_loss"),
     "connector": CommonParameter(("distill", "connector"), OneOf(get_args(Connector)), "connector"),
+    "cls_loss": CommonParameter(("distill", "cls_loss"), OneOf(get_args(ClsLoss)), "cls_loss"),
     "box_loss": CommonParameter(("distill", "box_loss"), OneOf(get_args(BoxLoss)), "box_loss"),
     "box_where": CommonParameter(("distill", "box_where"), OneOf(get_args(BoxWhere)), "box_where"),
     "participation": CommonParameter(("distill", "participation"), OneOf(get_args(Participation)), "participation"),

@@ -1,5 +1,7 @@
 """Response and box losses against slow twins; nothing when student and teacher agree."""
 
+import math
+
 import pytest
 import torch
 from torch.distributions import Bernoulli, Categorical, kl_divergence
@@ -12,7 +14,7 @@ from nasdistill.distill.losses.box import (
     label_distances,
     localisation_kl,
 )
-from nasdistill.distill.losses.response import class_kl, confidence
+from nasdistill.distill.losses.response import class_bckd, class_kl, confidence
 
 
 def some(*shape: int, seed: int = 0, gain: float = 2.0) -> torch.Tensor:
@@ -60,6 +62,51 @@ class TestClassKl:
         student, teacher, weight = some(2, 7, 3), some(2, 7, 3, seed=1), torch.rand(2, 7) + 1
         once = class_kl(student, teacher, weight, 2.0)
         twice = class_kl(student.repeat(2, 1, 1), teacher.repeat(2, 1, 1), weight.repeat(2, 1), 2.0)
+        assert once.item() == pytest.approx(twice.item(), rel=1e-5)
+
+
+class TestBinaryClasses:
+    def test_against_the_formula(self) -> None:
+        student, teacher, weight = some(2, 7, 3), some(2, 7, 3, seed=1), torch.rand(2, 7) * 3
+        total = 0.0
+        for ours, theirs in zip(
+            student.double().sigmoid().flatten(), teacher.double().sigmoid().flatten(), strict=True
+        ):
+            p, q = float(ours), float(theirs)
+            total -= abs(q - p) * (q * math.log(p) + (1 - q) * math.log(1 - p))
+        expected = total / max(float(weight.sum()), 1.0)
+        assert class_bckd(student, teacher, weight).item() == pytest.approx(expected, rel=1e-4)
+
+    def test_nothing_when_they_agree(self) -> None:
+        teacher = some(2, 7, 3)
+        assert class_bckd(teacher, teacher, torch.ones(2, 7)).item() == 0.0
+
+    def test_what_only_the_student_sees_counts(self) -> None:
+        nothing, seen = torch.full((1, 4, 2), -12.0), torch.tensor([-12.0, -12.0, -12.0, 2.0]).view(1, 4, 1)
+        student = seen.expand(1, 4, 2).clone().requires_grad_(True)
+        weight = confidence(nothing)
+        (gradient,) = torch.autograd.grad(class_bckd(student, nothing, weight), student)
+        assert gradient[0, 3].min() > 0.5 and gradient[0, :3].abs().max() < 1e-3
+        assert class_kl(student, nothing, weight, 1.0).item() < 1e-3
+
+    def test_extreme_logits_stay_finite(self) -> None:
+        student, teacher = torch.tensor([[[80.0, -80.0]]]), torch.tensor([[[-80.0, 80.0]]])
+        student.requires_grad_(True)
+        loss = class_bckd(student, teacher, torch.ones(1, 1))
+        loss.backward()
+        assert loss.item() == pytest.approx(160.0, rel=1e-3)
+        assert torch.isfinite(student.grad).all()
+
+    def test_an_image_that_counts_double_has_twice_the_gradient(self) -> None:
+        student, teacher, weight = some(2, 7, 3).requires_grad_(True), some(2, 7, 3, seed=1), torch.rand(2, 7) + 1
+        (plain,) = torch.autograd.grad(class_bckd(student, teacher, weight), student)
+        (weighted,) = torch.autograd.grad(class_bckd(student, teacher, weight, torch.tensor([2.0, 0.0])), student)
+        assert torch.allclose(weighted[0], 2 * plain[0]) and not weighted[1].any()
+
+    def test_does_not_depend_on_the_number_of_images(self) -> None:
+        student, teacher, weight = some(2, 7, 3), some(2, 7, 3, seed=1), torch.rand(2, 7) + 1
+        once = class_bckd(student, teacher, weight)
+        twice = class_bckd(student.repeat(2, 1, 1), teacher.repeat(2, 1, 1), weight.repeat(2, 1))
         assert once.item() == pytest.approx(twice.item(), rel=1e-5)
 
 

@@ -16,7 +16,7 @@ from nasdistill.distill.losses.box import FOREGROUND
 from nasdistill.distill.losses.detections import ScoredAssigner
 from nasdistill.distill.losses.response import confidence
 from nasdistill.distill.objective import GAINS, DistillationLoss, LossChoice, LossWeights
-from nasdistill.records import BoxLoss, FeatureLoss
+from nasdistill.records import BoxLoss, ClsLoss, FeatureLoss
 from nasdistill.students.student import Student, in_float32
 from nasdistill.teacher.detections import Detections
 from nasdistill.teacher.encoding import SILENT, TargetBatch
@@ -236,7 +236,8 @@ class TestDetections:
         assert silent.item() != pytest.approx(self.loss(student, labels, (1.0, 1.0), None).item(), rel=1e-2)
 
 
-def test_sparse_targets_speak_about_their_anchors_alone(student: Student, labels: dict) -> None:
+@pytest.mark.parametrize("cls", ["kl", "bckd"])
+def test_sparse_targets_speak_about_their_anchors_alone(student: Student, labels: dict, cls: ClsLoss) -> None:
     output = student.model(images_of(size=SIZE))
     opinion = student.model(images_of(9, size=SIZE))
     full = same_as(student, opinion)
@@ -252,7 +253,7 @@ def test_sparse_targets_speak_about_their_anchors_alone(student: Student, labels
     # the same losses as the full targets with all other anchors struck out
     quiet = torch.full_like(full.logits_bac, -30.0)
     struck = replace(full, logits_bac=quiet.scatter(1, anchors[..., None].expand(-1, -1, 6), sparse.logits_bac))
-    criterion = DistillationLoss(student, identity(student), LossChoice(box="l1_giou_ld"))
+    criterion = DistillationLoss(student, identity(student), LossChoice(box="l1_giou_ld", cls=cls))
     weights = LossWeights(feature=0.0, cls=1.0, box=1.0)
     ours, theirs = (criterion(output, targets, labels, weights, temperature=2.0) for targets in (sparse, struck))
     for name in ("cls", "box"):

@@ -31,3 +31,21 @@ def class_kl(
     kl_ba = (cross - entropy).sum(dim=2)
     share_ba = weight_ba if weight_b is None else weight_ba * weight_b[:, None]
     return temperature**2 * (kl_ba * share_ba).sum() / weight_ba.sum().clamp(min=1.0)
+
+
+def class_bckd(
+    student_logits_bac: Tensor, teacher_logits_bac: Tensor, confidence_ba: Tensor, weight_b: Tensor | None = None
+) -> Tensor:
+    """Binary cross-entropy with the teacher's class probabilities, each weighted by how far the student's is off; 0 when
+    they agree.
+
+    Summed over anchors and classes and divided by the sum of the teacher's confidence (b, a') as the labels' class loss is
+    by that of its targets; `weight_b` (b,) says how much the teacher counts on each image. Where the teacher sees nothing
+    it counts as soon as the student sees something, which `class_kl` leaves to the labels. Yang et al., Bridging Cross-task
+    Protocol Inconsistency for Distillation in Dense Object Detection, ICCV 2023, sect. 3.2.
+    """
+    student, target = student_logits_bac.float(), teacher_logits_bac.float().sigmoid()
+    cross = F.binary_cross_entropy_with_logits(student, target, reduction="none")
+    off = (student.sigmoid() - target).abs()
+    loss_b = (cross * off).sum(dim=(1, 2))
+    return (loss_b if weight_b is None else loss_b * weight_b).sum() / confidence_ba.sum().clamp(min=1.0)
