@@ -123,7 +123,7 @@ def students_of(run: RunFolder, space: SearchSpace, count: int) -> list[TrialCon
         InputError: it has fewer, or one that is not in the space.
     """
     complete = [result for result in run.results() if result.state == "complete"][:count]
-    points = [searched(result.params) for result in complete]
+    points = [space.complete(searched(result.params)) for result in complete]
     if len(points) < count or any(space.contains(point) for point in points):
         raise InputError(f"{run.path}: not {count} complete trials in the space {space.name}")
     return [space.config(point) for point in points]
