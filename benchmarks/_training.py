@@ -28,13 +28,13 @@ from nasdistill.search.worker import at_the_end
 from nasdistill.space.search_space import flat_params
 from nasdistill.students.families import Lineage, build_student
 from nasdistill.students.student import Student
-from nasdistill.tasks import Task
 from nasdistill.teacher.forms import TargetForm
 from nasdistill.teacher.targets import PLAIN
 from nasdistill.trial import trial_in_rungs
 from nasdistill.trial_rungs import TrialPlace
 from nasdistill.workbench import Assets, OnlineSource, SupernetFile, Workbench
 
+MOST_VIEWS = 100_000  # no limit: --views-per-image says how many
 DISTILLED = LossWeights(feature=1.0, cls=1.0, box=1.0, label=1.0)
 
 
@@ -143,15 +143,13 @@ def open_setting(
     trained = [plan for plan in plans if plan.image_size in inputs.image_sizes]
     for task in view_tasks(plans, inputs.dataset.names, training.seed):
         task(_ignore)
-    tasks: Sequence[Task[int]] = ()
-    if form is not None:
-        tasks = target_tasks(trained, own, inputs.teacher, inputs.class_order, training, workers=1)
+    taught = trained if form is not None else []
+    tasks = target_tasks(taught, own, inputs.teacher, inputs.class_order, training, workers=1)
     compute = choose_compute(training.precision)
     before = spent(compute)
     passes = sum(task(_ignore) for task in tasks)
     seconds = spent(compute) - before
-    if form is not None:
-        seal(trained, inputs.teacher)
+    seal(taught, inputs.teacher)
     return Setting(inputs, tuple(trained), training, tuple(plans), passes, seconds)
 
 

@@ -31,10 +31,9 @@ from benchmarks._harness import RESULTS, Goal, Outcome, run_benchmark, spread
 from benchmarks._losses import LABELS, MIXES, Mix
 from benchmarks._parts import Parts
 from benchmarks._students import Job, run_jobs
-from benchmarks._training import Setting, add_input_arguments, length_of, make_timer, open_setting, spent
+from benchmarks._training import MOST_VIEWS, Setting, add_input_arguments, length_of, make_timer, open_setting, spent
 from nasdistill.config import RECIPES, TrainingSettings
 from nasdistill.distill.compute import choose_compute
-from nasdistill.distill.objective import LossWeights
 from nasdistill.prepare.families import in_data_order
 from nasdistill.prepare.inputs import cache_folder
 from nasdistill.prepare.length import TRIAL_OVERHEAD_S
@@ -47,7 +46,6 @@ from nasdistill.workbench import FROM_TEACHER, SupernetFile
 
 FAMILY = "yolov5"
 PARTIAL = RESULTS / "distill_gain.partial.json"
-MOST_VIEWS = 100_000  # no limit: --views-per-image says how many
 SHARED_BY = 12  # trials of a search that read one cache
 GOALS = {"shared": Goal(0.03, at_most=False), "whole": Goal(0.01, at_most=False)}
 AT_EQUAL_STEPS = Goal(0.0, at_most=False)
@@ -78,9 +76,8 @@ def starting_weights(setting: Setting, arch: Mapping[str, Scalar], folder: Path)
 def step_seconds(setting: Setting, arch: Mapping[str, Scalar], mix: Mix, rounds: int) -> tuple[float, float]:
     """Median core seconds of a step on labels alone and of one with `mix`, taken in turns."""
     compute = choose_compute(setting.training.precision)
-    plain = LossWeights(0.0, 0.0, 0.0, 1.0)
     timers = [
-        make_timer(setting, setting.student(FAMILY, arch), setting.feed(with_targets=False), plain, compute),
+        make_timer(setting, setting.student(FAMILY, arch), setting.feed(with_targets=False), LABELS.weights, compute),
         make_timer(setting, setting.student(FAMILY, arch), setting.feed(), mix.weights, compute, mix.losses),
     ]
     for turn in range(rounds + 2):

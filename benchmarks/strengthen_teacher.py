@@ -14,7 +14,6 @@ import argparse
 import copy
 import dataclasses
 import json
-import statistics
 import tempfile
 import time
 from collections.abc import Sequence
@@ -22,26 +21,24 @@ from pathlib import Path
 
 import torch
 
-from benchmarks._training import Setting, make_timer, open_setting
+from benchmarks._losses import LABELS
+from benchmarks._training import MOST_VIEWS, Setting, open_setting
 from nasdistill.config import SHORT, TrainingSettings
 from nasdistill.distill.batchnorm import recalibrate
 from nasdistill.distill.compute import choose_compute
 from nasdistill.distill.connectors import Connectors
-from nasdistill.distill.objective import LossWeights
 from nasdistill.distill.stage import Stage, StageTraining
 from nasdistill.errors import InputError
 from nasdistill.measure.accuracy import Accuracy, score
 from nasdistill.measure.artifact import write_onnx
 from nasdistill.measure.detector import OnnxDetector
 from nasdistill.prepare.inputs import cache_folder
+from nasdistill.prepare.length import step_seconds
 from nasdistill.store.atomic import replacing
 from nasdistill.students.student import Student, dress
 from nasdistill.workbench import Workbench
 
-TIMED_STEPS = 5
 REPORTS = 20
-MOST_VIEWS = 100_000  # no limit: --views-per-image says how many
-LABELS_ALONE = LossWeights(0.0, 0.0, 0.0, 1.0)
 
 
 def trainable(setting: Setting) -> Student:
@@ -57,24 +54,16 @@ def trainable(setting: Setting) -> Student:
     return Student(dress(model, names), "teacher", backbone_layers=0)
 
 
-def step_seconds(setting: Setting) -> float:
-    """Median seconds of a step by the clock, on a copy."""
-    compute = choose_compute(setting.training.precision)
-    timer = make_timer(setting, trainable(setting), setting.feed(with_targets=False), LABELS_ALONE, compute)
-    for turn in range(TIMED_STEPS + 1):
-        timer.step(seed=turn, keep=turn > 0)
-    return statistics.median(timer.wall_s)
-
-
 def train(setting: Setting, seconds: float) -> tuple[Student, int]:
     """Train for as many steps as fit in `seconds`; the student that the teacher has become, and the steps."""
-    steps = max(1, int(seconds / step_seconds(setting)))
-    recipe = setting.training.recipe.from_teacher(1.0)
+    recipe, channels = setting.training.recipe.from_teacher(1.0), setting.inputs.teacher.neck_channels
+    feed, compute = setting.feed(with_targets=False), choose_compute(setting.training.precision)
+    steps = max(1, int(seconds / step_seconds(trainable(setting), channels, feed, compute, recipe)))
     stage = Stage(
         "everything free",
         steps,
         recipe.stage2_learning_rate,
-        LABELS_ALONE,
+        LABELS.weights,
         freeze_backbone=False,
         first_step=0,
         all_steps=steps,
@@ -82,9 +71,9 @@ def train(setting: Setting, seconds: float) -> tuple[Student, int]:
         optimizer=recipe.optimizer,
         closing_steps=round(steps * recipe.closing_share),
     )
-    student, feed, compute = trainable(setting), setting.feed(with_targets=False), choose_compute()
+    student = trainable(setting)
     torch.manual_seed(setting.training.seed)
-    connectors = Connectors(student.pyramid_channels, setting.inputs.teacher.neck_channels)
+    connectors = Connectors(student.pyramid_channels, channels)
     compute.place(student.model)
     compute.place(connectors)
     training = StageTraining(student, connectors, feed, stage, lambda _: 1.0, compute, seed=setting.training.seed)
