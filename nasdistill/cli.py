@@ -1,8 +1,6 @@
 """The command line: parse, call, print. Heavy imports happen inside the commands, so that `--help` is instant."""
 
 import contextlib
-import errno
-import json
 import os
 import sys
 from pathlib import Path
@@ -12,7 +10,7 @@ import typer
 
 from nasdistill import __version__, options
 from nasdistill.errors import InputError, NasdistillError
-from nasdistill.store.room import is_full_disk
+from nasdistill.store.room import is_full_disk, may_not_write
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -213,8 +211,7 @@ def export(
     from nasdistill.export import export as write_export
     from nasdistill.pareto.of_run import devices_of_run, objectives_of_run
     from nasdistill.pareto.select import choose
-    from nasdistill.report.columns import with_unit
-    from nasdistill.report.format import shown_path
+    from nasdistill.report.printed import print_exported
     from nasdistill.store.run_folder import RunFolder
 
     folder = RunFolder.open(run)
@@ -223,17 +220,7 @@ def export(
     chosen = choose(folder.results(), trial, select, objectives, devices_of_run(recorded) or None)
     names = [name.strip() for name in formats.split(",") if name.strip()]
     exported = write_export(folder, chosen, names, out or folder.path / "export", trained)
-    chosen = exported.trial
-    files = [shown_path(path) for path in (*exported.files.values(), exported.card)]
-    if as_json:
-        print(json.dumps({"trial": chosen.model_dump(), "files": files}))
-        return
-    costs = ", ".join(with_unit(cost, chosen) for cost in objectives.costs)
-    print(
-        f"trial {chosen.trial}: mAP50 {chosen.map50:.4f}, mAP50-95 {chosen.map50_95:.4f}, {costs}, "
-        f"{chosen.params_m:.3f} M parameters"
-    )
-    print("\n".join(files))
+    print_exported(exported.trial, (*exported.files.values(), exported.card), objectives, as_json)
 
 
 @app.command()
@@ -245,18 +232,10 @@ def profile(
     """Measure the latency of one model on a device."""
     from nasdistill.devices.profile import load_device
     from nasdistill.devices.profiler import open_profiler
+    from nasdistill.report.printed import print_latency
 
     profiler = open_profiler(load_device(device))
-    stats = profiler.measure(model)
-    if as_json:
-        print(json.dumps({"model": str(model), **stats.model_dump(), "measured_with": profiler.describe()}))
-        return
-    energy = "" if stats.energy_mj is None else f"; {stats.energy_mj:.1f} mJ"
-    disturbed = "; the machine was busy, do not trust it" if stats.disturbed else ""
-    print(
-        f"{model} on {stats.device}: median {stats.median_ms:.2f} ms, p90 {stats.p90_ms:.2f} ms "
-        f"({stats.samples} samples, variation {stats.cv:.1%}{energy}{disturbed})"
-    )
+    print_latency(model, profiler.measure(model), profiler.describe(), as_json)
 
 
 @app.command()
@@ -273,10 +252,6 @@ def spaces(as_json: JsonOption = False) -> None:
     from nasdistill.report.shipped import print_spaces
 
     print_spaces(as_json)
-
-
-_NO_WRITING = (errno.EROFS, errno.EACCES, errno.EPERM)
-"""What a file system says that is not to be written: like a full one a person's business, no bug."""
 
 
 def main() -> None:
@@ -304,7 +279,7 @@ def main() -> None:
         sys.stderr.close()
         sys.exit(0)
     except Exception as error:
-        if is_full_disk(error) or (isinstance(error, OSError) and error.errno in _NO_WRITING and error.filename):
+        if is_full_disk(error) or may_not_write(error):
             place = getattr(error, "filename", None) or "the disk"
             _fail(f"{place}: {getattr(error, 'strerror', None) or error}; what was finished is kept", 1)
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # click's own usage errors

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from rich import box
 from rich.console import Console
@@ -10,8 +12,10 @@ from rich.table import Table
 
 from nasdistill.pareto.front import front
 from nasdistill.pareto.intervals import certainty
+from nasdistill.pareto.objectives import Objectives
 from nasdistill.pareto.of_run import objectives_of_run, whole_epochs
-from nasdistill.records import TrialResult
+from nasdistill.records import LatencyStats, TrialResult
+from nasdistill.report.columns import with_unit
 from nasdistill.report.console import front_json, front_table
 from nasdistill.report.format import factor, in_command, milliseconds, number, percent, shown_path
 from nasdistill.report.teacher import teacher_of
@@ -35,6 +39,33 @@ def print_front(run: RunFolder, as_json: bool, device: str | None = None) -> Non
     console.print(front_table(results, members, teacher, objectives=objectives, width=console.width, certainty=sure))
     if note:
         console.print(note)
+
+
+def print_exported(trial: TrialResult, files: Iterable[Path], objectives: Objectives, as_json: bool) -> None:
+    """The trial that was exported, with its `objectives`, and the files that were written."""
+    shown = [shown_path(path) for path in files]
+    if as_json:
+        print(json.dumps({"trial": trial.model_dump(), "files": shown}))
+        return
+    costs = ", ".join(with_unit(cost, trial) for cost in objectives.costs)
+    print(
+        f"trial {trial.trial}: mAP50 {trial.map50:.4f}, mAP50-95 {trial.map50_95:.4f}, {costs}, "
+        f"{trial.params_m:.3f} M parameters"
+    )
+    print("\n".join(shown))
+
+
+def print_latency(model: Path, stats: LatencyStats, measured_with: Mapping[str, str], as_json: bool) -> None:
+    """The latency of one model on one device, and (as JSON) the runtime that it was `measured_with`."""
+    if as_json:
+        print(json.dumps({"model": str(model), **stats.model_dump(), "measured_with": measured_with}))
+        return
+    energy = "" if stats.energy_mj is None else f"; {stats.energy_mj:.1f} mJ"
+    disturbed = "; the machine was busy, do not trust it" if stats.disturbed else ""
+    print(
+        f"{model} on {stats.device}: median {stats.median_ms:.2f} ms, p90 {stats.p90_ms:.2f} ms "
+        f"({stats.samples} samples, variation {stats.cv:.1%}{energy}{disturbed})"
+    )
 
 
 def print_trained(run: RunFolder, result: TrialResult, as_json: bool) -> None:

@@ -24,8 +24,8 @@ from nasdistill.search.reserve import WORKER_START_S, RepeatReserve, repeats_for
 from nasdistill.search.runner import run_search
 from nasdistill.search.samplers import DEFAULT_SAMPLER, learns_costs
 from nasdistill.search.scratch import scratch_folder
+from nasdistill.session.enqueue import read_configurations
 from nasdistill.session.goals import Goals, goals_of
-from nasdistill.session.known import keep_warm_start, kept_warm_start, read_configurations, read_warm_start
 from nasdistill.session.opening import open_inputs, tell_notes
 from nasdistill.session.preparation import Prepared, changed_starts, prepare
 from nasdistill.session.repeats import repeat_front
@@ -33,6 +33,7 @@ from nasdistill.session.request import SearchRequest, budget_of, training_of
 from nasdistill.session.resources import workplace
 from nasdistill.session.session import Session
 from nasdistill.session.storage import check_storage, open_journal
+from nasdistill.session.warm_start import keep_warm_start, kept_warm_start, read_warm_start
 from nasdistill.store.provenance import environment
 from nasdistill.store.run_folder import RunFolder
 from nasdistill.store.rungs import all_rung_scores

@@ -1,4 +1,4 @@
-"""Room on a disk: what is kept free, and what a full disk looks like whoever ran into it."""
+"""Room on a disk: what is kept free, and what one that is full, or not to be written, looks like whoever ran into it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 DISK_RESERVE = 64 << 20
 """Bytes that stay free: more than a trial leaves behind."""
+_NO_WRITING = (errno.EROFS, errno.EACCES, errno.EPERM)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # safetensors and ONNX write by themselves and have errors of their own, with the system's words in them.
 _IN_WORDS = ("No space left on device", "Disk quota exceeded", "os error 28)", "os error 122)")
@@ -32,3 +33,8 @@ def is_full_disk(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def may_not_write(error: BaseException) -> bool:
+    """Whether `error` is of a file that is not to be written: like a full disk a person's business, no bug."""
+    return isinstance(error, OSError) and error.errno in _NO_WRITING and bool(error.filename)

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from ultralytics.nn.modules.block import Attention
 from ultralytics.nn.tasks import DetectionModel
 
-from nasdistill.students.tracer import ChannelGraph, Tracer
+from nasdistill.students.channel_graph import ChannelGraph
+from nasdistill.students.tracer import Tracer
 
 
 def trace_channels(model: DetectionModel) -> ChannelGraph:
@@ -33,7 +34,7 @@ def trace_channels(model: DetectionModel) -> ChannelGraph:
     twin, images = _on_shapes(model)
     tracer = Tracer({id(t): name for name, t in (*twin.named_parameters(), *twin.named_buffers())})
     with torch.no_grad(), _watched(twin, tracer), tracer:
-        tracer.lock(tracer.numbers(images, "images"))
+        tracer.channels.lock(tracer.numbers(images, "images"))
         twin(images)
     return tracer.graph()
 
@@ -104,17 +105,17 @@ def _attention(tracer: Tracer, name: str, module: Attention, source: Tensor, out
     """
     row = tracer.numbers(source)
     head = 2 * module.key_dim + module.head_dim
-    made = tracer.fresh(head * module.num_heads, f"{name}.qkv", locked=True)
+    made = tracer.channels.fresh(head * module.num_heads, f"{name}.qkv", locked=True)
     for number in range(module.num_heads):
         for start in (0, module.key_dim, 2 * module.key_dim):
-            tracer.start_run(made, number * head + start)
+            tracer.channels.start_run(made, number * head + start)
     values = made.reshape(module.num_heads, head)[:, 2 * module.key_dim :].reshape(-1)
-    projected = tracer.fresh(len(values), f"{name}.proj")
+    projected = tracer.channels.fresh(len(values), f"{name}.proj")
     for layer, out, into in ((module.qkv, made, row), (module.pe, values, None), (module.proj, projected, values)):
         tracer.record(layer.conv.weight, out, *([] if into is None else [into]))
         for tensor in (layer.bn.weight, layer.bn.bias, layer.bn.running_mean, layer.bn.running_var):
             tracer.record(tensor, out)
-    tracer.lock(row)  # the module reshapes by the width of its input
+    tracer.channels.lock(row)  # the module reshapes by the width of its input
     tracer.note(name, module.key_dim, module.head_dim)
     tracer.assign(output, projected)
 

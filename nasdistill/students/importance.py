@@ -14,8 +14,8 @@ from torch import Tensor
 from ultralytics.nn.tasks import DetectionModel
 
 from nasdistill.records import Importance
+from nasdistill.students.channel_graph import ChannelGraph
 from nasdistill.students.channels import trace_channels
-from nasdistill.students.tracer import ChannelGraph
 
 
 class Place(NamedTuple):

@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from nasdistill.errors import InputError
+from nasdistill.students.channel_graph import ChannelGraph, Run, Runs
 from nasdistill.students.channels import trace_channels
 from nasdistill.students.slicing import Pieces, copy_pieces, pair_runs
 from nasdistill.students.student import Student
-from nasdistill.students.tracer import ChannelGraph, Run, Runs
 
 SUFFIXES = (".safetensors", ".pt", ".pth")
 _COUNTER = "num_batches_tracked"  # older files leave these out

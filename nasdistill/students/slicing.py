@@ -16,8 +16,8 @@ import torch
 from torch import nn
 from ultralytics.nn.tasks import DetectionModel
 
+from nasdistill.students.channel_graph import ChannelGraph, Runs
 from nasdistill.students.channels import trace_channels
-from nasdistill.students.tracer import ChannelGraph, Runs
 
 _WEIGHTED = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
 

@@ -1,7 +1,6 @@
 """Watching a network run on shapes: which operation hands which channels on to which (the engine of channels.py)."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,8 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-Numbers = np.ndarray
-"""Channel numbers along one axis, (channels,) int64."""
+from nasdistill.students.channel_graph import ChannelGraph, Channels, Numbers
 
 _UNARY_NAMES = """
 silu relu leaky_relu hardswish hardsigmoid hardtanh sigmoid tanh gelu elu mish softplus abs neg exp clamp
@@ -22,59 +20,13 @@ _BINARY = frozenset(["add", "sub", "mul", "div"])
 _NORMS = ("native_batch_norm", "_native_batch_norm_legit", "cudnn_batch_norm", "_batch_norm_with_update")
 
 
-@dataclass(frozen=True)
-class Run:
-    """Neighbouring channels that are neighbours wherever they are read.
-
-    `origin` names the operation that made them and their place in its output; equal in networks of one family. Runs of
-    one `group` hold the same channels: they are permuted and pruned together.
-    """
-
-    origin: str
-    size: int
-    group: int
-
-
-Runs = tuple[Run, ...]
-
-
-@dataclass(frozen=True)
-class ChannelGraph:
-    """The runs along the axes of a model's tensors.
-
-    Attributes:
-        axes: tensor name -> its leading axes, each a row of runs. Tensors that are missing were not followed.
-        locked: groups that an operation reads which is not followed; they keep their channels and their order.
-        fixed: groups whose sizes are written down in a module; they keep their number of channels.
-        unfollowed: operations that are not followed -> the channel counts they depend on.
-        sums: places where two maps are added or multiplied, by module.
-        widths: name of a convolution's weight -> cells along a side of its output.
-    """
-
-    axes: Mapping[str, tuple[Runs, ...]]
-    locked: frozenset[int]
-    fixed: frozenset[int]
-    unfollowed: Mapping[str, tuple[int, ...]]
-    sums: frozenset[str]
-    widths: Mapping[str, int]
-
-    def prunable(self) -> frozenset[int]:
-        """Groups that may lose channels."""
-        everything = {run.group for axes in self.axes.values() for runs in axes for run in runs}
-        return frozenset(everything - self.locked - self.fixed)
-
-
 class Tracer(TorchDispatchMode):
-    """Watches operations. Channels are numbered; equal ones are joined in a union-find forest whose roots hold flags."""
+    """Watches operations: which numbered channels each tensor holds, and which `channels` that makes equal."""
 
     def __init__(self, names: Mapping[int, str]) -> None:
         super().__init__()
         self._names = names
-        self._parent: list[int] = []
-        self._starts: list[bool] = []  # flags of roots: a run starts here
-        self._locked: list[bool] = []
-        self._fixed: list[bool] = []
-        self._producer: list[tuple[str, int]] = []  # of each channel: its maker's name and first number
+        self.channels = Channels()
         self._known: dict[int, tuple[Tensor, Numbers]] = {}  # holds the tensor, so that its id is not used again
         self._axes: dict[str, tuple[Numbers, ...]] = {}
         self._unfollowed: dict[str, tuple[int, ...]] = {}
@@ -84,46 +36,6 @@ class Tracer(TorchDispatchMode):
         self._widths: dict[str, int] = {}
         self.places: list[str] = [""]
         self.asleep = 0
-
-    # Channels
-
-    def fresh(self, count: int, producer: str, locked: bool = False) -> Numbers:
-        """New channels; the first one starts a run."""
-        first = len(self._parent)
-        self._parent += range(first, first + count)
-        self._starts += [index == 0 for index in range(count)]
-        self._locked += [locked] * count
-        self._fixed += [False] * count
-        self._producer += [(producer, first)] * count
-        return np.arange(first, first + count)
-
-    def _root(self, number: int) -> int:
-        while self._parent[number] != number:
-            self._parent[number] = self._parent[self._parent[number]]
-            number = self._parent[number]
-        return number
-
-    def join(self, first: Numbers, second: Numbers) -> None:
-        """The two rows hold the same channels from now on."""
-        for one, two in zip(first.tolist(), second.tolist(), strict=True):
-            root, other = self._root(one), self._root(two)
-            if root != other:
-                self._parent[other] = root
-                for flags in (self._starts, self._locked, self._fixed):
-                    flags[root] = flags[root] or flags[other]
-
-    def start_run(self, numbers: Numbers, place: int) -> None:
-        """A run starts at `place` of a row."""
-        if 0 < place < len(numbers):
-            self._starts[self._root(int(numbers[place]))] = True
-
-    def lock(self, numbers: Numbers) -> None:
-        for number in numbers.tolist():
-            self._locked[self._root(number)] = True
-
-    def _fix(self, numbers: Numbers) -> None:
-        for number in numbers.tolist():
-            self._fixed[self._root(number)] = True
 
     # Tensors
 
@@ -142,7 +54,7 @@ class Tracer(TorchDispatchMode):
         if id(tensor) not in self._known:
             where = producer or self.place("unfollowed")
             self.note(where, tensor.shape[1])
-            self.assign(tensor, self.fresh(tensor.shape[1], where, locked=True))
+            self.assign(tensor, self.channels.fresh(tensor.shape[1], where, locked=True))
         return self._known[id(tensor)][1]
 
     def place(self, operation: str) -> str:
@@ -162,7 +74,7 @@ class Tracer(TorchDispatchMode):
             return
         for before, now in zip(self._axes.get(name, ()), axes, strict=False):
             if len(before) == len(now):  # a layer that is used twice
-                self.join(before, now)
+                self.channels.join(before, now)
         self._axes.setdefault(name, axes)
 
     # Operations
@@ -211,7 +123,7 @@ class Tracer(TorchDispatchMode):
         if name is None or transposed or 1 < groups != source.shape[1] or (groups > 1 and channels != groups):
             self._give_up("convolution", (source, output))
         elif groups == 1:
-            made = self.fresh(channels, name)
+            made = self.channels.fresh(channels, name)
             self.record(weight, made, row)
             self.record(bias, made)
             self.assign(output, made)
@@ -231,9 +143,9 @@ class Tracer(TorchDispatchMode):
         elif known.ndim == other.ndim and known.shape[1] == other.shape[1]:
             place = self.place(name)
             self._sums.add(place)
-            made = self.fresh(output.shape[1], place)
-            self.join(made, self.numbers(known))
-            self.join(made, self.numbers(other))
+            made = self.channels.fresh(output.shape[1], place)
+            self.channels.join(made, self.numbers(known))
+            self.channels.join(made, self.numbers(other))
             self.assign(output, made)
         else:
             self._give_up(name, (one, two))
@@ -241,11 +153,11 @@ class Tracer(TorchDispatchMode):
     def _split(self, source: Tensor, outputs: Any, fixed: bool) -> None:
         row, at = self.numbers(source), 0
         for part in outputs:
-            self.start_run(row, at)
+            self.channels.start_run(row, at)
             self.assign(part, row[at : at + part.shape[1]])
             at += part.shape[1]
         if fixed:
-            self._fix(row)
+            self.channels.fix(row)
         else:
             self._chunks.append([self.numbers(part) for part in outputs])
 
@@ -256,9 +168,9 @@ class Tracer(TorchDispatchMode):
                 self._give_up("slice", (source,))
                 return
             begin = (start or 0) % len(row)
-            self.start_run(row, begin)
-            self.start_run(row, begin + output.shape[1])
-            self._fix(row)
+            self.channels.start_run(row, begin)
+            self.channels.start_run(row, begin + output.shape[1])
+            self.channels.fix(row)
             row = row[begin : begin + output.shape[1]]
         self.assign(output, row)
 
@@ -275,14 +187,14 @@ class Tracer(TorchDispatchMode):
             place = self.place(name)
             self.note(place, source.shape[1])
             if first.ndim == source.ndim:
-                self.assign(first, self.fresh(1, place, locked=True))
+                self.assign(first, self.channels.fresh(1, place, locked=True))
 
     def _give_up(self, name: str, args: Any) -> None:
         sizes = []
         for tensor in _tensors(args):
             if self.follows(tensor):
                 row = self.numbers(tensor)
-                self.lock(row)
+                self.channels.lock(row)
                 sizes.append(len(row))
         self.note(self.place(name), *sizes)
 
@@ -290,41 +202,9 @@ class Tracer(TorchDispatchMode):
 
     def graph(self) -> ChannelGraph:
         """What was found."""
-        while any([self._level(parts) for parts in self._chunks]):
-            pass
-        roots = np.array([self._root(number) for number in range(len(self._parent))])
-        starts, locked, fixed = (np.array(flags)[roots] for flags in (self._starts, self._locked, self._fixed))
-        before = np.concatenate([[0], np.cumsum(starts)])  # runs that start before a channel
-        members: dict[int, Numbers] = {}
-        frozen: tuple[set[int], set[int]] = (set(), set())
-
-        def runs(row: Numbers) -> Iterator[Run]:
-            begins = np.flatnonzero(starts[row] | (np.arange(len(row)) == 0)).tolist()
-            for begin, end in zip(begins, [*begins[1:], len(row)], strict=True):
-                part = row[begin:end]
-                group = int(roots[part[0]])
-                same = np.array_equal(members.setdefault(group, roots[part]), roots[part])
-                if locked[part].any() or not same:
-                    frozen[0].add(group)
-                if fixed[part].any():
-                    frozen[1].add(group)
-                producer, origin = self._producer[int(part[0])]
-                yield Run(f"{producer}#{before[part[0]] - before[origin]}", len(part), group)
-
-        axes = {name: tuple(tuple(runs(row)) for row in rows) for name, rows in self._axes.items()}
-        locked_groups, fixed_groups = map(frozenset, frozen)
-        return ChannelGraph(axes, locked_groups, fixed_groups, self._unfollowed, frozenset(self._sums), self._widths)
-
-    def _level(self, parts: list[Numbers]) -> bool:
-        """Chunks are as wide as one another: where one keeps its channels, all do. Returns whether that fixed any."""
-        roots = [[self._root(number) for number in part.tolist()] for part in parts]
-        keeps = [self._locked[root] or self._fixed[root] for part in roots for root in part]
-        shapes = {tuple(place for place, root in enumerate(part) if self._starts[root]) for part in roots}
-        if all(keeps) or not (any(keeps) or len(shapes) > 1):
-            return False
-        for part in parts:
-            self._fix(part)
-        return True
+        self.channels.level(self._chunks)
+        axes, locked, fixed = self.channels.runs_of(self._axes)
+        return ChannelGraph(axes, locked, fixed, self._unfollowed, frozenset(self._sums), self._widths)
 
 
 def _norm_shape(source: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

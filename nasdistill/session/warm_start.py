@@ -1,57 +1,25 @@
-"""What a search may know before its first trial: configurations to begin with, and the results of an earlier run."""
+"""`--warm-start`: the results of an earlier run, which a sampler knows before its first trial."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from nasdistill.config import TrainingSettings
 from nasdistill.errors import InputError
 from nasdistill.pareto.objectives import DEFAULT, Objectives
 from nasdistill.prepare.inputs import Inputs
-from nasdistill.records import ADDED_PARAMS, Scalar, TrialResult
+from nasdistill.records import TrialResult
 from nasdistill.search.memory import Warmth
 from nasdistill.session.preparation import starts_of
-from nasdistill.space.search_space import SearchSpace
 from nasdistill.store.run_folder import RunFolder
-from nasdistill.store.tables import param_value, read_trials_csv, write_trials_csv
+from nasdistill.store.tables import read_trials_csv, write_trials_csv
 
 WARM_START_NAME = "warm_start.csv"
 """In the run folder: the earlier results that warm its sampler, so that it can be resumed, or moved, without them."""
-_PARAM = "param."
 _COMPARED = {"space_text": "search space", "device": "device", "data_hash": "data"}
-
-
-def read_configurations(path: Path, space: SearchSpace) -> list[dict[str, Scalar]]:
-    """The complete points in a file: YAML or JSON (a list of mappings from parameter to value), or CSV.
-
-    CSV has a row a point, in `param.<name>` columns like `trials.csv` or in columns named like the parameters. A
-    parameter that the space fixes may be left out.
-
-    Raises:
-        InputError: an unreadable file, or a point outside the space; names file, entry and parameter.
-    """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
-        raise InputError(f"--enqueue {path}: cannot be read ({reason})") from None
-    kind = path.suffix.lower()
-    if kind == ".csv":
-        entries = _csv_entries(text, path)
-    elif kind in (".yaml", ".yml", ".json"):
-        entries = _yaml_entries(text, path)
-    else:
-        raise InputError(f"--enqueue {path}: expected a file ending in .yaml, .yml, .json or .csv")
-    if not entries:
-        raise InputError(f"--enqueue {path}: holds no configuration")
-    return [_point(entry, space, f"--enqueue {path}, {where}") for where, entry in entries]
 
 
 @dataclass(frozen=True)
@@ -127,51 +95,3 @@ def kept_warm_start(run: RunFolder, training: TrainingSettings) -> list[Warmth]:
     # whole numbers until the one division: the same length must come out as exactly 1
     theirs, ours = images[0] * training.epoch_parts, images[1] * training.epochs * there["epoch_parts"]
     return [Warmth(one, one.epochs * theirs / ours if one.epochs else 1.0) for one in read_trials_csv(file)]
-
-
-def _yaml_entries(text: str, path: Path) -> list[tuple[str, dict[str, Any]]]:
-    try:
-        content = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that is none is a ValueError
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark is not None else ""
-        raise InputError(f"--enqueue {path}{where}: {getattr(error, 'problem', None) or 'not valid YAML'}") from None
-    if isinstance(content, dict):
-        content = [content]
-    if not isinstance(content, list):
-        raise InputError(f"--enqueue {path}: expected a list of configurations")
-    entries = []
-    for index, entry in enumerate(content, 1):
-        if not isinstance(entry, dict):
-            raise InputError(f"--enqueue {path}, entry {index}: expected parameters and values, got {entry!r}")
-        entries.append((f"entry {index}", {str(name): value for name, value in entry.items()}))
-    return entries
-
-
-def _csv_entries(text: str, path: Path) -> list[tuple[str, dict[str, Any]]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    columns = [name for name in reader.fieldnames or [] if name is not None]
-    named = [name for name in columns if name.startswith(_PARAM)] or columns
-    entries = []
-    try:
-        for row in reader:
-            where = f"line {reader.line_num}"
-            if None in row or None in row.values():
-                raise InputError(f"--enqueue {path}, {where}: the row has not as many cells as the header")
-            entry = {name.removeprefix(_PARAM): param_value(row[name]) for name in named if row[name] != ""}
-            entries.append((where, entry))
-    except (csv.Error, ValueError) as error:
-        raise InputError(f"--enqueue {path}, line {reader.line_num}: {error}") from None
-    return entries
-
-
-def _point(entry: Mapping[str, Any], space: SearchSpace, where: str) -> dict[str, Scalar]:
-    given = {name: value for name, value in entry.items() if name not in ADDED_PARAMS}
-    for name, value in given.items():
-        if not isinstance(value, str | int | float | bool):
-            raise InputError(f"{where}: {name} is {value!r}, expected a number or a name")
-    point = space.complete(given)
-    reason = space.contains(point)
-    if reason is not None:
-        raise InputError(f"{where}: {reason}")
-    return point

@@ -1,8 +1,7 @@
-"""Configurations to begin with and results of an earlier run: what is taken, and what is refused with one clear line."""
+"""Results of an earlier run that warm a sampler: what is taken, and what is refused with one clear line."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,71 +13,12 @@ from nasdistill.devices.profile import DeviceProfile
 from nasdistill.errors import InputError
 from nasdistill.pareto.objectives import DEFAULT
 from nasdistill.records import TrialResult
-from nasdistill.session.known import keep_warm_start, kept_warm_start, read_configurations, read_warm_start
+from nasdistill.session.warm_start import keep_warm_start, kept_warm_start, read_warm_start
 from nasdistill.space.parse import parse_space
 from nasdistill.store.run_folder import RunFolder
-from nasdistill.store.tables import write_trials_csv
+from tests.session.small_space import ONE, SPACE, TEXT, TWO, complete_trial
 
-TEXT = """
-name: small
-families:
-  yolov5: {depth: 0.33, width: {range: [0.0625, 0.25], step: 0.0625}}
-  mobilenetv3: {variant: [small_050, small_075], neck: 32}
-image_size: [128, 256]
-"""
-SPACE = parse_space(TEXT, "small.yaml")
 PREPARED = {"starts": 3, "pretrained": {}, "images_per_epoch": 100}
-ONE = {"family": "yolov5", "yolov5.width": 0.125, "image_size": 256}
-TWO = {"family": "mobilenetv3", "mobilenetv3.variant": "small_075", "image_size": 128}
-
-
-def result(number: int, params: dict[str, Any], epochs: int = 4) -> TrialResult:
-    fields = {"map50": 0.5, "map50_95": 0.3, "latency_ms": 4.0, "fidelity": 1.0, "epochs": epochs}
-    return TrialResult(trial=number, state="complete", family=params["family"], params=params, **fields)
-
-
-@pytest.mark.parametrize("name", ["known.yaml", "known.json", "known.csv", "trials.csv"])
-def test_every_format_gives_the_same_complete_points(tmp_path: Path, name: str) -> None:
-    path = tmp_path / name
-    if name == "trials.csv":
-        full = read_configurations(_written(tmp_path / "a.json", json.dumps([ONE, TWO])), SPACE)
-        write_trials_csv(path, [result(i, {**p, "init": "warmed"}) for i, p in enumerate(full)], {0})
-    elif name == "known.csv":
-        path.write_text(
-            "family,yolov5.width,mobilenetv3.variant,image_size\nyolov5,0.125,,256\nmobilenetv3,,small_075,128\n"
-        )
-    else:
-        path.write_text(json.dumps([ONE, TWO]))
-    first, second = read_configurations(path, SPACE)
-    assert {name: first[name] for name in ONE} == ONE and first["yolov5.depth"] == 0.33
-    assert {name: second[name] for name in TWO} == TWO and second["mobilenetv3.neck"] == 32
-    assert SPACE.contains(first) is None and SPACE.contains(second) is None
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "words"),
-    [
-        ("a.txt", "x", ("expected a file ending in",)),
-        ("a.yaml", "[1", ("a.yaml, line 1",)),
-        ("a.yaml", "[{family: 2024-13-45}]", ("not valid YAML",)),
-        ("a.yaml", "3", ("expected a list",)),
-        ("a.yaml", "[]", ("no configuration",)),
-        ("a.yaml", "[3]", ("entry 1", "got 3")),
-        ("a.json", json.dumps([ONE, {**ONE, "yolov5.width": 0.3}]), ("entry 2", "yolov5.width=0.3 is outside")),
-        ("a.json", json.dumps([{**ONE, "family": "yolov6"}]), ("entry 1", "family=yolov6", "mobilenetv3")),
-        ("a.json", json.dumps([{**ONE, "widht": 1}]), ("entry 1", "widht is no parameter")),
-        ("a.json", json.dumps([{**ONE, "image_size": [128]}]), ("entry 1", "image_size is [128]")),
-        ("a.json", json.dumps([{"family": "yolov5", "image_size": 128}]), ("yolov5.width is missing",)),
-        ("a.csv", "family,image_size\nyolov5\n", ("line 2", "not as many cells")),
-        ("a.csv", "family,image_size,yolov5.width\nyolov5,128,2\n", ("line 2", "yolov5.width=2 is outside")),
-    ],
-)
-def test_what_is_no_configuration_is_refused(tmp_path: Path, name: str, text: str, words: tuple[str, ...]) -> None:
-    with pytest.raises(InputError) as error:
-        read_configurations(_written(tmp_path / name, text), SPACE)
-    assert str(error.value).startswith("--enqueue") and "\n" not in str(error.value)
-    for word in words:
-        assert word in str(error.value)
 
 
 def inputs(**changes: Any) -> Any:
@@ -103,7 +43,7 @@ def earlier(folder: Path, results: list[TrialResult]) -> Path:
 
 def test_the_complete_trials_of_an_earlier_run_are_kept_by_the_new_one(tmp_path: Path) -> None:
     failed = TrialResult(trial=1, state="failed", family="yolov5", reason="broken", params=ONE)
-    path = earlier(tmp_path / "old", [result(0, ONE), failed, result(2, TWO, epochs=8)])
+    path = earlier(tmp_path / "old", [complete_trial(0, ONE), failed, complete_trial(2, TWO, epochs=8)])
     assert [one.trial for one in read_warm_start(path, inputs()).results] == [0, 2]
     new = RunFolder.create(tmp_path / "new")
     new.update_run(preparation=PREPARED)
@@ -116,7 +56,7 @@ def test_the_complete_trials_of_an_earlier_run_are_kept_by_the_new_one(tmp_path:
     assert [warmth.fidelity for warmth in kept_warm_start(new, thirds)] == [1.0, 2.0]
     for epochs, parts in ((5, 3), (49, 1), (7, 5)):  # equal lengths are equal, whatever rounding does
         same = TrainingSettings(epochs=epochs, epoch_parts=parts)
-        alike = earlier(tmp_path / f"old-{epochs}", [result(0, ONE, epochs=epochs)])
+        alike = earlier(tmp_path / f"old-{epochs}", [complete_trial(0, ONE, epochs=epochs)])
         RunFolder.open(alike).update_run(training=same.model_dump(), preparation=PREPARED)
         keep_warm_start(new, read_warm_start(alike, inputs()))
         assert [warmth.fidelity for warmth in kept_warm_start(new, same)] == [1.0]
@@ -141,7 +81,7 @@ def test_the_complete_trials_of_an_earlier_run_are_kept_by_the_new_one(tmp_path:
 def test_scores_by_another_recipe_or_from_other_weights_do_not_compare(
     tmp_path: Path, recipe: Recipe, preparation: dict[str, Any]
 ) -> None:
-    path = earlier(tmp_path / "old", [result(0, ONE, epochs=8)])
+    path = earlier(tmp_path / "old", [complete_trial(0, ONE, epochs=8)])
     RunFolder.open(path).update_run(
         training=TrainingSettings(epochs=8, recipe=recipe).model_dump(), preparation=preparation
     )
@@ -162,7 +102,7 @@ def test_scores_by_another_recipe_or_from_other_weights_do_not_compare(
     ],
 )
 def test_a_run_of_something_else_is_refused(tmp_path: Path, changes: dict[str, Any], word: str) -> None:
-    path = earlier(tmp_path / "old", [result(0, ONE)])
+    path = earlier(tmp_path / "old", [complete_trial(0, ONE)])
     with pytest.raises(InputError, match=word):
         read_warm_start(path, inputs(**changes))
 
@@ -172,13 +112,10 @@ def test_a_run_without_a_complete_trial_is_refused(tmp_path: Path) -> None:
         read_warm_start(earlier(tmp_path / "old", []), inputs())
 
 
-def _written(path: Path, text: str) -> Path:
-    path.write_text(text)
-    return path
-
-
 def test_an_earlier_run_with_other_objectives_serves_where_the_figures_are_there(tmp_path: Path) -> None:
-    path = earlier(tmp_path / "old", [result(0, ONE).model_copy(update={"params_m": 1.0}), result(1, TWO)])
+    path = earlier(
+        tmp_path / "old", [complete_trial(0, ONE).model_copy(update={"params_m": 1.0}), complete_trial(1, TWO)]
+    )
     RunFolder.open(path).update_run(objectives=["map50", "latency_ms"])
     three = DEFAULT.against("latency_ms", "params_m")
     assert len(read_warm_start(path, inputs(), three).results) == 2
@@ -188,7 +125,7 @@ def test_an_earlier_run_with_other_objectives_serves_where_the_figures_are_there
 
 def test_an_earlier_run_on_another_device_of_the_same_name_is_refused(tmp_path: Path) -> None:
     here, phone = DeviceProfile(name="here", runtime="onnxruntime"), DeviceProfile(name="phone", runtime="onnxruntime")
-    path = earlier(tmp_path / "old", [result(0, ONE)])
+    path = earlier(tmp_path / "old", [complete_trial(0, ONE)])
     RunFolder.open(path).update_run(further_devices=[phone.model_dump()])
     assert read_warm_start(path, inputs()) and read_warm_start(path, inputs(devices=(here, phone)))
     with pytest.raises(InputError, match="another device of the name phone"):
