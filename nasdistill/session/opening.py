@@ -1,6 +1,7 @@
 """Opening what a run works on: data, teacher and space, read, checked and matched."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,18 @@ def open_inputs(
         kept_space=recorded.get("space_text"),
     )
     _check_unchanged(inputs, recorded)
-    return inputs, synthesis
+    return _as_begun(inputs, recorded), synthesis
+
+
+def _as_begun(inputs: Inputs, recorded: Mapping[str, Any]) -> Inputs:
+    """Without pretrained weights that were not there when the run was begun: all students of a lineage start alike."""
+    begun = recorded.get("preparation", {}).get("pretrained", inputs.pretrained)
+    late = [name for name in inputs.pretrained if name not in begun]
+    return replace(
+        inputs,
+        pretrained={name: file for name, file in inputs.pretrained.items() if name in begun},
+        notes=(*inputs.notes, *(f"{name}: this run began without these weights and goes on without" for name in late)),
+    )
 
 
 def _check_unchanged(inputs: Inputs, recorded: Mapping[str, Any]) -> None:
