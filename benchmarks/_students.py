@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import random
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 
 from benchmarks._parts import Parts
+from benchmarks._processes import process_pool
 from benchmarks._training import Setting, distillation_timer, run_one_trial
 from nasdistill.distill.compute import keep_freed_memory
 from nasdistill.prepare.length import TRIAL_OVERHEAD_S
@@ -73,8 +73,7 @@ def run_jobs(parts: Parts, jobs: Mapping[str, Job], processes: int) -> None:
     waiting = {name: job for name, job in jobs.items() if name not in parts}
     if not waiting:
         return
-    # spawned: a forked copy of a process that has used torch's threads can hang
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with process_pool(processes) as pool:
         names = {pool.submit(_run, job): name for name, job in waiting.items()}
         for done in as_completed(names):
             parts.put(names[done], done.result())
