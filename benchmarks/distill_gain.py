@@ -228,7 +228,7 @@ def _plain_step(cost: Mapping[str, float]) -> dict[str, float]:
 
 def cost_of(setting: Setting, arch: Mapping[str, Scalar], mix: Mix, quick: bool) -> dict[str, float]:
     """Core seconds of a step of each arm and of the cache; a cache that was there is timed by some of its passes."""
-    plain_s, step_s = step_seconds(setting, arch, mix, 3 if quick else 15)
+    plain_s, step_s = step_seconds(setting, arch, mix, 3 if quick else 45)
     cache_s = setting.target_core_s
     if not setting.target_passes:
         feed, compute = setting.online_feed(mix.form), choose_compute(setting.training.precision)

@@ -21,6 +21,7 @@ from nasdistill.measure.accuracy import Accuracy
 from nasdistill.prepare.inputs import DEMO_TEACHER
 from nasdistill.records import RungScore
 from nasdistill.rung_files import RungFiles
+from nasdistill.search.cluster import start_ray
 from nasdistill.session import training_plan
 from nasdistill.session.search import _measure_again
 from nasdistill.session.session import Session
@@ -66,6 +67,13 @@ def run(tmp_path_factory: pytest.TempPathFactory, demo_yaml: Path) -> Iterator[P
         steps = ["searching", "timing the students and the teacher again", "repeating the front"]
         assert sorted(steps, key=err.index) == steps, "who is on the front is known before it is repeated"
         yield work / "run"
+
+
+@pytest.fixture(scope="module")
+def workers_stay(run: Path) -> Iterator[None]:
+    """One Ray for all trainings of the module: the search has shown that it starts and ends."""
+    with start_ray(1, gpus=0):
+        yield
 
 
 def standing_still(session: Session) -> None:
@@ -144,6 +152,7 @@ def test_a_student_is_exported_as_it_was_scored(run: Path) -> None:
     assert output.shape[:2] == (1, 10) and np.isfinite(output).all()
 
 
+@pytest.mark.usefixtures("workers_stay")
 def test_a_student_is_trained_for_longer_and_goes_on_after_ctrl_c(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same trial at another length: kept beside the run, exported on request, and on no front."""
     before = (run / "run.json").read_text(), (run / "trials.csv").read_text()
@@ -178,6 +187,7 @@ def test_a_student_is_trained_for_longer_and_goes_on_after_ctrl_c(run: Path, mon
     assert "| training | 2 epochs |" in (run / "export/run-0000-trained.md").read_text()
 
 
+@pytest.mark.usefixtures("workers_stay")
 def test_a_long_training_has_views_of_its_own(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """More than the search's, as many again after Ctrl-C; the student starts from the weights that its trial started from."""
     monkeypatch.setattr(training_plan, "LOOKS", 0.4)
@@ -218,6 +228,7 @@ def test_a_long_training_has_views_of_its_own(run: Path, monkeypatch: pytest.Mon
         (("--budget", "1m", "--select", "map50>=2"), "map50>=2"),
     ],
 )
+@pytest.mark.usefixtures("workers_stay")
 def test_trainings_that_are_refused(run: Path, arguments: tuple[str, ...], words: str) -> None:
     code, _, err = nasdistill("train", run, *arguments)
     assert code == 2 and words in err and err.count("\n") == 1
