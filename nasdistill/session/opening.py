@@ -56,7 +56,9 @@ def open_inputs(
 
 def _as_begun(inputs: Inputs, recorded: Mapping[str, Any]) -> Inputs:
     """Without pretrained weights that were not there when the run was begun: all students of a lineage start alike."""
-    begun = recorded.get("preparation", {}).get("pretrained", inputs.pretrained)
+    begun = recorded.get("preparation", {}).get("pretrained")
+    if begun is None:  # a new run, or one of a version that did not record them
+        return inputs
     late = [name for name in inputs.pretrained if name not in begun]
     return replace(
         inputs,

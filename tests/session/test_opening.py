@@ -48,6 +48,6 @@ def test_weights_that_were_installed_meanwhile_are_left_out_of_a_run_that_began_
     again = opened(recorded)
     assert not again.pretrained and changed_starts(recorded, again) is None
     assert again.notes[-1].endswith("this run began without these weights and goes on without")
-    new = opened({})
+    new = opened({"preparation": {"starts": None, "pretrained": None}})  # of an earlier version
     assert list(new.pretrained) == ["efficientnet_lite0"] and len(new.notes) == 1
     assert changed_starts({"preparation": _starts(new)}, begun) is not None  # what a run had must be there
