@@ -91,7 +91,7 @@ def measure(options: argparse.Namespace) -> Outcome:
     """Run what is not there yet, `--workers` trials side by side, and compare."""
     torch.set_num_threads(1)
     names = options.losses or (["default"] if options.quick else list(MIXES))
-    seeds = 1 if options.quick else options.seeds
+    seeds = range(options.first_seed, options.first_seed + (1 if options.quick else options.seeds))
     arch: dict[str, Scalar] = {"depth": options.depth, "width": options.width}
     rows: list[dict[str, object]] = []
     gains: list[float] = []
@@ -115,13 +115,14 @@ def measure(options: argparse.Namespace) -> Outcome:
     setting = compared.setting
     return Outcome(
         value=statistics.fmean(gains),
-        unit=f"mAP50-95 gained by {names[0]} over labels alone, mean of {seeds} paired seeds",
+        unit=f"mAP50-95 gained by {names[0]} over labels alone, mean of {len(seeds)} paired seeds",
         goal=GOALS[options.charge] if options.steps is None else AT_EQUAL_STEPS,
         spread=spread(gains),
         detail={
             "mixes": rows,
             "interval_95": interval(gains)[1:],
             "gains": gains,
+            "seeds": list(seeds),
             **_length(options),
             "student": {"family": FAMILY, **arch, "params_m": parameters_m(setting.student(FAMILY, arch).model)},
             "teacher": {"name": setting.inputs.teacher.name, "params_m": setting.inputs.teacher.parameters_m},
@@ -147,7 +148,7 @@ class _Compared:
     gains: list[float]
 
 
-def _compare(name: str, options: argparse.Namespace, arch: Mapping[str, Scalar], seeds: int, work: Path) -> _Compared:
+def _compare(name: str, options: argparse.Namespace, arch: Mapping[str, Scalar], seeds: range, work: Path) -> _Compared:
     """Both arms of one mix, from the parts that are kept and the trials that are missing."""
     mix, quick = MIXES[name], options.quick
     training = TrainingSettings(
@@ -179,7 +180,7 @@ def _compare(name: str, options: argparse.Namespace, arch: Mapping[str, Scalar],
 
     jobs: dict[str, Job] = {}
     scores: dict[str, list[str]] = {"labels": [], name: []}
-    for seed in range(seeds):
+    for seed in seeds:
         for arm, each, step_s, own_s in (
             ("labels", LABELS, cost["plain_step_s"], 0.0),
             (name, mix, cost["step_s"], charged),
@@ -246,6 +247,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_input_arguments(parser)
     parser.add_argument("--losses", nargs="+", choices=tuple(MIXES), help="which mixes [default: all]")
     parser.add_argument("--seeds", type=int, default=5, help="paired seeds [default: 5]")
+    parser.add_argument(
+        "--first-seed", type=int, default=0, help="where an earlier result has the seeds before [default: 0]"
+    )
     parser.add_argument("--minutes", type=float, default=2.0, help="core minutes of a trial [default: 2]")
     parser.add_argument("--steps", type=int, help="of both arms, instead of --minutes and --charge")
     parser.add_argument("--charge", choices=tuple(GOALS), default="shared", help="who pays for the cache")
