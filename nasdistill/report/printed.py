@@ -55,7 +55,7 @@ def print_exported(trial: TrialResult, files: Iterable[Path], objectives: Object
     print("\n".join(shown))
 
 
-def print_latency(model: Path, stats: LatencyStats, measured_with: Mapping[str, str], as_json: bool) -> None:
+def print_latency(model: Path, stats: LatencyStats, measured_with: Mapping[str, object], as_json: bool) -> None:
     """The latency of one model on one device, and (as JSON) the runtime that it was `measured_with`."""
     if as_json:
         print(json.dumps({"model": str(model), **stats.model_dump(), "measured_with": measured_with}))
