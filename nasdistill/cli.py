@@ -177,7 +177,9 @@ def pareto(run: RunArgument, device: DeviceOption = None, as_json: JsonOption = 
     from nasdistill.report.printed import print_front
     from nasdistill.store.run_folder import RunFolder
 
-    print_front(RunFolder.open(run), as_json, device)
+    left_out: list[str] = []
+    print_front(RunFolder.open(run), as_json, device, left_out)
+    _warn(left_out)
 
 
 @app.command()
@@ -190,10 +192,16 @@ def report(
 
     folder = RunFolder.open(run)
     target = out or folder.report_file
+    if target.is_dir():
+        raise InputError(f"--out {target}: it is a folder; name the file")
+    left_out: list[str] = []
     try:
-        print(write_report(folder, target))
+        print(write_report(folder, target, left_out))
     except OSError as error:
+        if is_full_disk(error):
+            raise
         raise InputError(f"{target}: cannot be written ({error.strerror})") from error
+    _warn(left_out)
 
 
 @app.command()
@@ -214,10 +222,12 @@ def export(
     from nasdistill.report.printed import print_exported
     from nasdistill.store.run_folder import RunFolder
 
-    folder = RunFolder.open(run)
+    folder, left_out = RunFolder.open(run), list[str]()
     recorded = folder.read_run()
     objectives = objectives_of_run(recorded, device)
-    chosen = choose(folder.results(), trial, select, objectives, devices_of_run(recorded) or None)
+    results = folder.results(left_out)
+    _warn(left_out)
+    chosen = choose(results, trial, select, objectives, devices_of_run(recorded) or None)
     names = [name.strip() for name in formats.split(",") if name.strip()]
     exported = write_export(folder, chosen, names, out or folder.path / "export", trained)
     print_exported(exported.trial, (*exported.files.values(), exported.card), objectives, as_json)
@@ -268,16 +278,14 @@ def main() -> None:
     # this process only coordinates; two spinning threads would take the cores from the workers (they get their own share)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
-        app(options.each_constraint_named(sys.argv[1:]) or ["--help"], prog_name="nasdistill", standalone_mode=False)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
+        arguments = options.each_constraint_named(sys.argv[1:]) or ["--help"]
+        # not standalone, typer hands back the code of an exit: 130 is what it makes of Ctrl-C
+        if app(arguments, prog_name="nasdistill", standalone_mode=False) == 130:
+            raise KeyboardInterrupt
     except NasdistillError as error:
         _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted", 130)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
     except Exception as error:
         if is_full_disk(error) or may_not_write(error):
             place = getattr(error, "filename", None) or "the disk"
@@ -292,6 +300,11 @@ def _starting(console: "Console") -> contextlib.AbstractContextManager[object]:
     return console.status("starting", spinner="line") if console.is_terminal else contextlib.nullcontext()
 
 
+def _warn(lines: list[str]) -> None:
+    for line in lines:
+        print(f"nasdistill: {line}", file=sys.stderr)
+
+
 def _fail(message: str, code: int) -> None:
-    print(f"nasdistill: {' '.join(message.split())}", file=sys.stderr)
+    _warn([" ".join(message.split())])
     sys.exit(code)

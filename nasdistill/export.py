@@ -15,6 +15,7 @@ from nasdistill.records import TrialResult
 from nasdistill.space.families import FAMILIES, needs_no_nms
 from nasdistill.store.atomic import replacing, write_text
 from nasdistill.store.provenance import data_free_note, file_sha256
+from nasdistill.store.room import is_full_disk
 from nasdistill.store.run_folder import RunFolder
 
 
@@ -79,6 +80,8 @@ def export(run: RunFolder, trial: TrialResult, formats: Sequence[str], out: Path
     except OSError as error:
         for file in written:
             file.unlink(missing_ok=True)
+        if is_full_disk(error):
+            raise
         raise InputError(f"output folder {out}: cannot be used ({error.strerror or error})") from error
     return Exported(trial, files, card)
 

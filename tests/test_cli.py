@@ -347,6 +347,17 @@ class TestOtherCommands:
     def test_an_unknown_command(self, nasdistill: Nasdistill) -> None:
         refused(nasdistill("serach"), "serach")
 
+    @pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (OSError(errno.ENOSPC, "full"), 1)])
+    def test_what_is_no_wrong_input(
+        self, nasdistill: Nasdistill, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int
+    ) -> None:
+        def broken() -> None:
+            raise error
+
+        monkeypatch.setattr("nasdistill.report.shipped.list_devices", broken)
+        found = nasdistill("devices")
+        assert (found.code, found.out) == (code, "") and found.err.count("\n") == 1
+
     def test_a_bug_keeps_its_traceback(self, nasdistill: Nasdistill, monkeypatch: pytest.MonkeyPatch) -> None:
         def broken() -> None:
             raise ZeroDivisionError("a bug")

@@ -206,7 +206,7 @@ def test_a_disk_that_refuses_leaves_nothing_behind(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("nasdistill.export.write_text", full)
-    with pytest.raises(InputError, match="cannot be used \\(No space left on device\\)"):
+    with pytest.raises(OSError, match="No space left on device"):  # no wrong input: the command ends with 1
         export(run, run.results()[1], list(FORMATS), tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -238,8 +238,23 @@ def test_the_front_and_the_report_of_the_same_run(
     code, out, err = command(capsys, monkeypatch, "report", run.path, "--out", tmp_path / "page.html")
     assert (code, out, err) == (0, f"{tmp_path / 'page.html'}\n", "")
     assert "<html" in (tmp_path / "page.html").read_text()[:300].lower()
-    code, out, err = command(capsys, monkeypatch, "report", run.path, "--out", run.path)
-    assert code == 2 and "cannot be written" in err and err.count("\n") == 1
+    for folder in (run.path, "."):
+        code, out, err = command(capsys, monkeypatch, "report", run.path, "--out", folder)
+        assert (code, err) == (2, f"nasdistill: --out {folder}: it is a folder; name the file\n")
+
+
+def test_a_damaged_trial_is_named_where_the_run_is_read(
+    run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = run.trial_folder(1) / "trial.json"
+    file.write_text(file.read_text()[:40])
+    for arguments in (
+        ("pareto", run.path, "--json"),
+        ("report", run.path, "--out", tmp_path / "page.html"),
+        ("export", run.path, "--select", "fastest", "--out", tmp_path / "o"),
+    ):
+        code, _, err = command(capsys, monkeypatch, *arguments)
+        assert code == 0 and err.startswith(f"nasdistill: {file} left out: ") and err.count("\n") == 1, err
 
 
 def test_the_best_on_a_device(run: RunFolder, tmp_path: Path, capsys, monkeypatch) -> None:

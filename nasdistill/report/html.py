@@ -41,15 +41,18 @@ class Run(Protocol):
 
     def read_run(self) -> dict[str, Any]: ...
 
-    def results(self) -> list[TrialResult]: ...
+    def results(self, warnings: list[str] | None = None) -> list[TrialResult]: ...
 
-    def trained(self) -> list[TrialResult]: ...
+    def trained(self, warnings: list[str] | None = None) -> list[TrialResult]: ...
 
 
-def write_report(run: Run, path: str | Path) -> Path:
-    """Write the report of `run` to `path` in one step and return it. About 1.3 MB, most of it plotly.js."""
-    target = Path(path)
-    write_text(target, report_html(run.read_run(), run.results(), run_argument(run.path), run.trained()))
+def write_report(run: Run, path: str | Path, warnings: list[str] | None = None) -> Path:
+    """Write the report of `run` to `path` in one step and return it. About 1.3 MB, most of it plotly.js.
+
+    `warnings` is for what the run cannot read of its records, as in `RunFolder.results`.
+    """
+    target, results, trained = Path(path), run.results(warnings), run.trained(warnings)
+    write_text(target, report_html(run.read_run(), results, run_argument(run.path), trained))
     return target
 
 

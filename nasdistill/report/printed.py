@@ -23,9 +23,9 @@ from nasdistill.store.provenance import data_free_note
 from nasdistill.store.run_folder import RunFolder
 
 
-def print_front(run: RunFolder, as_json: bool, device: str | None = None) -> None:
-    """The front of a run, or that on one of its devices, as a table or a JSON object."""
-    results, recorded = run.results(), run.read_run()
+def print_front(run: RunFolder, as_json: bool, device: str | None = None, warnings: list[str] | None = None) -> None:
+    """The front of a run, or that on one of its devices, as a table or JSON; `warnings` as of `RunFolder.results`."""
+    results, recorded = run.results(warnings), run.read_run()
     note = data_free_note(recorded)
     objectives = objectives_of_run(recorded, device)
     members, teacher = front(results, objectives), teacher_of(recorded)

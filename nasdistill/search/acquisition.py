@@ -33,7 +33,13 @@ class Goal:
     """The acquisition of one suggestion: score models conditioned on what is known and pending, and the front."""
 
     def __init__(self, known: Known, costs: Costs, aims: Aims, regressions: dict[int, Regression]) -> None:
-        self._costs, self._aims = costs, aims
+        self._costs, self._aims, self._known, self._regressions = costs, aims, known, regressions
+        self._fit()
+
+    def _fit(self) -> None:
+        known, costs, aims, regressions = self._known, self._costs, self._aims, self._regressions
+        costs.encode([*known.points, *known.pending])
+        self._encoding = costs.encoder.version
         self._objectives = k = known.values.shape[1]
         self._scores = [i for i in range(k) if i not in (aims.latency_objective, *aims.figures)]
         self._other_fidelity = bool((known.fidelity != 1.0).any())
@@ -71,6 +77,9 @@ class Goal:
 
     def of(self, points: Sequence[Candidate]) -> Array:
         """Expected hypervolume improvement of each point, per effort where that counts, as far as the prior believes it."""
+        self._costs.encode(points)
+        if self._encoding != self._costs.encoder.version:  # one of the points has a parameter that none had before
+            self._fit()
         k = self._objectives
         mean, deviation = np.zeros((len(points), k)), np.zeros((len(points), k))
         for index, (log_mean, log_deviation) in self._measurable(points).items():

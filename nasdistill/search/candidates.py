@@ -57,6 +57,22 @@ class Tree:
                 distributions[name] = distribution
         return point, distributions
 
+    def branches(self, walks: int, rng: np.random.Generator) -> Iterator[dict[str, Distribution]]:
+        """The distributions of so many random points, and of points with the choices that none of them made.
+
+        A branch that opens only at a few values of a range may be missed, but none that a choice opens.
+        """
+        walked = [self.walk({}, rng) for _ in range(walks)]
+        chosen = {_choice(*item) for point, _ in walked for item in point.items()}
+        others = np.random.default_rng(0)  # of its own: what comes after does not depend on how many were missed
+        for point, distributions in walked:  # which grows
+            yield distributions
+            for name, distribution in distributions.items():
+                for value in distribution.choices if isinstance(distribution, CategoricalDistribution) else ():
+                    if _choice(name, value) not in chosen:
+                        walked.append(self.walk({**point, name: value}, others))
+                        chosen.update(_choice(*item) for item in walked[-1][0].items())
+
     def distributions(self, point: Mapping[str, Any]) -> dict[str, Distribution] | None:
         """The distributions of a point's parameters; None when it is not one complete point of the space."""
         chosen: Point = {}
@@ -109,6 +125,10 @@ class Tree:
             yield from self._product({**chosen, name: value}, rest[1:])
 
 
+def _choice(name: str, value: Any) -> tuple[str, type, Any]:
+    return name, type(value), value  # 1, 1.0 and True are three
+
+
 def allows(distribution: Distribution, value: Any) -> bool:
     """Whether `value` is one of the distribution's."""
     try:
@@ -140,8 +160,10 @@ def _moved(distribution: Distribution, value: Any, rng: np.random.Generator) -> 
         return others[int(rng.integers(len(others)))] if others else value
     if values is not None and len(values) <= _MOST_CHOICES:
         here = min(range(len(values)), key=lambda index: abs(values[index] - value))
-        there = here + round(float(rng.normal(0.0, max(1.0, _STEP * len(values))))) or here + 1
-        return values[there if 0 <= there < len(values) else int(rng.integers(len(values)))]
+        away = round(float(rng.normal(0.0, max(1.0, _STEP * len(values))))) or (1 if rng.random() < 0.5 else -1)
+        if not 0 <= here + away < len(values):
+            away = int(rng.integers(1, len(values)))  # to any other, counted on from the last to the first
+        return values[(here + away) % len(values)]
     here_at = position_of(distribution, value)
     return value_at(distribution, min(max(here_at + float(rng.normal(0.0, _STEP)), 0.0), 1.0 - 1e-9))
 

@@ -52,8 +52,8 @@ class Costs:
         self._latency_regression = Regression(rng)
         self._latency_cache: tuple[tuple[int, int], GaussianProcess] | None = None
         self.encoder = Encoder()
-        for _ in range(_DISCOVERY_WALKS):
-            self.encoder.add(tree.walk({}, rng)[1])
+        for distributions in tree.branches(_DISCOVERY_WALKS, rng):
+            self.encoder.add(distributions)
 
     def observe(self, candidate: Candidate, figures: Mapping[str, float]) -> None:
         """Keep what was measured of a point elsewhere; a figure that is neither limited nor an objective is of no use."""
@@ -100,11 +100,12 @@ class Costs:
         mean, deviation = np.log(told), np.zeros(len(candidates))
         unknown = np.flatnonzero(np.isnan(told)).tolist()
         if len(unknown):
+            rows = self.encode([candidates[i] for i in unknown])  # before the model, which has as many columns
             model = self._latency_model()
             if model is None:
                 mean[unknown], deviation[unknown] = 0.0, 1.0
             else:
-                mean[unknown], deviation[unknown] = model.predict(self.encode([candidates[i] for i in unknown]))
+                mean[unknown], deviation[unknown] = model.predict(rows)
         return mean, deviation
 
     def _latency_model(self) -> GaussianProcess | None:
@@ -132,17 +133,21 @@ class Costs:
         if len(unknown) and not told:
             mean[unknown], deviation[unknown] = 0.0, 1.0
         elif len(unknown):
+            rows = self.encode([candidates[i] for i in unknown])
             keys = list(told)
             if len(keys) > _MOST_COST_POINTS:
                 keys = keys[: _MOST_COST_POINTS // 2] + keys[-_MOST_COST_POINTS // 2 :]
             x = self.encode([self._points[key] for key in keys])
             regression = self._figure_models.setdefault(name, Regression(self._rng))
             model = regression.on(x, np.log([told[key] for key in keys]), self.encoder.dimension)
-            mean[unknown], deviation[unknown] = model.predict(self.encode([candidates[i] for i in unknown]))
+            mean[unknown], deviation[unknown] = model.predict(rows)
         return mean, deviation
 
     def effort(self, name: str) -> Callable[[Array], Array] | None:
-        """What points of certain `features` are expected to take of the figure `name` (n,); None until some were told."""
+        """What points of certain `features` are expected to take of the figure `name` (n,); None until some were told.
+
+        The features are those of the encoder as it is now: see `encode`.
+        """
         told = self._figures[name]
         if len(told) < _FEWEST_EFFORTS:
             return None

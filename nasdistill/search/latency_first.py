@@ -132,15 +132,19 @@ class LatencyFirstSampler(BaseSampler):
     def expecting_effort(self) -> Callable[[Mapping[str, Any]], float] | None:
         """What points are expected to take of the figure that is the `effort`, by what has been told so far; the model is
         made once, however many points are asked about. None without an `effort`, or until some were told."""
-        name = self._aims.effort
+        name, costs = self._aims.effort, self._costs
         with self._lock:
-            effort = None if name is None else self._costs.effort(name)
-        if effort is None:
+            effort = None if name is None else costs.effort(name)
+            encoding = costs.encoder.version
+        if name is None or effort is None:
             return None
 
         def expected(params: Mapping[str, Any]) -> float:
             with self._lock:
-                return float(effort(self._costs.features([self._reader.candidate(dict(params))]))[0])
+                features = costs.features([self._reader.candidate(dict(params))])
+                model = effort if encoding == costs.encoder.version else costs.effort(name)
+                assert model is not None
+                return float(model(features)[0])
 
         return expected
 
@@ -203,6 +207,7 @@ class LatencyFirstSampler(BaseSampler):
         if self._costs.figure_limits:
             likely = self._costs.likely_within(buildable)
             buildable = [c for c, p in zip(buildable, likely, strict=True) if p >= min(0.5, likely.max())]
+        self._costs.encode([*buildable, *before])
         own, theirs = self._costs.features(buildable), self._costs.features(before)
         distance = np.abs(own[:, None, :] - theirs[None, :, :])
         farness = distance.sum(axis=2).min(axis=1)

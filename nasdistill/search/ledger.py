@@ -56,8 +56,13 @@ class Ledger:
         """A trial number and folder for a point about to run; what to go on with is there already."""
         number = self._proposals.start(draft)
         folder = self._run.trial_folder(number)
-        folder.mkdir(parents=True, exist_ok=True)
-        hand_over_training([self._run.trial_folder(earlier) for earlier in draft.resumes], folder)
+        begun = [self._run.trial_folder(earlier) for earlier in draft.resumes]
+
+        def make_ready() -> None:
+            folder.mkdir(parents=True, exist_ok=True)
+            hand_over_training(begun, folder)
+
+        self._when_room(make_ready)
         return number, folder
 
     def began(self, number: int) -> None:

@@ -116,7 +116,7 @@ class Memory:
             return None
         full = warmth.fidelity == 1.0
         partial: dict[str, Any] = {} if full else {FIDELITY: warmth.fidelity, PARTIAL_VALUES: values, ELSEWHERE: True}
-        self.study.add_trial(ended(*found, values if full else None, partial))
+        self.study.add_trial(ended(*found, values if full else None, partial, constraints=self._missed(result)))
         return found[0] if full else None
 
     def remember(self, result: TrialResult, journalled: FrozenTrial | None = None) -> None:

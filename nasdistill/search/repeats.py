@@ -7,6 +7,7 @@ not needed for a fixed list of jobs, and its actors are gone by now; each worker
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import time
 from collections import deque
@@ -106,7 +107,8 @@ def run_repeats(
     A repeat that does not fit is left out and the next one tried, `worker_start_s` being what a new process takes to start;
     with a budget of trials all fit. `make_worker` and `resources` are those of `runner.run_search`. A repeat that fails is
     told to `on_repeat` and is no failure of the run, but after three in a row no more are started. On a full disk none is
-    started, `on_event` hears of it, and those that ran into it come again when there is room.
+    started, `on_event` hears of it, and those that ran into it come again when there is room; `on_repeat` is
+    called again when it ran into one.
 
     Raises InterruptedSearchError after Ctrl-C, and whatever writing a score or `on_repeat` raised. Scores on disk stay.
     """
@@ -138,14 +140,14 @@ def run_repeats(
                         queue.appendleft(ended.repeat)
                         continue
                     if ended.score is not None:
-                        _keep(ended.score, run, room, stop)
+                        _written(functools.partial(run.write_repeat, ended.score), room, stop)
                         clock.count_repeat(ended.score)
                         scores.append(ended.score)
                         failures = 0
                     elif stop.reason is None:
                         failures += 1
                     if on_repeat is not None:
-                        on_repeat(ended)
+                        _written(functools.partial(on_repeat, ended), room, stop)
     except KeyboardInterrupt:
         raise InterruptedSearchError("interrupted; everything finished is kept, and --resume goes on") from None
     finally:
@@ -156,8 +158,8 @@ def run_repeats(
     return scores
 
 
-def _keep(score: RepeatScore, run: RepeatRun, room: Room, stop: StopControl) -> None:
-    room.when_there(lambda: run.write_repeat(score), lambda: stop.reason is not None or stop.must_kill())
+def _written(write: Callable[[], None], room: Room, stop: StopControl) -> None:
+    room.when_there(write, lambda: stop.reason is not None or stop.must_kill())
 
 
 def _first_that_fits(queue: deque[Repeat], clock: BudgetClock, pool: _Pool, worker_start_s: float) -> Repeat | None:

@@ -53,8 +53,8 @@ class Room:
 
 def wait_for_room(folder: Path, give_up: Callable[[], bool]) -> bool:
     """Wait until there is room in `folder`; False when `give_up` said so before."""
-    while not has_room(folder):
-        if give_up():
-            return False
+    while not give_up():
+        if has_room(folder):
+            return True
         time.sleep(POLL_S)
-    return True
+    return False

@@ -142,7 +142,9 @@ class StudySearcher(Searcher):
         if self._clock.budget.kind == "epochs":
             epochs = [result.epochs for result in self._complete() if result.epochs]
             each = statistics.median(epochs) if epochs else self._trial_epochs
-            first = not running and not self._ledger.finished  # something is tried, however small the budget
+            trained = (*self._earlier, *self._ledger.finished)
+            # something is trained, however small the budget
+            first = not running and not any(result.epochs or result.state == "failed" for result in trained)
             return first or (running + 1) * each <= self._left()
         return True
 

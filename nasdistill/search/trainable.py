@@ -17,10 +17,12 @@ from nasdistill.errors import DeadlineReachedError
 from nasdistill.records import RungScore, TrialResult
 from nasdistill.search.pareto_asha import SCORE
 from nasdistill.search.reasons import DISK_FULL, breaks_process, reason_of
-from nasdistill.search.room import wait_for_room
+from nasdistill.search.room import POLL_S, wait_for_room
 from nasdistill.search.warm_worker import WarmWorker, reporting_to
 from nasdistill.search.worker import BUDGET_USED_UP, INTERRUPTED, TrialJob
-from nasdistill.store.room import is_full_disk
+from nasdistill.store.room import has_room, is_full_disk
+
+_TRIES_WITH_ROOM = 3  # of a trial that says the disk is full, although its folder's is not
 
 
 class TrialActor(tune.Trainable):
@@ -66,9 +68,12 @@ class TrialActor(tune.Trainable):
             self._running = None
 
     def _run(self, job: TrialJob) -> Generator[RungScore, None, TrialResult]:
-        """The trial; after a full disk again, from its last rung, once there is room."""
+        """The trial; after a full disk again, from its last rung, once there is room.
+
+        A quota, the number of files, or another disk may be what is full: then there is room here, and waiting is of no use.
+        """
         job.folder.mkdir(parents=True, exist_ok=True)
-        started = time.monotonic()
+        started, with_room = time.monotonic(), 0
         while True:
             try:
                 result = yield from self._logged(job)
@@ -78,6 +83,10 @@ class TrialActor(tune.Trainable):
                 result = _without_result(job, error)
             if (result.state, result.reason) != ("failed", DISK_FULL):
                 break
+            with_room = with_room + 1 if has_room(job.folder) else 0
+            if with_room == _TRIES_WITH_ROOM:
+                break
+            time.sleep(POLL_S)
             if not wait_for_room(job.folder, job.must_end):
                 result = _without_result(job, DeadlineReachedError())
                 break

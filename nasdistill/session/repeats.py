@@ -31,8 +31,8 @@ def repeat_front(session: Session, assets: Assets, repeats: int, worker_start_s:
 
     def on_repeat(outcome: RepeatEnded) -> None:
         nonlocal ended
+        run.update_run(seconds=session.clock.seconds)  # first: on a full disk all of this is done again
         ended += 1
-        run.update_run(seconds=session.clock.seconds)
         progress.log(_line(outcome, objectives.accuracy))
         progress.phase(f"repeating the front: {ended} of {len(plan)}")
 

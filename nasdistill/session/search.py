@@ -68,13 +68,16 @@ def _search(
     sampler = request.sampler or recorded.get("sampler", DEFAULT_SAMPLER)
     used = float(recorded.get("seconds", 0.0))
     url = check_storage(request.storage, recorded)
-    earlier = run.results() if request.resume else []
+    left_out: list[str] = []
+    earlier = run.results(left_out) if request.resume else []
     clock = BudgetClock.resumed(budget_of(request, recorded), earlier, used)
     for score in run.repeats() if request.resume else ():
         clock.count_repeat(score)
     asked = request.repeats if request.repeats is not None else recorded.get("repeats")
     goals = goals_of(settings)
     progress.begin(clock, earlier, goals.objectives)
+    for line in left_out:
+        progress.log(line)
     cache = cache_folder()
     if request.ray_address is not None:
         # The processes of a cluster have other current folders.

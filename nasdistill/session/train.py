@@ -67,10 +67,12 @@ def train(request: TrainRequest, progress: Progress) -> TrialResult:
     moved = {name: getattr(request, name) for name in MOVABLE}
     run, settings = check(SearchRequest(resume=True, out=request.run, **moved))
     recorded = run.read_run()
-    objectives = objectives_of_run(recorded, request.device)
-    chosen = choose(run.results(), request.trial, request.select, objectives, devices_of_run(recorded) or None)
+    objectives, left_out = objectives_of_run(recorded, request.device), list[str]()
+    chosen = choose(run.results(left_out), request.trial, request.select, objectives, devices_of_run(recorded) or None)
     clock = BudgetClock(request.budget)
     progress.begin(clock, (), objectives)
+    for line in left_out:
+        progress.log(line)
     progress.log(f"trial {chosen.trial} {chosen.family}: {_figures(chosen)} in the search")
     with run.held():
         folder = run.trained_folder(chosen.trial)

@@ -198,16 +198,18 @@ class RunFolder:
 
         So a run that was copied, or committed, without its trial folders reads the same. Unlike those of `trials`, these
         results carry the scores of their repeats.
+
+        Raises InputError for a damaged table, unless it can be described in `warnings` and `trials/` has results.
         """
-        results: dict[int, TrialResult] = {}
+        results, kept = dict[int, TrialResult](), self.trials(warnings)
         if self.trials_file.is_file():
             try:
                 results = {result.trial: result for result in read_trials_csv(self.trials_file)}
             except InputError as error:
-                if warnings is None:
+                if warnings is None or not kept:
                     raise
                 warnings.append(f"{error}")
-        results.update((result.trial, result) for result in self.trials(warnings))
+        results.update((result.trial, result) for result in kept)
         again: dict[int, list[RepeatScore]] = {}
         for score in self.repeats(warnings):
             again.setdefault(score.trial, []).append(score)

@@ -32,10 +32,10 @@ class SampleRun:
     def read_run(self) -> dict:
         return self.run
 
-    def results(self) -> list[TrialResult]:
+    def results(self, warnings: list[str] | None = None) -> list[TrialResult]:
         return self.trials
 
-    def trained(self) -> list[TrialResult]:
+    def trained(self, warnings: list[str] | None = None) -> list[TrialResult]:
         return []
 
 

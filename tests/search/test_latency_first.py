@@ -218,6 +218,32 @@ def test_effort_is_expected_of_points_like_those_told() -> None:
     assert LatencyFirstSampler(FLAT, flat_latency, seed=0).expecting_effort() is None
 
 
+def test_a_parameter_that_nothing_had_before_widens_the_models_at_any_time() -> None:
+    """It opens at the very end of a range, where random points hardly ever are."""
+
+    def rare(chosen: Mapping[str, Any]) -> dict[str, BaseDistribution]:
+        if "width" not in chosen:
+            return {"width": FloatDistribution(0.0, 1.0)}
+        if chosen["width"] > 0.9999 and "late" not in chosen:
+            return {"late": CategoricalDistribution(("a", "b", "c"))}
+        return {}
+
+    sampler = LatencyFirstSampler(rare, None, seed=0, startup=3, effort="seconds", figure_limits={"params_m": 3.0})
+    study = study_of(sampler)
+    expected = None
+    for number in range(12):
+        if number >= 6:
+            study.enqueue_trial({"width": 0.9999 + number * 1e-6, "late": "abcabc"[number - 6]})
+            study.ask()  # and never told: pending
+        trial = ask(study, rare)
+        width = trial.params["width"]
+        sampler.observe(trial.params, 1.0 + width, seconds=10.0 + width, params_m=1.0 + width)
+        study.tell(trial, (width, 1.0 + width))
+        expected = expected or sampler.expecting_effort()
+    assert "late" in sampler._costs.encoder._parameters
+    assert expected is not None and expected({"width": 1.0, "late": "a"}) == pytest.approx(11.0, rel=0.2)
+
+
 def test_what_is_not_possible_at_present_is_not_proposed() -> None:
     """In the startup, by the models, and by their climb; afterwards everything is again."""
     sampler = LatencyFirstSampler(FLAT, flat_latency, seed=0, startup=3)

@@ -339,6 +339,19 @@ def test_what_is_asked_for_is_tried_although_an_earlier_run_has_tried_it(tmp_pat
     assert tried == [(points[1], "enqueued"), (points[2], "enqueued"), (points[-1], "sampler")]
 
 
+def test_a_warm_result_beyond_a_limit_of_this_run_takes_no_place_on_its_front(tmp_path: Path) -> None:
+    points = SmallSpace().anchors()
+    warm = [Warmth(complete(number, params, 0.9)) for number, params in enumerate(points)]  # 1 ms and 2 ms
+    limits = parse_constraints(["latency_ms<=1.6"])
+    sampler = make_sampler("latency-first", SamplerTask(SmallSpace(), constraints=limits, seed=0))
+    journal = open_journal_file(tmp_path / "study.journal", directions_of(OBJECTIVES))
+    proposals = Proposals(SmallSpace(), sampler, journal, OBJECTIVES, warm=warm, constraints=limits)
+    assert [trial.constraints for trial in proposals._memory.study.trials] == [
+        {"latency_ms": pytest.approx(-0.375)},
+        {"latency_ms": pytest.approx(0.25)},
+    ]
+
+
 def test_results_by_another_recipe_tell_costs_alone(tmp_path: Path) -> None:
     (tmp_path / "all").mkdir()
     points = [draft.params for draft in drafts(opened(tmp_path / "all"))]

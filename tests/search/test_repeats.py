@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -187,18 +188,25 @@ def test_a_full_disk_is_waited_for(
     monkeypatch.setattr(repeats, "_Pool", lambda *arguments: pool)
     events: list[SearchEvent] = []
     ended: list[RepeatEnded] = []
+    records = iter([OSError(errno.ENOSPC, "full")] if full else [])
+
+    def on_repeat(repeat: RepeatEnded) -> None:
+        if (error := next(records, None)) is not None:
+            raise error
+        ended.append(repeat)
+
     run_repeats(
         plan,
         SeededWorker,
         run,
         BudgetClock(parse_budget("2trials")),
         stop_file=run.path / ".stop",
-        on_repeat=ended.append,
+        on_repeat=on_repeat,
         on_event=events.append,
     )
     assert [repeat.reason for repeat in ended] == told
     assert pool.started == ([1, 1, 2] if full else [1, 2])
-    assert [type(event) for event in events] == ([DiskFull, RoomAgain] if full else [])
+    assert [type(event) for event in events] == ([DiskFull, RoomAgain] * 2 if full else [])
     assert [score.trial for score in run.repeats()] == ([1, 2] if full else [2])
 
 

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from optuna.storages.journal import JournalFileBackend
+from ray import cloudpickle
 from test_proposals import OBJECTIVES, complete, on_disk, opened
 
+from nasdistill.records import TrialResult
 from nasdistill.search import room as room_module
 from nasdistill.search.events import DiskFull, RoomAgain, SearchEvent
 from nasdistill.search.journal_file import open_journal_file
+from nasdistill.search.reasons import DISK_FULL
 from nasdistill.search.reconcile import directions_of
 from nasdistill.search.room import Room, wait_for_room
+from nasdistill.search.trainable import TrialActor
+from nasdistill.search.warm_worker import WarmWorker
+from nasdistill.search.worker import TrialJob
 from nasdistill.store.room import is_full_disk
 
 
@@ -73,7 +80,7 @@ def test_a_search_that_ends_anyway_does_not_wait(tmp_path: Path, monkeypatch: py
 
     with pytest.raises(OSError, match="No space"):
         Room(tmp_path).when_there(write, lambda: True)
-    answers(monkeypatch, False, False)
+    answers(monkeypatch)
     assert not wait_for_room(tmp_path, lambda: True)
     answers(monkeypatch, False, True)
     assert wait_for_room(tmp_path, lambda: False)
@@ -104,3 +111,22 @@ def test_a_journal_that_could_not_be_written_is_mended(tmp_path: Path, monkeypat
     assert [trial.state.name for trial in on_disk(tmp_path)] == ["COMPLETE", "COMPLETE"]
     assert len(open_journal_file(tmp_path / "study.journal", directions_of(OBJECTIVES)).trials()) == 2
     assert not (tmp_path / "study.journal.damaged").exists()
+
+
+class OverQuota:
+    """A worker whose disk takes nothing more, whatever the disk itself says."""
+
+    def run(self, job: TrialJob, report: Callable[[str], None]) -> TrialResult:
+        report("tried")
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+
+def test_a_quota_is_not_waited_for_where_the_disk_has_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nasdistill.search.trainable.POLL_S", 0.0)
+    actor = TrialActor.__new__(TrialActor)  # what Ray would start
+    actor._warm = WarmWorker(cloudpickle.dumps(OverQuota))
+    trial = actor._run(TrialJob(0, {"family": "a"}, tmp_path / "0", None, tmp_path / ".stop"))
+    with pytest.raises(StopIteration) as end:
+        next(trial)
+    assert (end.value.value.state, end.value.value.reason) == ("failed", DISK_FULL)
+    assert (tmp_path / "0" / "log.txt").read_text().count("tried") == 3

@@ -172,13 +172,6 @@ def test_an_epoch_budget_is_not_overrun(tmp_path: Path) -> None:
     assert len(results) == 5
 
 
-@pytest.mark.parametrize(("epochs", "trials"), [(8, 2), (2, 1)])
-def test_an_epoch_budget_is_not_overrun_by_many_workers(tmp_path: Path, epochs: int, trials: int) -> None:
-    budget = parse_budget(f"{epochs}epochs")
-    results = run_search(SmallSpace(), CurveWorker, FileRun(tmp_path), budget, workers=2, trial_epochs=3)
-    assert len(results) == trials
-
-
 def test_an_estimate_keeps_long_trials_out(tmp_path: Path) -> None:
     def estimate(params: dict[str, object]) -> float:
         return 1000.0 if params["family"] == "a" else 0.1

@@ -45,6 +45,38 @@ def test_of_a_family_that_is_hardly_known_the_longer_answer_counts(
     assert left({"family": "b"}) == (expected["b"] < 300)
 
 
+def epochs_searcher(budget: str, workers: int, results: list[TrialResult]) -> StudySearcher:
+    clock = BudgetClock.resumed(parse_budget(budget), results)
+    draft = SimpleNamespace(params={"family": "a"}, origin="sampler")
+    return StudySearcher(
+        SimpleNamespace(ask=lambda possible: draft, withdraw=lambda draft: None),  # type: ignore[arg-type]
+        SimpleNamespace(  # type: ignore[arg-type]
+            finished=[], start=lambda draft: (0, Path("trials/0")), room=SimpleNamespace(there=lambda: True)
+        ),
+        clock,
+        SimpleNamespace(reason=None, trial_deadline=None, stop_file=Path("stop")),  # type: ignore[arg-type]
+        workers=workers,
+        results=results,
+        trial_epochs=3,
+    )
+
+
+@pytest.mark.parametrize(("budget", "trials"), [("8epochs", 2), ("2epochs", 1)])
+def test_an_epoch_budget_is_not_overrun_by_many_workers(budget: str, trials: int) -> None:
+    """But something is trained, however small it is."""
+    searcher = epochs_searcher(budget, workers=3, results=[])
+    assert sum(isinstance(searcher.suggest(str(number)), dict) for number in range(3)) == trials
+
+
+@pytest.mark.parametrize(("earlier", "starts"), [("complete", False), ("rejected", True)])
+def test_a_resumed_epoch_budget_is_not_overrun_either(earlier: str, starts: bool) -> None:
+    trained = complete(0, "a", 9.0).model_copy(update={"epochs": 3})
+    if earlier == "rejected":  # before it was trained
+        trained = TrialResult(trial=0, state="rejected", family="a", reason="too slow", params={})
+    searcher = epochs_searcher("5epochs" if earlier == "complete" else "2epochs", workers=1, results=[trained])
+    assert isinstance(searcher.suggest("1"), dict) is starts
+
+
 def test_once_a_point_is_too_long_the_sampler_is_told_what_fits() -> None:
     """Or its favourite family is refused until the search gives up, though another one fits."""
     asked: list[bool] = []

@@ -118,6 +118,9 @@ def test_a_damaged_table_does_not_hide_the_trials(tmp_path: Path) -> None:
     assert "column fidelity is missing" in warnings[0]
     with pytest.raises(InputError, match="column fidelity is missing"):
         run.results()
+    (run.trial_folder(0) / "trial.json").unlink()
+    with pytest.raises(InputError, match="column fidelity is missing"):  # all there was
+        run.results([])
 
 
 def test_an_output_folder_with_a_run_or_files_is_refused(tmp_path: Path) -> None:
