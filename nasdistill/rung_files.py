@@ -36,10 +36,14 @@ class RungFiles:
         """Bring a stage set up like the one that was under way to where that was."""
         restore_training(self._training, training)
 
+    def keep(self, training: StageTraining, seconds: float) -> None:
+        """The training as it is, after so many seconds of the trial."""
+        facts = {"key": self.key, "stage": training.stage.name, "seconds": str(seconds)}
+        save_training(self._training, training, facts)
+
     def save(self, training: StageTraining, score: RungScore) -> None:
         """Training first: a score on disk then always has the training that goes with it, or a later one."""
-        facts = {"key": self.key, "stage": training.stage.name, "seconds": str(score.seconds)}
-        save_training(self._training, training, facts)
+        self.keep(training, score.seconds)
         before = [one for one in read_rung_scores(self._folder) if one.rung < score.rung]
         write_rung_scores(self._folder, [*before, score])
 

@@ -55,7 +55,10 @@ class Way:
     def train(
         self, student: Student, connectors: Connectors, stage: Stage, best: BestFiles | None = None
     ) -> Generator[RungScore, None, StageRun]:
-        """Run a stage, from where an earlier process left it, with a stop at each rung on the way."""
+        """Run a stage, from where an earlier process left it, with a stop at each rung on the way.
+
+        Of a student that is still to be pruned a rung is a place to go on from, and no score.
+        """
         training = self._training(student, connectors, stage)
         if self.files.stage == stage.name:
             self.files.restore(training)
@@ -66,6 +69,10 @@ class Way:
             if not training.step < at <= stage.steps:
                 continue
             training.run_to(at)
+            if self.config.prune_ratio and stage.freeze_backbone:
+                # Not pruned yet: this accuracy does not belong to the costs that are told.
+                self.files.keep(training, time.monotonic() - self.started)
+                continue
             score = self._score(student, rung, epochs, best)
             self.files.save(training, score)
             self.report(f"rung at epoch {epochs} of {settings.epochs}: mAP50 {score.map50:.4f}, {score.map50_95:.4f}")

@@ -2,6 +2,7 @@
 
 import math
 import pickle
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -314,9 +315,11 @@ class TestRungs:
         training = assets.training.model_copy(update={"epochs": 4, "rungs": (1, 2), "recipe": recipe})
         return Workbench(replace(assets, training=training))
 
-    def trial(self, bench: Workbench, folder: Path, lines: list[str]) -> InRungs:
+    def trial(
+        self, bench: Workbench, folder: Path, lines: list[str], should_stop: Callable[[], bool] = lambda: False
+    ) -> InRungs:
         folder.mkdir(exist_ok=True)
-        place = TrialPlace(4, folder, {"family": "yolov5"})
+        place = TrialPlace(4, folder, {"family": "yolov5"}, should_stop)
         return trial_in_rungs(config(prune_ratio=0.3), bench, place, lines.append)
 
     @pytest.fixture(scope="class")
@@ -333,7 +336,8 @@ class TestRungs:
         self, rung_bench: Workbench, whole: tuple[list[RungScore], TrialResult], tmp_path: Path
     ) -> None:
         scores, result = whole
-        assert [(s.trial, s.rung, s.epochs, s.fidelity) for s in scores] == [(4, 0, 1, 0.25), (4, 1, 2, 0.5)]
+        # the first rung is in stage 1, before pruning: what it would score is not the student of these costs
+        assert [(s.trial, s.rung, s.epochs, s.fidelity) for s in scores] == [(4, 1, 2, 0.5)]
         assert all(s.params_m == result.params_m and s.gflops == result.gflops for s in scores)
         assert result.state == "complete" and result.fidelity == 1.0 and result.epochs == 4
         # scoring on the way changes nothing: the same trial without rungs is the same student
@@ -342,41 +346,46 @@ class TestRungs:
         _, alone = drained(self.trial(plain, tmp_path, []))
         assert (alone.map50, alone.map50_95) == (result.map50, result.map50_95)
 
-    @pytest.mark.parametrize("rungs", [1, 2])
+    @pytest.mark.parametrize("stage", [1, 2])
     def test_a_killed_trial_goes_on_from_its_last_rung_to_the_same_end(
-        self, rung_bench: Workbench, whole: tuple[list[RungScore], TrialResult], tmp_path: Path, rungs: int
+        self, rung_bench: Workbench, whole: tuple[list[RungScore], TrialResult], tmp_path: Path, stage: int
     ) -> None:
         scores, result = whole
-        killed, lines = self.trial(rung_bench, tmp_path / "first", []), list[str]()
-        first = [next(killed) for _ in range(rungs)]
+        lines, steps = list[str](), iter(range(100))
+        # in stage 1 after the rung that scores nothing, or at that of stage 2
+        killed = self.trial(rung_bench, tmp_path / "first", [], lambda: stage == 1 and next(steps) == 4)
+        if stage == 1:
+            with pytest.raises(DeadlineReachedError):
+                next(killed)
+        first = [] if stage == 1 else [next(killed)]
         left = (tmp_path / "first" / "rung.safetensors").read_bytes()  # what kill -9 leaves
         killed.close()
-        assert not (tmp_path / "first" / "rung.safetensors").exists()
+        assert (tmp_path / "first" / "rung.safetensors").exists() == (stage == 1)
         (tmp_path / "second").mkdir()
         (tmp_path / "second" / "rung.safetensors").write_bytes(left)  # as the search hands it over
         more, again = drained(self.trial(rung_bench, tmp_path / "second", lines))
-        assert [s.rung for s in more] == [s.rung for s in scores[rungs:]]
+        assert [s.rung for s in more] == [s.rung for s in scores[len(first) :]]
         assert (again.map50, again.map50_95) == (result.map50, result.map50_95)
         assert any("goes on in stage" in line for line in lines)
-        assert sum(line.startswith("stage 1:") for line in lines) == (rungs == 1)
+        assert sum(line.startswith("stage 1:") for line in lines) == (stage == 1)
         assert not (tmp_path / "second" / "rung.safetensors").exists()
         seconds = [score.seconds for score in [*first, *more]]
         assert seconds == sorted(seconds) and again.seconds >= seconds[-1], "the seconds of the first part count"
 
     @pytest.mark.parametrize(
-        ("scores", "epoch"),
+        ("prune_ratio", "scores", "epoch", "killed"),
         [
-            ((0.9, 0.5, 0.3, 0.2), 2),  # the first rung is in stage 1, before pruning
-            ((0.1, 0.3, 0.5, 0.2), 3),
-            ((0.1, 0.5, 0.3, 0.5), 4),  # no better than the end
+            (0.0, (0.9, 0.5, 0.3, 0.2), 2, True),  # the best was before the kill; the first is of stage 1
+            (0.3, (0.3, 0.5, 0.2), 3, True),  # one after it takes its place
+            (0.3, (0.5, 0.3, 0.5), 4, False),  # no better than the end
         ],
     )
-    @pytest.mark.parametrize("killed", [False, True])
     def test_a_long_training_ends_with_its_best(
         self,
         rung_bench: Workbench,
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
+        prune_ratio: float,
         scores: tuple[float, ...],
         epoch: int,
         killed: bool,
@@ -391,10 +400,10 @@ class TestRungs:
 
         monkeypatch.setattr("nasdistill.trial_rungs.score", scoring)
         place, lines = TrialPlace(4, tmp_path, {"family": "yolov5"}, best_by="map50_95"), list[str]()
-        trial = trial_in_rungs(config(prune_ratio=0.3), bench, place, lines.append)
+        trial = trial_in_rungs(config(prune_ratio=prune_ratio), bench, place, lines.append)
         if killed:  # as kill -9 does: nothing is tidied up
-            for _ in range(2):
-                next(trial)
+            while next(trial).epochs < 2:
+                pass
             monkeypatch.setattr(RungFiles, "remove", lambda files: None)
             monkeypatch.setattr(BestFiles, "remove", lambda files, but=None: None)
             kept = (tmp_path / "student.onnx").read_bytes()
@@ -402,10 +411,11 @@ class TestRungs:
             monkeypatch.undo()
             monkeypatch.setattr("nasdistill.trial_rungs.score", scoring)
             (tmp_path / "student.onnx").write_bytes(kept)
-            trial = trial_in_rungs(config(prune_ratio=0.3), bench, place, lines.append)
+            trial = trial_in_rungs(config(prune_ratio=prune_ratio), bench, place, lines.append)
         _, result = drained(trial)
-        assert (result.map50_95, result.epochs) == (scores[epoch - 1], epoch)
-        assert (tmp_path / "student.onnx").read_bytes() == scored[epoch - 1]
+        best = epoch - (5 - len(scores))  # of one that is pruned the first epoch has no score
+        assert (result.map50_95, result.epochs) == (scores[best], epoch)
+        assert (tmp_path / "student.onnx").read_bytes() == scored[best]
         assert sorted(path.name for path in tmp_path.iterdir()) == ["rungs.json", "student.onnx", "student.safetensors"]
         assert any(f"the student is that of epoch {epoch} of 4" in line for line in lines) == (epoch < 4)
         weights = load_file(tmp_path / "student.safetensors")
@@ -416,7 +426,7 @@ class TestRungs:
     def test_a_training_that_breaks_on_its_way_has_its_best(
         self, rung_bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        scores = iter((0.4, 0.3))
+        scores = iter((0.3,))
         monkeypatch.setattr("nasdistill.trial_rungs.score", lambda *given: Accuracy(0.9, next(scores)))
         one_step, steps = StageTraining._one_step, []
 
@@ -435,14 +445,14 @@ class TestRungs:
         assert sorted(path.name for path in tmp_path.iterdir()) == ["rungs.json", "student.onnx", "student.safetensors"]
         place = TrialPlace(5, tmp_path / "plain", {"family": "yolov5"})
         place.folder.mkdir()
-        scores = iter((0.4, 0.3))
+        scores = iter((0.3,))
         with pytest.raises(TrialError, match="the loss became nan"):
             drained(trial_in_rungs(config(prune_ratio=0.3), rung_bench, place, lines.append))
 
     def test_a_training_that_fails_after_its_end_still_has_its_best(
         self, rung_bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        scores = iter((0.1, 0.5, 0.2, 0.2))  # two rungs, the end, and the end again
+        scores = iter((0.5, 0.2, 0.2))  # a rung, the end, and the end again
         monkeypatch.setattr("nasdistill.trial_rungs.score", lambda *given: Accuracy(0.9, next(scores)))
         place = TrialPlace(4, tmp_path, {"family": "yolov5"}, best_by="map50_95")
         costs, calls = trial._costs, []

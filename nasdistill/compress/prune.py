@@ -117,7 +117,12 @@ def prune(student: Student, pruning: Pruning, gradients: Mapping[str, Tensor] | 
 
 
 def channels_left(channels: int, ratio: float, multiple: int) -> int:
-    """What `ratio` leaves of a number of channels: the nearest multiple, at least one of it, at most what there is."""
+    """What `ratio` leaves of a number of channels: the nearest multiple, at least one of it, at most what there is.
+
+    A ratio of 0 leaves all of them, whatever they are a multiple of.
+    """
+    if ratio <= 0.0:
+        return channels
     return min(channels, max(1, round(channels * (1.0 - ratio) / multiple)) * multiple)
 
 

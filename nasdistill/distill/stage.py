@@ -103,6 +103,7 @@ class StageTraining:
         self._parameters = [p for model in models for p in model.parameters() if p.requires_grad]
         self.optimizers = OPTIMIZERS[stage.optimizer](models, stage.learning_rate, compute.device.type == "cuda")
         self.scaler = compute.scaler()
+        self._strides = student.strides  # read once: they lie on the GPU, which each look would wait for
         self._anneal = annealer(student.model)
         self._indices = feed.indices(stage.steps, stage.batch_size, seed, stage.closing_steps)
         self._recent: list[dict[str, float]] = []
@@ -118,6 +119,8 @@ class StageTraining:
         for _ in range(step - self.step):
             next(self._indices)
         self.step = step
+        if step:  # the temperature of dynamic convolutions is none of their weights
+            self._anneal(self.stage.progress(step - 1))
 
     def run(self) -> StageRun:
         """The whole stage; raises what `run_to` does."""
@@ -147,7 +150,7 @@ class StageTraining:
     def _one_step(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
         stage, step = self.stage, self.step
         set_learning_rate(self.optimizers, stage.learning_rate * learning_rate_share(step, stage.steps))
-        batch = self._feed.batch(indices, self._compute.device, self.student.strides)
+        batch = self._feed.batch(indices, self._compute.device, self._strides)
         progress = stage.progress(step)
         self._anneal(progress)
         with self._compute.context():

@@ -78,6 +78,7 @@ def warm_supernet(
     optimizers = muon(trained, learning_rate, compute.device.type == "cuda")
     scaler = compute.scaler()
     orders = [feed.indices(steps, batch_size, seed + index) for index, feed in enumerate(feeds)]
+    strides = supernet.strides  # read once: they lie on the GPU, which each look would wait for
     started, done = time.perf_counter(), 0
     for step in range(steps):
         if should_stop():
@@ -87,7 +88,7 @@ def warm_supernet(
             break
         set_learning_rate(optimizers, learning_rate * learning_rate_share(int(share * 1000), 1000))
         turn = step % len(feeds)
-        batch = feeds[turn].batch(next(orders[turn]), compute.device, supernet.strides)
+        batch = feeds[turn].batch(next(orders[turn]), compute.device, strides)
         member = _turn(step // len(feeds), tried, chooser)
         student = supernet if member is None else member.student
         with compute.context():

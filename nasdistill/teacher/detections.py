@@ -12,7 +12,8 @@ from nasdistill.teacher.forms import cells_along
 
 LEAST_SCORE, SURE = 0.1, 0.25  # detections from here on are kept; those from here on are counted as objects
 NMS_IOU = 0.6
-MOST_BEFORE_NMS = 300
+MOST_BEFORE_NMS = 3000  # a head fires at ten or so anchors of an object: enough for MOST_DETECTIONS of them
+MOST_DETECTIONS = 300  # of a view, as Ultralytics keeps them
 MATCHED_IOU = 0.5
 SAYS_SOMETHING = 0.05  # anchors below this confidence do not enter the entropy
 

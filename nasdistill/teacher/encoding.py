@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nasdistill.space.families import STRIDES
-from nasdistill.teacher.detections import Detections, final_detections, unpack, view_facts
+from nasdistill.teacher.detections import MOST_DETECTIONS, Detections, final_detections, unpack, view_facts
 from nasdistill.teacher.forms import DETECTIONS, TargetForm, TargetShape, cells_along, top_anchors
 from nasdistill.teacher.resample import resample, resample_bins
 from nasdistill.teacher.teacher import RawOutput
@@ -103,9 +103,9 @@ def encoded(
             dim=1,
         )
     if form.detections or form.facts:
-        detections = final_detections(raw.logits_bac, raw.distances_ba4, strides, teacher_size, DETECTIONS)
+        detections = final_detections(raw.logits_bac, raw.distances_ba4, strides, teacher_size, MOST_DETECTIONS)
         if form.detections:
-            arrays["detections"] = detections.packed()
+            arrays["detections"] = detections.packed()[:, :DETECTIONS]
         if form.facts:
             arrays["facts"] = view_facts(raw.logits_bac, detections, labels)
     return arrays

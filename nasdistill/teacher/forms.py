@@ -11,7 +11,7 @@ from nasdistill.teacher.cache import Layout, bytes_per_view
 
 SPARSE_SHARE = 0.05
 MOST_TOP_ANCHORS, FEWEST_TOP_ANCHORS = 256, 16
-DETECTIONS = 50
+DETECTIONS = 100  # of a view, the best: as many as COCO scores
 DETECTION_FIELDS = 6  # centre x and y, width, height (0..1), score, class
 FACTS = 3  # entropy of the scores, objects, error on the labels
 

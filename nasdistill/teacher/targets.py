@@ -23,7 +23,7 @@ from nasdistill.teacher.forms import TargetForm, TargetShape, layout_of, maps_la
 from nasdistill.teacher.participation import PARTICIPATIONS, participation
 from nasdistill.teacher.teacher import LEVELS, Teacher
 
-VERSION = 4
+VERSION = 5
 MAPS_DESCRIPTION = "maps.json"
 PLAIN = TargetForm()
 HALF_MOST = 65504.0  # the largest float16

@@ -178,9 +178,10 @@ def batches(count: int, batch: int, steps: int) -> Iterator[np.ndarray]:
 @torch.no_grad()
 def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
     """Move the average of weights and statistics a step towards the model."""
+    now = model.state_dict()
     for name, value in average.state_dict().items():
         if value.is_floating_point():
-            value.lerp_(model.state_dict()[name], 1 - decay)
+            value.lerp_(now[name], 1 - decay)
 
 
 @torch.no_grad()

@@ -228,7 +228,16 @@ def test_layers_are_early_by_the_stride_of_what_they_give(family: str) -> None:
 
 @pytest.mark.parametrize(
     ("channels", "ratio", "multiple", "left"),
-    [(64, 0.3, 4, 44), (64, 0.3, 16, 48), (8, 0.3, 4, 4), (8, 0.15, 4, 8), (6, 0.9, 8, 6), (16, 0.95, 8, 8)],
+    [
+        (64, 0.3, 4, 44),
+        (64, 0.3, 16, 48),
+        (8, 0.3, 4, 4),
+        (8, 0.15, 4, 8),
+        (6, 0.9, 8, 6),
+        (16, 0.95, 8, 8),
+        (10, 0.0, 4, 10),
+        (40, 0.0, 16, 40),
+    ],
 )
 def test_channels_are_rounded_to_the_devices_multiple(channels: int, ratio: float, multiple: int, left: int) -> None:
     assert channels_left(channels, ratio, multiple) == left

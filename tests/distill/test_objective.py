@@ -232,8 +232,11 @@ class TestDetections:
         )
 
     def test_a_teacher_that_counts_for_nothing_says_nothing(self, student: Student, labels: dict) -> None:
-        silent = self.loss(student, labels, (1.0, 1.0), torch.tensor([0.0, 0.0]))
-        assert silent.item() != pytest.approx(self.loss(student, labels, (1.0, 1.0), None).item(), rel=1e-2)
+        assert self.loss(student, labels, (1.0, 1.0), torch.tensor([0.0, 0.0])).item() == 0.0
+        plain, twice = (
+            self.loss(student, labels, (0.7, 0.4), weight).item() for weight in (None, torch.tensor([2.0, 2.0]))
+        )
+        assert twice == pytest.approx(2.0 * plain, rel=1e-5)
 
 
 @pytest.mark.parametrize("cls", ["kl", "bckd"])
@@ -276,13 +279,15 @@ def test_the_teachers_share_scales_all_but_the_labels(student: Student, labels: 
 
 def test_participation_scales_an_images_gradient(student: Student, labels: dict) -> None:
     targets = replace(
-        same_as(student, student.model(images_of(9, size=SIZE))), participation={"both": torch.tensor([0.0, 2.0])}
+        same_as(student, student.model(images_of(9, size=SIZE))),
+        detections=TestDetections.said(labels, (0.9, 0.9)),
+        participation={"both": torch.tensor([0.0, 2.0])},
     )
     images = images_of(size=SIZE).requires_grad_(True)
     student.model.eval()  # in training mode BatchNorm ties the images of a batch together
     output = student.model(images)[1]
     criterion = DistillationLoss(student, identity(student), LossChoice(box="l1_giou_ld", participation="both"))
-    criterion(output, targets, labels, LossWeights(), 2.0)["total"].backward()
+    criterion(output, targets, labels, LossWeights(detections=1.0), 2.0)["total"].backward()
     assert not images.grad[0].any() and images.grad[1].any()
 
 

@@ -291,3 +291,20 @@ def test_a_student_of_three_levels_reads_nothing_of_the_coarser_ones(feed: Feed)
     )
     everything = feed.batch(indices, CPU.device).targets
     assert everything is not None and everything.logits_bac.shape[1] == targets.logits_bac.shape[1] + 4 + 1
+
+
+def test_a_stage_gone_on_with_has_the_temperature_of_where_it_was_left(feed: Feed) -> None:
+    """It is none of the weights, and what is scored or pruned then depends on it."""
+    arch = {"width": 0.25, "depth": 1, "experts": 2, "neck": 16}
+    left = []
+    for trained in (True, False):
+        student = build_student("dynamicconv", arch, NAMES)
+        connectors = Connectors(student.pyramid_channels, CHANNELS)
+        stage = Stage("stage 7", 2, 1e-3, LossWeights(label=1.0), True, 0, 5, batch_size=4)
+        training = StageTraining(student, connectors, feed, stage, lambda progress: 2.0, CPU, seed=3)
+        if trained:
+            training.run()
+        else:
+            training.go_on_from(2)
+        left.append({m.temperature for m in student.model.modules() if isinstance(m, DynamicConv2d)})
+    assert left[0] == left[1] and max(left[0]) < 30.0

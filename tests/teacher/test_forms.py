@@ -10,7 +10,15 @@ from small import CPU, NAMES, SIZE, small_teacher, training_views
 
 from nasdistill.data.views import Views
 from nasdistill.teacher.cache import bytes_per_view
-from nasdistill.teacher.detections import LEAST_SCORE, SURE, Detections, anchor_points, final_detections, view_facts
+from nasdistill.teacher.detections import (
+    LEAST_SCORE,
+    MOST_DETECTIONS,
+    SURE,
+    Detections,
+    anchor_points,
+    final_detections,
+    view_facts,
+)
 from nasdistill.teacher.forms import (
     SPARSE_SHARE,
     TargetForm,
@@ -188,6 +196,19 @@ class TestDetections:
         found = self.spoken(boxes, [0.3, 0.5, 0.9, 0.6, 0.7, LEAST_SCORE - 0.01], [0] * 6)
         assert found.scores_bd[0].tolist() == pytest.approx([0.9, 0.7, 0.6, 0.5], abs=1e-5)
         assert not self.spoken(boxes, [LEAST_SCORE - 0.01] * 6, [0] * 6).scores_bd.any()
+
+    def test_in_a_crowd_every_object_is_found_and_the_teacher_is_not_wrong(self) -> None:
+        """64 objects of 32 pixels, side by side, each spoken of by the 16 anchors within it."""
+        centres, _ = anchor_points(256, (8,))
+        cells = (centres * 8).floor()  # of a grid of 8 x 8 objects
+        score = torch.linspace(0.95, 0.3, 64)[(cells[:, 1] * 8 + cells[:, 0]).long()]
+        logits = torch.full((1, 1024, 3), -20.0)
+        logits[0, :, 1] = torch.logit(score)
+        distances = torch.cat([centres * 32 - cells * 4, (cells + 1) * 4 - centres * 32], dim=1)[None]
+        found = final_detections(logits, distances, (8,), 256, MOST_DETECTIONS)
+        assert int((found.scores_bd > 0).sum()) == 64
+        truth = np.array([[1, (x + 0.5) / 8, (y + 0.5) / 8, 1 / 8, 1 / 8] for y in range(8) for x in range(8)], "f4")
+        assert view_facts(logits, found, [truth])[0, 1:].tolist() == [64.0, 0.0]
 
     def test_facts_of_a_view(self) -> None:
         first, second = (0.0, 0.0, 32.0, 32.0), (32.0, 32.0, 64.0, 64.0)
