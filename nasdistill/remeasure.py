@@ -43,8 +43,8 @@ def remeasure(
     figures of the same minute; `run.json` keeps its new ones. With many students or devices the whole is kept near
     MOST_SECONDS: by shorter samples, by leaving out those that no busy machine can have kept off the front (CLEARLY), and
     by fewer rounds.
-    Trials whose artifact is gone, or can no longer be measured (which `log` is told, as it is when the machine was busy),
-    keep their figures, and so does every figure that is not reported.
+    Trials whose artifact is gone, or cannot be measured on every device (which `log` is told, as it is when the machine was
+    busy), keep their figures, and so does every figure that is not reported.
     """
     began = time.monotonic()
     complete = [result for result in run.trials() if result.state == "complete"]
@@ -77,7 +77,10 @@ def remeasure(
                     stats = profiler.measure(artifact)
                 except NasdistillError as error:
                     failed.add(subject)
-                    log(f"{subject} keeps the latency it had: {error}")
+                    if not rounds:
+                        measured[subject].clear()  # no new figure of one device beside an old one of another
+                    kept = "is measured no further" if rounds else "keeps the latency it had"
+                    log(f"{subject} {kept}: {error}")
                     continue
                 disturbed += stats.disturbed
                 for figure, value in device_figures(stats, name).items():

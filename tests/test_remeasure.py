@@ -9,7 +9,7 @@ from nasdistill.devices.onnxruntime_local import OnnxRuntimeLocal
 from nasdistill.devices.profile import DeviceProfile
 from nasdistill.errors import NasdistillError
 from nasdistill.pareto.objectives import DEFAULT
-from nasdistill.records import TrialResult
+from nasdistill.records import LatencyStats, TrialResult
 from nasdistill.remeasure import ROUNDS, remeasure, timed_beside
 from nasdistill.store.run_folder import RunFolder
 
@@ -60,6 +60,21 @@ def test_a_damaged_artifact_keeps_its_figures(run: RunFolder) -> None:
     first, second, _ = run.trials()
     assert first.latency_ms < 3.6e6 and second.latency_ms == 3.6e6
     assert [line for line in told if line.startswith("trial 1 keeps the latency it had: ")] != []
+
+
+def test_what_fails_on_its_way_keeps_all_its_figures(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new latency on one device beside an old one on another is nothing to compare."""
+    real, calls, before = OnnxRuntimeLocal.measure, [], run.trials()
+
+    def gone_later(profiler: OnnxRuntimeLocal, artifact: Path) -> LatencyStats:
+        calls.append(artifact)
+        if len(calls) == 2:
+            raise NasdistillError("the device is gone")
+        return real(profiler, artifact)
+
+    monkeypatch.setattr(OnnxRuntimeLocal, "measure", gone_later)
+    assert remeasure(run, (MAIN, OTHER), DEFAULT, lambda share: None, lambda line: None) == 0
+    assert run.trials() == before and len(calls) == 2
 
 
 def test_a_busy_machine_is_told(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ Every relative path is resolved against the YAML file's folder (Ultralytics take
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from nasdistill.data.images import SUFFIXES, read_image
-from nasdistill.data.labels import read_labels
+from nasdistill.data.images import SUFFIXES, decode, read_content
+from nasdistill.data.labels import LabelForm, read_labels
 from nasdistill.errors import InputError
 
 SPLITS = ("train", "val", "test")
@@ -25,10 +25,14 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Split:
-    """The images of one split and their labels: `boxes[i]` is (n, 5) float32: class, then x, y, w, h in 0..1."""
+    """The images of one split and their labels: `boxes[i]` is (n, 5) float32: class, then x, y, w, h in 0..1.
+
+    `digests`, where there are any, are sha256 of the images' files.
+    """
 
     image_paths: tuple[Path, ...]
     boxes: tuple[np.ndarray, ...]
+    digests: tuple[bytes, ...] = ()
 
     def __len__(self) -> int:
         return len(self.image_paths)
@@ -49,14 +53,14 @@ class Dataset:
     problems: tuple[str, ...] = ()
 
 
-def load_dataset(path: str | Path, on_progress: Progress | None = None) -> Dataset:
-    """Load and check a data set from its `data.yaml`.
+def load_dataset(path: str | Path, on_progress: Progress | None = None, splits: Collection[str] = SPLITS) -> Dataset:
+    """Load and check the named `splits` of a data set from its `data.yaml`.
 
-    `train`, `val` and `test` are each a folder, a .txt list of images, or a list of those; `val` is required. `names`
-    is a list or a mapping from 0, 1, …; `nc` must agree with it. Further keys are ignored (`download` is never run).
-    Labels are found by Ultralytics' rule: the last `images` folder becomes `labels`; an image without a label file is
-    background. Bad images and label lines are skipped and reported in `problems`. `on_progress(done, total)` counts
-    images.
+    `train`, `val` (or `validation`) and `test` are each a folder, a .txt list of images, or a list of those; `val` is
+    required. `names` is a list or a mapping from 0, 1, …; `nc` must agree with it. With `kpt_shape` label lines may carry
+    keypoints after their box, which are left out. Further keys are ignored (`download` is never run). Labels are found by
+    Ultralytics' rule: the last `images` folder becomes `labels`; an image without a label file is background. Bad images
+    and label lines are skipped and reported in `problems`. `on_progress(done, total)` counts images.
 
     Raises:
         InputError: a file is missing or malformed, a split is empty, more than 5 % of it is bad, or there is no
@@ -66,28 +70,29 @@ def load_dataset(path: str | Path, on_progress: Progress | None = None) -> Datas
     settings = _read_yaml(yaml_path)
     names = _read_names(settings, yaml_path)
     root = yaml_path.absolute().parent / _as_text(settings.get("path") or ".", "path", yaml_path)
+    settings.setdefault("val", settings.get("validation"))
     if not isinstance(settings.get("val"), str | list):
         raise InputError(f"{yaml_path}: key 'val' must name the validation images, got {settings.get('val')!r}")
     problems: list[str] = []
-    if isinstance(settings.get("test"), str) and not _resolve(settings["test"], root).exists():
+    if "test" in splits and isinstance(settings.get("test"), str) and not _resolve(settings["test"], root).exists():
         # nothing is trained or chosen on it, and files that name a test set nobody downloaded are common
         problems.append(f"{yaml_path}: test: {root / settings['test']} does not exist; the split is left out")
         settings = {**settings, "test": None}
-    listed = {
-        key: _list_images(settings[key], root, f"{yaml_path}: {key}") for key in SPLITS if settings.get(key) is not None
-    }
+    named = [key for key in SPLITS if key in splits and settings.get(key) is not None]
+    listed = {key: _list_images(settings[key], root, f"{yaml_path}: {key}") for key in named}
     total, done = sum(map(len, listed.values())), 0
-    splits = {}
+    form = LabelForm(len(names), _keypoint_values(settings, yaml_path))
+    checked = {}
     for key, images in listed.items():
-        split, found = _check_split(images, len(names), f"{yaml_path}: {key}", done, total, on_progress)
+        split, found = _check_split(images, form, f"{yaml_path}: {key}", done, total, on_progress)
         if key == "val" and not split.labelled:
             raise InputError(
                 f"{yaml_path}: val: none of the {len(split)} images has a label; {label_path(images[0])}, say, was looked for"
             )
-        splits[key] = split
+        checked[key] = split
         problems += found
         done += len(images)
-    return Dataset(yaml_path, names, splits, tuple(problems))
+    return Dataset(yaml_path, names, checked, tuple(problems))
 
 
 def dataset_hash(dataset: Dataset, splits: Sequence[str] = ("train", "val")) -> str:
@@ -99,7 +104,8 @@ def dataset_hash(dataset: Dataset, splits: Sequence[str] = ("train", "val")) -> 
         if split is None:
             continue
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            for digest, boxes in zip(pool.map(_file_digest, split.image_paths), split.boxes, strict=True):
+            digests = split.digests or pool.map(_file_digest, split.image_paths)
+            for digest, boxes in zip(digests, split.boxes, strict=True):
                 total.update(digest)
                 total.update(f"{len(boxes)} ".encode())
                 total.update(np.ascontiguousarray(boxes, dtype="<f4").tobytes())
@@ -156,6 +162,18 @@ def _read_names(settings: Mapping[str, Any], path: Path) -> tuple[str, ...]:
     if count is not None and count != len(names):
         raise InputError(f"{path}: 'nc' is {count!r}, but 'names' has {len(names)} entries")
     return names
+
+
+def _keypoint_values(settings: Mapping[str, Any], path: Path) -> int:
+    """How many numbers the keypoints of a label line are."""
+    shape = settings.get("kpt_shape")
+    if shape is None:
+        return 0
+    if not (
+        isinstance(shape, list) and len(shape) == 2 and all(type(number) is int and number > 0 for number in shape)
+    ):
+        raise InputError(f"{path}: key 'kpt_shape' must be [keypoints, 2 or 3], got {shape!r}")
+    return int(shape[0] * shape[1])
 
 
 def _list_images(entry: Any, root: Path, where: str) -> list[Path]:
@@ -222,29 +240,29 @@ def label_path(image: Path) -> Path:
 
 
 def _check_split(
-    images: Sequence[Path], classes: int, where: str, before: int, total: int, on_progress: Progress | None
+    images: Sequence[Path], form: LabelForm, where: str, before: int, total: int, on_progress: Progress | None
 ) -> tuple[Split, list[str]]:
     """Decode every image and parse every label file of a split."""
 
-    def check(image: Path) -> tuple[str | None, np.ndarray, int, list[str]]:
+    def check(image: Path) -> tuple[bytes | str, np.ndarray, int, list[str]]:
         try:
-            read_image(image)
+            content = read_content(image)
+            decode(content, image)
         except InputError as error:
             return str(error), np.zeros((0, 5), np.float32), 0, []
-        boxes, lines, problems = read_labels(label_path(image), classes)
-        return None, boxes, lines, problems
+        return hashlib.sha256(content.data).digest(), *read_labels(label_path(image), form)
 
-    kept: list[tuple[Path, np.ndarray]] = []
+    kept: list[tuple[Path, np.ndarray, bytes]] = []
     image_problems: list[str] = []
     line_problems: list[str] = []
     lines = 0
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # decoding releases the interpreter's lock
         for done, (image, result) in enumerate(zip(images, pool.map(check, images), strict=True), 1):
-            problem, boxes, line_count, bad_lines = result
-            if problem is not None:
-                image_problems.append(problem)
+            digest, boxes, line_count, bad_lines = result
+            if isinstance(digest, str):
+                image_problems.append(digest)
             else:
-                kept.append((image, boxes))
+                kept.append((image, boxes, digest))
             lines += line_count
             line_problems += bad_lines
             if on_progress is not None:
@@ -253,5 +271,5 @@ def _check_split(
         if len(found) > MOST_BAD * count:
             share = f"{len(found)} of {count} {what} are bad (at most {MOST_BAD:.0%} may be)"
             raise InputError(f"{where}: {share}, first: {found[0]}")
-    split = Split(tuple(image for image, _ in kept), tuple(boxes for _, boxes in kept))
-    return split, image_problems + line_problems
+    paths, boxes_of, digests = zip(*kept, strict=True) if kept else ((), (), ())
+    return Split(paths, boxes_of, digests), image_problems + line_problems

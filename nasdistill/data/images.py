@@ -12,18 +12,27 @@ SUFFIXES = frozenset(("avif", "bmp", "jp2", "jpeg", "jpg", "jpeg2000", "mpo", "p
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Read an image as RGB uint8 (height, width, 3).
+    """Read an image as RGB uint8 (height, width, 3); see `decode`. Raises InputError."""
+    return decode(read_content(path), path)
+
+
+def read_content(path: str | Path) -> np.ndarray:
+    """The bytes of a file, uint8 (n,). Raises InputError."""
+    try:
+        return np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise InputError(f"{path}: the image cannot be read ({error.strerror})") from error
+
+
+def decode(content: np.ndarray, path: str | Path) -> np.ndarray:
+    """The image that the bytes (n,) of a file at `path` are, as RGB uint8 (height, width, 3).
 
     Grey images get three equal channels, alpha is dropped, 16-bit keeps its high byte, and a rotation in the EXIF data
     is applied, all as Ultralytics does when it trains and validates.
 
     Raises:
-        InputError: the file is missing, or is no complete image.
+        InputError: it is no complete image.
     """
-    try:
-        content = np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise InputError(f"{path}: the image cannot be read ({error.strerror})") from error
     image = None
     if content.size and _is_whole(content.tobytes()):
         try:

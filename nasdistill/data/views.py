@@ -6,6 +6,7 @@ folder beside and renamed, under a file lock, so several processes may ask for t
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -94,7 +95,7 @@ def build_views(
     facts = {"kind": "views", "count": count, "seed": seed, "policy": policy.model_dump()}
 
     def fill(pool: "_Pool") -> None:
-        with _letterboxed_sources(split, size, pool.folder / "sources.npy") as source:
+        with _letterboxed_sources(split, size, pool.folder / "sources.npy", workers) as source:
             closing = closing_views(len(split), count, policy.close_share, seed)
 
             def draw(index: int) -> np.ndarray:
@@ -260,20 +261,24 @@ def _letterboxed(split: Split, index: int, size: int) -> tuple[np.ndarray, tuple
 
 
 @contextlib.contextmanager
-def _letterboxed_sources(split: Split, size: int, path: Path) -> Iterator[Callable[[int], Source]]:
+def _letterboxed_sources(split: Split, size: int, path: Path, workers: int) -> Iterator[Callable[[int], Source]]:
     """Each source image letterboxed once, in a file that is gone afterwards (the page cache holds what fits)."""
     images = _new_array(path, (len(split), size, size, 3))
-    known: list[Source] = []
-    for index in range(len(split)):
-        square, inner, boxes = _letterboxed(split, index, size)
-        images[index] = square
-        known.append(Source(images[index], inner, box_rows(boxes, size)))
+    with ThreadPoolExecutor(max(1, workers)) as threads:
+        known = list(threads.map(functools.partial(_placed, images, split, size), range(len(split))))
     try:
         yield known.__getitem__
     finally:
         known.clear()
         del images
         path.unlink(missing_ok=True)
+
+
+def _placed(images: np.ndarray, split: Split, size: int, index: int) -> Source:
+    """An image of the split, letterboxed into its place in `images`."""
+    square, inner, boxes = _letterboxed(split, index, size)
+    images[index] = square
+    return Source(images[index], inner, box_rows(boxes, size))
 
 
 def _new_array(path: Path, shape: tuple[int, ...]) -> np.memmap:

@@ -22,7 +22,7 @@ import yaml
 from filelock import FileLock
 from torch import Tensor
 
-from nasdistill.data.labels import label_text, read_labels
+from nasdistill.data.labels import LabelForm, label_text, read_labels
 from nasdistill.data_free.inversion import Inversion, InversionSettings
 from nasdistill.data_free.layouts import draw_layouts
 from nasdistill.errors import InputError
@@ -118,7 +118,7 @@ def known_sizes(folder: Path, split: str, batches: int, classes: int) -> np.ndar
     rows = [np.zeros((0, 5), np.float32)]
     for batch in range(batches):
         for file in sorted((_batch_folder(folder, split, batch) / "labels").iterdir()):
-            rows.append(read_labels(file, classes)[0])
+            rows.append(read_labels(file, LabelForm(classes))[0])
     return np.concatenate(rows)[:, 3:]
 
 

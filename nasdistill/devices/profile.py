@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -41,11 +42,12 @@ class DeviceProfile(BaseModel):
         return self.model_copy(update=shorter)
 
 
-def load_device(name_or_path: str | Path) -> DeviceProfile:
+def load_device(name_or_path: str | Path, kept: Mapping[str, Any] | None = None) -> DeviceProfile:
     """The device in a file, or the shipped one of that name.
 
-    Anything with a folder separator or ending in .yaml or .yml is a file. Raises InputError, in one line, for an
-    unknown name, an unreadable file or anything the file may not contain.
+    Anything with a folder separator or ending in .yaml or .yml is a file. `kept` is the profile as a run recorded it: it
+    counts where the file is not there, since runs are moved without it. Raises InputError, in one line, for an unknown
+    name, an unreadable file or anything the file may not contain.
     """
     path = Path(name_or_path)
     if path.suffix.lower() not in (".yaml", ".yml") and path.name == str(name_or_path):
@@ -55,16 +57,23 @@ def load_device(name_or_path: str | Path) -> DeviceProfile:
             hint = nearest_hint(name, shipped)
             raise InputError(f"unknown device '{name}'; give a .yaml file or one of: {', '.join(shipped)}{hint}")
         path = shipped[name]
+    elif kept is not None and not path.exists():
+        with contextlib.suppress(ValidationError):
+            return DeviceProfile.model_validate(kept)
     _, text = read_yaml(path, "device file")
     return parse_device(text, str(path))
 
 
-def load_devices(names_or_paths: Sequence[str | Path]) -> tuple[DeviceProfile, ...]:
+def load_devices(
+    names_or_paths: Sequence[str | Path], kept: Sequence[Mapping[str, Any]] = ()
+) -> tuple[DeviceProfile, ...]:
     """The devices of one run, the main one first; see `load_device`.
 
     Raises InputError too where two have the same name, or take batches of different sizes: one export is timed on all.
     """
-    devices = tuple(load_device(one) for one in names_or_paths)
+    devices = tuple(
+        load_device(one, kept[index] if index < len(kept) else None) for index, one in enumerate(names_or_paths)
+    )
     for index, device in enumerate(devices):
         if any(device.name == other.name for other in devices[:index]):
             raise InputError(

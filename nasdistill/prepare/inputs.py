@@ -159,7 +159,7 @@ def _dataset(data: Path, on_progress: OnStep) -> Dataset:
             on_progress("checking images and labels", done / total)
 
     on_progress("checking images and labels", 0.0)
-    dataset = load_dataset(data, count)
+    dataset = load_dataset(data, count, ("train", "val"))  # nothing is trained or chosen on another split
     if "train" not in dataset.splits:
         raise InputError(f"{data}: no 'train' split to distil on")
     return dataset
@@ -251,4 +251,5 @@ def _points(parameter: Parameter) -> list[Scalar]:
         return list(grid)
     assert isinstance(parameter, Range)
     width = parameter.high - parameter.low
-    return [parameter.low + width * index / (RANGE_POINTS - 1) for index in range(RANGE_POINTS)]
+    inner = [parameter.low + width * index / (RANGE_POINTS - 1) for index in range(RANGE_POINTS - 1)]
+    return [*inner, parameter.high]  # not computed: what rounding adds would be outside the range

@@ -17,6 +17,7 @@ import torch
 from nasdistill.config import TrainingSettings
 from nasdistill.data.augment import ViewPolicy
 from nasdistill.data.dataset import Split
+from nasdistill.data.images import letterbox, read_image
 from nasdistill.data.views import VERSION as VIEWS_VERSION
 from nasdistill.data.views import build_views, is_complete, letterboxed_split, open_views, view_key
 from nasdistill.distill.compute import choose_compute, release_gpu_memory
@@ -118,7 +119,10 @@ def affordable_views(inputs: Inputs, training: TrainingSettings, core_seconds: f
 
 
 def view_seconds(inputs: Inputs, training: TrainingSettings) -> float:
-    """Core seconds that drawing a view at all input sizes and asking the teacher takes, from one timed batch."""
+    """Core seconds that drawing a view at all input sizes and asking the teacher takes, from one timed batch.
+
+    An image is read once for each size, however many views are drawn from it.
+    """
     torch.set_num_threads(1)
     compute = choose_compute(training.precision)
     teacher = inputs.teacher
@@ -131,11 +135,16 @@ def view_seconds(inputs: Inputs, training: TrainingSettings) -> float:
         with compute.context():
             teacher(images, inputs.class_order).logits_bac.sum().item()  # a GPU is waited for
         seconds.append(time.perf_counter() - started)
-    drawing = sum(DRAWING_S * (drawn / 256) ** 2 for drawn in {*inputs.image_sizes, size})
+    sizes = {*inputs.image_sizes, size}
+    drawing = sum(DRAWING_S * (drawn / 256) ** 2 for drawn in sizes)
+    sample, started = thinned(inputs.dataset.splits["train"], TIMED_BATCH), time.perf_counter()
+    for path in sample.image_paths:
+        letterbox(read_image(path), size)
+    reading = (time.perf_counter() - started) / len(sample) * len(sizes) / max(1, training.views_per_image)
     teacher.model.cpu()
     del images
     release_gpu_memory()
-    return seconds[-1] / TIMED_BATCH + drawing
+    return seconds[-1] / TIMED_BATCH + drawing + reading
 
 
 def thinned(split: Split, most: int) -> Split:

@@ -75,11 +75,13 @@ def trained_for_longer(
     if not trained:
         return ""
     teacher, before, rows = series.teacher or Teacher(), {result.trial: result for result in results}, []
-    heads = ["trial", "epochs", "mAP50-95", "mAP50", "latency ms", "params M", "of teacher's mAP50-95", "speed-up"]
+    speed = series.objectives.speed or LATENCY_MS
+    latency = f"latency ms on {speed.device}" if speed.device else "latency ms"
+    heads = ["trial", "epochs", "mAP50-95", "mAP50", latency, "params M", "of teacher's mAP50-95", "speed-up"]
     for result in trained:
         cells = [str(result.epochs), _from_to(before, result, "map50_95"), _from_to(before, result, "map50")]
-        cells += [number(result.latency_ms), number(result.params_m), percent(teacher.share(result))]
-        cells += [factor(teacher.speed_up(result))]
+        cells += [number(speed.of(result)), number(result.params_m), percent(teacher.share(result))]
+        cells += [factor(teacher.speed_up(result, speed.name))]
         command = f"nasdistill export {shlex.quote(run_name)} --trial {result.trial} --trained --format onnx"
         rows.append(_row(result, cells, _command(command)))
     return f"""<section aria-labelledby="trained-title">

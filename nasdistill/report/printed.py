@@ -12,7 +12,7 @@ from rich.table import Table
 
 from nasdistill.pareto.front import front
 from nasdistill.pareto.intervals import certainty
-from nasdistill.pareto.objectives import Objectives
+from nasdistill.pareto.objectives import LATENCY_MS, Objectives
 from nasdistill.pareto.of_run import objectives_of_run, whole_epochs
 from nasdistill.records import LatencyStats, TrialResult
 from nasdistill.report.columns import with_unit
@@ -70,33 +70,37 @@ def print_latency(model: Path, stats: LatencyStats, measured_with: Mapping[str, 
 
 def print_trained(run: RunFolder, result: TrialResult, as_json: bool) -> None:
     """What training a student for longer gave, beside the same student in the search and the teacher."""
-    teacher, folder = teacher_of(run.read_run()), run.trained_folder(result.trial)
+    recorded, folder = run.read_run(), run.trained_folder(result.trial)
+    teacher, speed = teacher_of(recorded), objectives_of_run(recorded).speed or LATENCY_MS
     before = next(one for one in run.results() if one.trial == result.trial)
     if as_json:
         relative = {
             "map50_share": None if teacher is None else teacher.share(result, "map50"),
             "map50_95_share": None if teacher is None else teacher.share(result, "map50_95"),
-            "speed_up": None if teacher is None else teacher.speed_up(result),
+            "speed_up": None if teacher is None else teacher.speed_up(result, speed.name),
         }
         trials = {"trial": result.model_dump(), "in_search": before.model_dump()}
         print(json.dumps({"run": str(run.path), "folder": str(folder), "of_teacher": relative, **trials}))
         return
     table = Table(box=box.SIMPLE)
-    for name in ("", "epochs", "mAP50", "mAP50-95", "latency", "parameters"):
+    latency = f"latency on {speed.device}" if speed.device else "latency"
+    for name in ("", "epochs", "mAP50", "mAP50-95", latency, "parameters"):
         table.add_column(name, justify="right" if name else "left")
-    in_search = whole_epochs(run.read_run(), before.epochs)
+    in_search = whole_epochs(recorded, before.epochs)
     rows = (
         (f"trial {result.trial}, in the search", in_search, before),
         ("trained for longer", f"{result.epochs}", result),
     )
     for label, epochs, one in rows:
-        costs = (milliseconds(one.latency_ms), f"{number(one.params_m)} M")
+        costs = (milliseconds(speed.of(one)), f"{number(one.params_m)} M")
         table.add_row(label, epochs, number(one.map50), number(one.map50_95), *costs)
     if teacher is not None:
-        costs = (milliseconds(teacher.latency_ms), f"{number(teacher.params_m)} M")
+        costs = (milliseconds(teacher.figure(speed.name)), f"{number(teacher.params_m)} M")
         table.add_row(f"teacher {teacher.name}", "", number(teacher.map50), number(teacher.map50_95), *costs)
         shares = (percent(teacher.share(result, name)) for name in ("map50", "map50_95"))
         smaller = factor(teacher.params_m / result.params_m) if teacher.params_m and result.params_m else ""
-        table.add_row("of the teacher", "", *shares, f"{factor(teacher.speed_up(result))} faster", f"{smaller} fewer")
+        table.add_row(
+            "of the teacher", "", *shares, f"{factor(teacher.speed_up(result, speed.name))} faster", f"{smaller} fewer"
+        )
     Console().print(table)
     print(f"in {shown_path(folder)}\nexport: nasdistill export {in_command(run.path)} --trial {result.trial} --trained")

@@ -233,9 +233,11 @@ def _tiles(series: FrontSeries, results: Sequence[TrialResult], volume: Hypervol
                 f"trial {fastest.trial}, {label} {number(getattr(fastest, series.accuracy))}",
             ),
         ]
-    accuracy = getattr(teacher, series.accuracy)
-    if accuracy is not None or teacher.latency_ms is not None:
-        known = [f"{milliseconds(teacher.latency_ms)} ms"] if teacher.latency_ms is not None else []
+    accuracy, speed = getattr(teacher, series.accuracy), series.objectives.speed or LATENCY_MS
+    latency = teacher.figure(speed.name)
+    if accuracy is not None or latency is not None:
+        on_device = f" on {speed.device}" if speed.device else ""
+        known = [f"{milliseconds(latency)} ms{on_device}"] if latency is not None else []
         known += [f"{number(teacher.params_m, 2)} M parameters"] if teacher.params_m is not None else []
         tiles.append((f"teacher's {label}", number(accuracy), ", ".join(known)))
     if volume.share:

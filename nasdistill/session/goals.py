@@ -38,14 +38,17 @@ class Goals:
         return [f"objectives are {names}: on {', '.join(aside)} every student is timed and has its front, no more"]
 
 
-def goals_of(settings: Mapping[str, Any]) -> Goals:
-    """The goals that a run's settings name, checked.
+def goals_of(settings: Mapping[str, Any], recorded: Mapping[str, Any] | None = None) -> Goals:
+    """The goals that a run's settings name, checked; `recorded` is the `run.json` of one that is gone on with, whose device
+    files may have stayed behind.
 
     Raises:
         InputError: unknown devices, two of one name, objectives or constraints that cannot be, or energy on a device that
             does not report it.
     """
-    devices = load_devices(settings.get("device") or [DEFAULT_DEVICE])
+    kept = recorded or {}
+    profiles = [one for one in (kept.get("device"), *kept.get("further_devices", ())) if isinstance(one, Mapping)]
+    devices = load_devices(settings.get("device") or [DEFAULT_DEVICE], profiles)
     names = [device.name for device in devices]
     objectives = parse_objectives(settings.get("objectives") or (), names)
     goals = Goals(devices, objectives, parse_constraints(settings.get("constraint") or (), names))

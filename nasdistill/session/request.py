@@ -107,7 +107,7 @@ def check(request: SearchRequest) -> tuple[RunFolder, dict[str, Any]]:
     if request.resume:
         run = RunFolder.open(request.out or _latest_run())
         kept = _agreeing(request, run)
-        goals_of(kept)
+        goals_of(kept, run.read_run())
         budget_of(request, run.read_run())
         return run, kept
     settings = {name: getattr(request, name) for name in KEPT}

@@ -74,7 +74,7 @@ def _search(
     for score in run.repeats() if request.resume else ():
         clock.count_repeat(score)
     asked = request.repeats if request.repeats is not None else recorded.get("repeats")
-    goals = goals_of(settings)
+    goals = goals_of(settings, recorded)
     progress.begin(clock, earlier, goals.objectives)
     for line in left_out:
         progress.log(line)

@@ -103,7 +103,8 @@ def _prepared(
     progress: Progress,
 ) -> tuple[TrialConfig, Assets]:
     """The trial's configuration; and the run's assets, from the cache or made again, as planned for the training."""
-    recorded, goals, cache = run.read_run(), goals_of(settings), cache_folder()
+    recorded, cache = run.read_run(), cache_folder()
+    goals = goals_of(settings, recorded)
     inputs, _ = open_inputs(
         settings,
         recorded,

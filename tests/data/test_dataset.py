@@ -1,5 +1,6 @@
 """Loading and checking data sets: every way to name images, and each kind of bad input once."""
 
+import dataclasses
 import os
 import re
 from pathlib import Path
@@ -140,6 +141,7 @@ def test_validation_images_without_any_label_are_refused(tmp_path: Path) -> None
         ("val: images/val\nnames: [a, null]\n", "must be a class name"),
         ("val: images/val\nnames: [a, b]\nnc: 3\n", "'nc' is 3, but 'names' has 2 entries"),
         ("val: images/val\nnames: [a, b]\npath: 3\n", "key 'path' must be a path, got 3"),
+        ("val: images/val\nnames: [a, b]\nkpt_shape: 17\n", "key 'kpt_shape' must be [keypoints, 2 or 3], got 17"),
     ],
 )
 def test_bad_yaml(tmp_path: Path, yaml: str, expected: str) -> None:
@@ -221,8 +223,42 @@ def test_outlines_become_boxes_and_slight_overshoot_is_clipped(tmp_path: Path) -
     np.testing.assert_allclose(boxes, [[1, 0.3, 0.4, 0.4, 0.4], [0, 0.9925, 0.5, 0.015, 0.5]], atol=1e-6)
 
 
+def test_outlines_may_reach_over_the_edge_as_boxes_may(tmp_path: Path) -> None:
+    path = write_set(tmp_path, count=1)
+    outline = "0 -0.02 0.1 0.3 0.1 0.3 0.4 -0.02 0.4\n"
+    (tmp_path / "labels" / "val" / "000.txt").write_text(outline + "0 0.14 0.25 0.32 0.3\n")
+    dataset = load_dataset(path)
+    assert dataset.problems == ()
+    np.testing.assert_allclose(dataset.splits["val"].boxes[0], [[0, 0.15, 0.25, 0.3, 0.3]] * 2, atol=1e-6)
+    (tmp_path / "labels" / "val" / "000.txt").write_text("0 10 10 30 10 30 40\n")  # in pixels
+    assert "box value 30 outside 0..1" in message_of(path)
+
+
+@pytest.mark.parametrize(("shape", "points"), [("[12, 2]", 24), ("[4, 3]", 12)])
+def test_keypoints_are_left_out(tmp_path: Path, shape: str, points: int) -> None:
+    """Those that are not seen lie at 0, 0: read as an outline, every box would reach to the corner."""
+    path = write_set(tmp_path, count=1)
+    path.write_text(path.read_text() + f"kpt_shape: {shape}\n")
+    (tmp_path / "labels" / "val" / "000.txt").write_text("1 0.5 0.5 0.4 0.3" + " 0" * points + "\n" + GOOD)
+    dataset = load_dataset(path)
+    assert dataset.problems == ()
+    np.testing.assert_allclose(dataset.splits["val"].boxes[0], [[1, 0.5, 0.5, 0.4, 0.3], [0, 0.5, 0.5, 0.25, 0.5]])
+
+
+def test_only_the_named_splits_are_looked_at(tmp_path: Path) -> None:
+    """Many a data.yaml lists test images that nobody downloaded."""
+    path = write_set(tmp_path)
+    (tmp_path / "test.txt").write_text("images/test/000.png\n")
+    path.write_text("train: images/train\nvalidation: images/val\ntest: test.txt\nnames: [cat, dog]\n")
+    assert "test: 1 of 1 images are bad" in message_of(path)
+    dataset = load_dataset(path, splits=("train", "val"))
+    assert set(dataset.splits) == {"train", "val"} and dataset.problems == ()
+
+
 def test_hash_follows_content_only(tmp_path: Path) -> None:
     first, second = load_dataset(write_set(tmp_path / "a")), load_dataset(write_set(tmp_path / "b"))
+    reread = dataclasses.replace(first, splits={k: dataclasses.replace(s, digests=()) for k, s in first.splits.items()})
+    assert dataset_hash(first) == dataset_hash(reread)
     assert dataset_hash(first) == dataset_hash(second) and len(dataset_hash(first)) == 64
     assert dataset_hash(first) != dataset_hash(first, ("val",))
     (tmp_path / "b" / "labels" / "val" / "001.txt").write_text("1 0.5 0.5 0.25 0.5\n")

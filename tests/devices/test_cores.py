@@ -3,9 +3,11 @@
 import os
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
+from nasdistill.devices import cores as cores_module
 from nasdistill.devices.cores import Core, choose, idle_cores, pinned
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="cores can be pinned on Linux only")
@@ -17,6 +19,22 @@ def test_idle_cores_are_distinct_and_allowed() -> None:
     assert set(idle_cores(1)) <= usable
     assert set(idle_cores(len(usable) + 5)) == usable
     assert len(idle_cores(1)) == 1
+
+
+def test_a_core_that_is_switched_off_moves_no_others_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stat = tmp_path / "stat"
+    monkeypatch.setattr(cores_module, "_STAT", stat)
+
+    def write(ticks: dict[int, tuple[int, int]]) -> None:
+        lines = [f"cpu{core} {busy} 0 0 {idle} 0 0 0 0 0 0" for core, (busy, idle) in ticks.items()]
+        stat.write_text("\n".join(["cpu  9 0 0 9 0 0 0 0 0 0", *lines, "intr 7"]))
+
+    write({0: (10, 10), 2: (10, 10), 3: (10, 10)})  # cpu1 is off
+    monkeypatch.setattr("time.sleep", lambda seconds: write({0: (10, 20), 2: (15, 15), 3: (20, 10)}))
+    assert cores_module._load_by_core() == {0: 0.0, 2: 0.5, 3: 1.0}
+    stat.unlink()
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    assert cores_module._load_by_core() == {}
 
 
 def test_the_least_busy_cores_are_chosen() -> None:

@@ -52,6 +52,15 @@ def plans_for(inputs: Inputs, space: str, folder: Path, core_seconds: float = 12
     return plan_warming(inputs.lineages, NAMES, inputs.teacher, pools, training, core_seconds, 2, folder)
 
 
+def test_the_ends_of_a_continuous_range_are_exact() -> None:
+    """A sum of steps ends beside 1.5 and 0.5: outside the range, or a whole step of channels wider."""
+    text = "name: a\nfamilies: {yolov5: {depth: 0.33, width: {range: [%s]}}}\nimage_size: 64\n"
+    for low, high in ((0.15, 1.5), (0.1, 0.5), (0.2, 1.0)):
+        (line,) = lineages(parse_space(text % f"{low}, {high}", "a.yaml"), NAMES)
+        widths = [arch["width"] for arch in line.archs]
+        assert (min(widths), max(widths)) == (low, high)
+
+
 def test_what_is_cut_from_the_teacher_is_not_warmed(inputs: Inputs, tmp_path: Path) -> None:
     families = "yolov5: {depth: 0.33, width: [0.0625, 0.125]}, mobilenetv3: {variant: [small_050, small_100], neck: 32}"
     space = f"name: a\nfamilies: {{{families}}}\nimage_size: 64\n"

@@ -14,6 +14,7 @@ from nasdistill.pareto.front import front
 from nasdistill.pareto.objectives import DEFAULT
 from nasdistill.records import TrialResult
 from nasdistill.report.console import front_json, front_table
+from nasdistill.report.format import factor, number
 from nasdistill.report.front_figure import front_figure
 from nasdistill.report.html import report_html
 from nasdistill.report.live import trial_line
@@ -92,6 +93,18 @@ def test_other_objectives_are_named_in_the_page() -> None:
         "Least parameters first",
     ):
         assert words in text, words
+
+
+def test_the_teacher_and_longer_trainings_are_compared_on_the_device_that_is_the_objective() -> None:
+    run = RUN | {"objectives": ["map50_95", "latency_ms@phone"]}
+    student = next(result for result in RESULTS if result.state == "complete")
+    page = report_html(run, RESULTS, "results/x", [student.model_copy(update={"epochs": 99})])
+    text = re.sub(r"\s+", " ", " ".join(Structure(page).text))
+    assert "270 ms on phone, " in text
+    longer = text[text.index("Trained for longer") :]
+    on_the_phone = student.further["latency_ms@phone"]
+    assert "latency ms on phone" in longer and number(on_the_phone) in longer
+    assert factor(270.0 / on_the_phone) in longer
 
 
 def table(width: int, **options: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,22 @@ def test_limits_are_on_the_runs_devices(files: list[str]) -> None:
     assert goals.needed == ("latency_ms", "latency_ms@phone")
     with pytest.raises(InputError, match="no device 'board'"):
         goals_of({"device": ["local", files[0]], "constraint": ["latency_ms@board<=3"]})
+
+
+def test_a_run_that_was_moved_goes_on_with_the_device_it_recorded(files: list[str]) -> None:
+    settings = {"device": ["local", *files[:2]]}
+    devices = goals_of(settings).devices
+    recorded = {"device": devices[0].model_dump(), "further_devices": [one.model_dump() for one in devices[1:]]}
+    recorded = json.loads(json.dumps(recorded))
+    Path(files[0]).unlink()
+    Path(files[1]).write_text("name: board\nruntime: onnxruntime\nthreads: 3\n")
+    found = goals_of(settings, recorded).devices
+    assert found[:2] == devices[:2]
+    assert found[2].threads == 3, "what is there is read, for the run to see whether it changed"
+    with pytest.raises(InputError, match=r"phone\.yaml"):
+        goals_of(settings)
+    with pytest.raises(InputError, match=r"phone\.yaml"):
+        goals_of(settings, {"device": recorded["device"], "further_devices": [{"name": "phone", "shape": "flat"}]})
 
 
 def test_devices_that_cannot_be_together(files: list[str]) -> None:
