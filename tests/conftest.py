@@ -1,20 +1,59 @@
-"""Fixtures that several test folders use."""
+"""Fixtures that several test folders use, and the order of the files."""
 
 import os
+import sys
+from pathlib import Path
+
+TESTS = Path(__file__).resolve().parent
+# Dozens of processes import torch, Ray and pandas: where no bytecode may be kept, compiling these anew is most of their time.
+if sys.dont_write_bytecode:
+    sys.dont_write_bytecode = False
+    sys.pycache_prefix = str(TESTS.parent / ".pytest_cache" / "bytecode")
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix  # of the processes that the tests start
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # Read by Ray when it is imported: under `uv run` it would start workers in a copy of the folder, with uv of their own.
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # before any other import
 # Ray's workers run at a low priority, and on a machine that does anything else the tests would wait for minutes.
 os.environ.setdefault("RAY_worker_niceness", "0")
 
+import pytest  # noqa: E402
 
-from pathlib import Path
+from nasdistill.data.demo import make_demo  # noqa: E402
 
-import pytest
+ROOT = TESTS.parent
+# The two processes take the files in this order: the longest first, so that short ones fill up the end.
+LONGEST_FIRST = (
+    "test_end_to_end.py",
+    "test_trial.py",
+    "search/test_interrupt.py",
+    "test_trial_losses.py",
+    "search/test_runner.py",
+    "students/test_slicing.py",
+    "students/test_every_family.py",
+    "compress/test_prune.py",
+    "search/test_nodes.py",
+    "distill/test_pairs.py",
+    "search/test_repeats.py",
+    "search/test_proposals.py",
+    "students/test_student_families.py",
+    "search/test_latency_first.py",
+    "distill/test_stage.py",
+    "students/test_refit.py",
+    "distill/test_warm.py",
+    "benchmarks/test_peer.py",
+    "benchmarks/test_fine_tuned.py",
+    "benchmarks/test_strengthen_teacher.py",
+    "benchmarks/test_students.py",
+    "search/test_pareto_asha.py",
+    "measure/test_artifact.py",
+    "test_cli.py",
+)
 
-from nasdistill.data.demo import make_demo
 
-ROOT = Path(__file__).resolve().parent.parent
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {name: index for index, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: place.get(item.path.relative_to(TESTS).as_posix(), len(place)))
 
 
 @pytest.fixture(scope="session")

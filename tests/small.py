@@ -1,5 +1,7 @@
 """A small world for tests of training: boards of 96 px, a random teacher with opinions, and its targets."""
 
+import copy
+import functools
 from pathlib import Path
 
 import torch
@@ -31,6 +33,11 @@ ARCHS = {
 
 def tiny_student(family: str = "yolov5", seed: int = 0) -> Student:
     """The family's smallest student here, with random weights."""
+    return copy.deepcopy(_student(family, seed))
+
+
+@functools.cache
+def _student(family: str, seed: int) -> Student:
     return build_student(family, ARCHS[family], NAMES, seed)
 
 
@@ -68,8 +75,13 @@ def opinionated(model: nn.Module, seed: int = 0, contrast: float = 0.8) -> nn.Mo
 
 def small_teacher(seed: int = 7) -> Teacher:
     """A YOLOv5 of width 0.125 (P3 to P5: 32, 64, 128 channels) that sees faint objects where there are none."""
+    return Teacher(copy.deepcopy(_teacher_model(seed)), NAMES, "small.pt", "0" * 64, SIZE)
+
+
+@functools.cache
+def _teacher_model(seed: int) -> nn.Module:
     student = build_student("yolov5", {"depth": 0.33, "width": 0.125}, NAMES, seed)
-    return Teacher(opinionated(student.model, seed, contrast=0.1), NAMES, "small.pt", "0" * 64, SIZE)
+    return opinionated(student.model, seed, contrast=0.1)
 
 
 def training_views(demo_yaml: Path, folder: Path, count: int = 24) -> Views:

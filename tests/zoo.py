@@ -1,5 +1,8 @@
 """Detectors straight from Ultralytics' model files, for tests of what must work on any family."""
 
+import copy
+import functools
+
 import torch
 from small import NAMES
 from torch import nn
@@ -15,6 +18,11 @@ BACKBONE_LAYERS = {"yolov5": 10, "yolov8": 10, "yolo11": 11, "yolo26": 11}
 
 def yaml_student(name: str, depth: float, width: float, seed: int = 0) -> Student:
     """An Ultralytics architecture (`yolov8`, …) at any depth and width."""
+    return copy.deepcopy(_yaml_student(name, depth, width, seed))
+
+
+@functools.cache
+def _yaml_student(name: str, depth: float, width: float, seed: int) -> Student:
     description = yaml_model_load(f"{name}.yaml")
     description["scales"], description["scale"] = {"elastic": [depth, width, 1024]}, "elastic"
     description["nc"] = len(NAMES)
@@ -25,6 +33,11 @@ def yaml_student(name: str, depth: float, width: float, seed: int = 0) -> Studen
 
 def timm_student(timm_name: str, neck: int = 32, seed: int = 0) -> Student:
     """Any timm backbone with five levels, under the PAN neck."""
+    return copy.deepcopy(_timm_student(timm_name, neck, seed))
+
+
+@functools.cache
+def _timm_student(timm_name: str, neck: int, seed: int) -> Student:
     with seeded(seed):
         backbone, layers = TimmBackbone(timm_name), Layers()
         outputs = add_neck(layers, layers.pyramid(backbone, backbone.channels), neck, "pan")

@@ -49,12 +49,13 @@ def train(
     compute: Compute = CPU,
     should_stop: Callable[[], bool] = lambda: False,
     connectors: Connectors | None = None,
+    batch_size: int = 8,
 ) -> StageRun:
     torch.manual_seed(0)
     connectors = connectors or Connectors(student.pyramid_channels, CHANNELS)
     compute.place(student.model)
     compute.place(connectors)
-    stage = Stage("stage 7", steps, rate, weights or LossWeights(label=1.0), freeze, 0, steps, batch_size=8)
+    stage = Stage("stage 7", steps, rate, weights or LossWeights(label=1.0), freeze, 0, steps, batch_size)
     return StageTraining(
         student, connectors, feed, stage, lambda progress: 2.0, compute, seed=3, should_stop=should_stop
     ).run()
@@ -105,7 +106,7 @@ def test_every_part_of_the_loss_falls(feed: Feed, weights: LossWeights, share: f
     assert all(last[name] < share * first[name] for name in last), (first, last)
 
 
-@pytest.mark.parametrize("steps", [1, 2, 9, 11])
+@pytest.mark.parametrize("steps", [1, 11])
 def test_even_the_shortest_stage_says_its_losses(feed: Feed, steps: int) -> None:
     assert train(tiny_student(), feed, steps=steps, rate=1e-4).losses["total"] > 0
 
@@ -181,7 +182,7 @@ def test_float16_leaves_out_steps_that_overflow_and_trains_on(feed: Feed) -> Non
         return gradient * math.inf if len(seen) % 4 == 0 else gradient
 
     adamws.register_hook(overflow_now_and_then)
-    train(student, feed, steps=12, compute=half)
+    train(student, feed, steps=9, compute=half, batch_size=4)
     assert all(torch.isfinite(tensor).all() for tensor in student.model.state_dict().values())
     moved = [tuple(not torch.equal(a, b) for a, b in zip(*pair, strict=True)) for pair in itertools.pairwise(seen)]
     assert set(moved) == {(True, True), (False, False)}

@@ -84,7 +84,7 @@ def test_a_members_turn_only_touches_what_it_has(feed: Feed, monkeypatch: pytest
     assert all(torch.equal(tensor, statistics[key]) for key, tensor in supernet.model.named_buffers())
 
 
-@pytest.mark.parametrize("sizes", [1, 2, 3, 4])
+@pytest.mark.parametrize("sizes", [2, 3])
 def test_everyone_meets_every_size(feed: Feed, monkeypatch: pytest.MonkeyPatch, sizes: int) -> None:
     class Counting(Feed):
         label: int

@@ -6,7 +6,6 @@ import pytest
 from small import NAMES
 
 from nasdistill.devices.profile import DeviceProfile
-from nasdistill.errors import InputError
 from nasdistill.prepare import scouting
 from nasdistill.prepare.scouting import MOST, scout_points, scout_tasks
 from nasdistill.space.loader import load_space
@@ -54,19 +53,16 @@ def test_costs_are_those_of_the_pruned_export_on_every_device(space: SearchSpace
     assert cut["params_m"] < 0.7 * whole["params_m"] and cut["gflops"] < 0.7 * whole["gflops"]
 
 
-@pytest.mark.parametrize(
-    "error", [InputError("this device runs nothing"), RuntimeError("no such shape"), ValueError("odd")]
-)
 def test_the_time_is_kept_and_what_cannot_be_built_is_left_out(
-    space: SearchSpace, monkeypatch: pytest.MonkeyPatch, error: Exception
+    space: SearchSpace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     points = scout_points(space, seed=0)
     (task,) = scout_tasks(points, space, NAMES, DEVICES[:1], seconds=1e-6, workers=1)
     assert len(task(lambda text: None)) <= 1
 
     def broken(*given: object) -> None:
-        raise error
+        raise RuntimeError("no such shape")
 
     monkeypatch.setattr(scouting, "write_onnx", broken)
-    (task,) = scout_tasks(points, space, NAMES, DEVICES[:1], seconds=60.0, workers=1)
+    (task,) = scout_tasks(points[:2], space, NAMES, DEVICES[:1], seconds=60.0, workers=1)
     assert task(lambda text: None) == []

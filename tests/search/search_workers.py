@@ -166,8 +166,6 @@ class CaseWorker:
             sys.exit(3)
         if case == "wrong_type":
             return "fine"  # type: ignore[return-value]
-        if case == "die_once" and job.attempt == 0:
-            os._exit(1)
         if case == "gpu_broken_once" and job.attempt == 0:
             raise AcceleratorError("CUDA error: device-side assert triggered")
         if case == "die":

@@ -106,11 +106,6 @@ def test_the_dominated_stop_and_keep_what_they_scored(tmp_path: Path) -> None:
     assert epochs.used == 3 * 3 + 2 * 1
 
 
-def test_without_a_scheduler_all_go_on(tmp_path: Path) -> None:
-    found = search(tmp_path, *CASES, scheduler="none")
-    assert {result.state for result in found.values()} == {"complete"}
-
-
 @pytest.mark.slow
 def test_a_score_that_is_no_number_and_a_worker_that_dies(tmp_path: Path) -> None:
     found = search(tmp_path, "nan", "die")
@@ -124,17 +119,18 @@ def test_a_score_that_is_no_number_and_a_worker_that_dies(tmp_path: Path) -> Non
 
 
 def test_a_resumed_search_decides_by_earlier_scores_and_goes_on_with_what_was_interrupted(tmp_path: Path) -> None:
-    search(tmp_path, "good", "fast", "slow")
-    assert len(all_rung_scores(tmp_path)) == 6
+    first = search(tmp_path, "good", "fast", "slow", "worse", scheduler="none")
+    assert {result.state for result in first.values()} == {"complete"}, "without a scheduler all go on"
+    assert len(all_rung_scores(tmp_path)) == 8
     run = FileRun(tmp_path)
-    interrupted = TrialResult(trial=3, state="stopped", family="", reason="interrupted", params={"case": "die"})
+    interrupted = TrialResult(trial=4, state="stopped", family="", reason="interrupted", params={"case": "die"})
     run.write_trial(interrupted)
-    (run.trial_folder(3) / "rung.safetensors").write_bytes(b"training so far")
-    found = search(tmp_path, "good", "fast", "slow", "bad", "die")
+    (run.trial_folder(4) / "rung.safetensors").write_bytes(b"training so far")
+    found = search(tmp_path, "good", "fast", "slow", "worse", "bad", "die")
     assert found["bad"].state == "stopped"  # the first to come in this part, and stopped at once
-    again = next(r for r in run.results() if r.params["case"] == "die" and r.trial != 3)
+    again = next(r for r in run.results() if r.params["case"] == "die" and r.trial != 4)
     assert (run.trial_folder(again.trial) / "rung.safetensors").read_bytes() == b"training so far"
-    assert not (run.trial_folder(3) / "rung.safetensors").exists()
+    assert not (run.trial_folder(4) / "rung.safetensors").exists()
 
 
 def test_scores_of_several_objectives_are_compared(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from search_workers import CaseSpace, CaseWorker, CurveWorker, SmallSpace, score
 from nasdistill.errors import TrialError
 from nasdistill.pareto.front import front
 from nasdistill.pareto.objectives import DEFAULT
-from nasdistill.records import RepeatScore, TrialResult
+from nasdistill.records import RepeatScore, Scalar, TrialResult
 from nasdistill.search import repeats, room
 from nasdistill.search.budget import BudgetClock, parse_budget
 from nasdistill.search.cluster import environment, start_ray
@@ -244,9 +244,15 @@ def two_workers() -> Iterator[None]:
         yield
 
 
-def searched(path: Path, trials: int = 6, **options: object) -> RunFolder:
+def searched(path: Path) -> RunFolder:
+    """What a search leaves."""
     run = RunFolder.create(path)
-    run_search(SmallSpace(), SeededWorker, run, parse_budget(f"{trials}trials"), workers=2, **options)
+    points: list[dict[str, Scalar]] = [{"family": "a", "a.width": width, "lr": 1} for width in (0.25, 0.5, 0.75)]
+    points += [{"family": "b", "b.depth": depth, "lr": 1} for depth in (1, 2)]
+    for number, params in enumerate(points):
+        job = TrialJob(number, params, run.trial_folder(number), None, path / ".stop")
+        job.folder.mkdir(parents=True)
+        run.write_trial(SeededWorker().run(job, lambda line: None).model_copy(update={"params": params}))
     return run
 
 
