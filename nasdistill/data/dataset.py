@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from nasdistill.data.checked import Checked, now_ns
 from nasdistill.data.images import SUFFIXES, decode, read_content
 from nasdistill.data.labels import LabelForm, read_labels
 from nasdistill.errors import InputError
@@ -53,14 +54,20 @@ class Dataset:
     problems: tuple[str, ...] = ()
 
 
-def load_dataset(path: str | Path, on_progress: Progress | None = None, splits: Collection[str] = SPLITS) -> Dataset:
+def load_dataset(
+    path: str | Path,
+    on_progress: Progress | None = None,
+    splits: Collection[str] = SPLITS,
+    remembered: Path | None = None,
+) -> Dataset:
     """Load and check the named `splits` of a data set from its `data.yaml`.
 
     `train`, `val` (or `validation`) and `test` are each a folder, a .txt list of images, or a list of those; `val` is
     required. `names` is a list or a mapping from 0, 1, …; `nc` must agree with it. With `kpt_shape` label lines may carry
     keypoints after their box, which are left out. Further keys are ignored (`download` is never run). Labels are found by
     Ultralytics' rule: the last `images` folder becomes `labels`; an image without a label file is background. Bad images
-    and label lines are skipped and reported in `problems`. `on_progress(done, total)` counts images.
+    and label lines are skipped and reported in `problems`. `on_progress(done, total)` counts images. Those that a file,
+    `remembered`, says were whole are not read again unless their size or time of change is another.
 
     Raises:
         InputError: a file is missing or malformed, a split is empty, more than 5 % of it is bad, or there is no
@@ -81,10 +88,10 @@ def load_dataset(path: str | Path, on_progress: Progress | None = None, splits: 
     named = [key for key in SPLITS if key in splits and settings.get(key) is not None]
     listed = {key: _list_images(settings[key], root, f"{yaml_path}: {key}") for key in named}
     total, done = sum(map(len, listed.values())), 0
-    form = LabelForm(len(names), _keypoint_values(settings, yaml_path))
+    form, known = LabelForm(len(names), _keypoint_values(settings, yaml_path)), Checked(remembered)
     checked = {}
     for key, images in listed.items():
-        split, found = _check_split(images, form, f"{yaml_path}: {key}", done, total, on_progress)
+        split, found = _check_split(images, form, known, f"{yaml_path}: {key}", done, total, on_progress)
         if key == "val" and not split.labelled:
             raise InputError(
                 f"{yaml_path}: val: none of the {len(split)} images has a label; {label_path(images[0])}, say, was looked for"
@@ -92,6 +99,7 @@ def load_dataset(path: str | Path, on_progress: Progress | None = None, splits: 
         checked[key] = split
         problems += found
         done += len(images)
+    known.save()
     return Dataset(yaml_path, names, checked, tuple(problems))
 
 
@@ -240,17 +248,28 @@ def label_path(image: Path) -> Path:
 
 
 def _check_split(
-    images: Sequence[Path], form: LabelForm, where: str, before: int, total: int, on_progress: Progress | None
+    images: Sequence[Path],
+    form: LabelForm,
+    known: Checked,
+    where: str,
+    before: int,
+    total: int,
+    on_progress: Progress | None,
 ) -> tuple[Split, list[str]]:
-    """Decode every image and parse every label file of a split."""
+    """Decode every image that is not known, and parse every label file of a split."""
 
     def check(image: Path) -> tuple[bytes | str, np.ndarray, int, list[str]]:
-        try:
-            content = read_content(image)
-            decode(content, image)
-        except InputError as error:
-            return str(error), np.zeros((0, 5), np.float32), 0, []
-        return hashlib.sha256(content.data).digest(), *read_labels(label_path(image), form)
+        digest = known.digest(image)
+        if digest is None:
+            began_ns = now_ns()
+            try:
+                content = read_content(image)
+                decode(content, image)
+            except InputError as error:
+                return str(error), np.zeros((0, 5), np.float32), 0, []
+            digest = hashlib.sha256(content.data).digest()
+            known.note(image, digest, began_ns)
+        return digest, *read_labels(label_path(image), form)
 
     kept: list[tuple[Path, np.ndarray, bytes]] = []
     image_problems: list[str] = []

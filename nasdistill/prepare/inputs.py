@@ -1,5 +1,6 @@
 """What a search is asked to do, read and checked before anything is spent on it."""
 
+import hashlib
 import math
 import os
 import random
@@ -117,7 +118,7 @@ def load_inputs(
     loaded_teacher = load_teacher(teacher, teacher_yaml, trust_teacher)
     dataset = None
     if data is not None:
-        dataset = _dataset(data, on_progress)
+        dataset = _dataset(data, on_progress, cache)
         order = match_classes(loaded_teacher, dataset.names, str(data))
         names = dataset.names
     else:
@@ -137,7 +138,7 @@ def load_inputs(
     pretrained = pretrained_files(search_space, found, names, cache, notes.append)
     if dataset is None:
         assert synthesise is not None
-        dataset = _dataset(synthesise(loaded_teacher, own_size(loaded_teacher, sizes)), on_progress)
+        dataset = _dataset(synthesise(loaded_teacher, own_size(loaded_teacher, sizes)), on_progress, cache)
     return Inputs(
         dataset=dataset,
         data_hash=dataset_hash(dataset),
@@ -153,13 +154,15 @@ def load_inputs(
     )
 
 
-def _dataset(data: Path, on_progress: OnStep) -> Dataset:
+def _dataset(data: Path, on_progress: OnStep, cache: Path) -> Dataset:
     def count(done: int, total: int) -> None:
         if done % max(1, total // 100) == 0:
             on_progress("checking images and labels", done / total)
 
     on_progress("checking images and labels", 0.0)
-    dataset = load_dataset(data, count, ("train", "val"))  # nothing is trained or chosen on another split
+    remembered = cache / "checked" / f"{hashlib.sha256(os.fsencode(data.absolute())).hexdigest()[:20]}.json"
+    # nothing is trained or chosen on another split
+    dataset = load_dataset(data, count, ("train", "val"), remembered)
     if "train" not in dataset.splits:
         raise InputError(f"{data}: no 'train' split to distil on")
     return dataset

@@ -1,6 +1,7 @@
 """Loading and checking data sets: every way to name images, and each kind of bad input once."""
 
 import dataclasses
+import json
 import os
 import re
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from nasdistill.data.dataset import dataset_hash, label_path, load_dataset
+from nasdistill.data.images import read_content
 from nasdistill.errors import InputError
 
 GOOD = "0 0.5 0.5 0.25 0.5\n"
@@ -289,3 +291,44 @@ def test_shared_sets_hold_what_their_readmes_say(
             assert sum(map(len, dataset.splits[split].boxes)) == boxes
     assert {"train", "val"} <= set(dataset.splits)
     assert dataset.problems == ()
+
+
+class TestRemembered:
+    """Images that an earlier command found whole."""
+
+    @pytest.fixture
+    def data(self, tmp_path: Path) -> Path:
+        path = write_set(tmp_path / "set")
+        for image in path.parent.glob("images/*/*.png"):
+            os.utime(image, (1e9, 1e9))
+        return path
+
+    def test_they_are_not_read_again_and_say_the_same(self, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        memory, read = data.parent / "cache" / "memory.json", []
+
+        def reading(path: Path) -> np.ndarray:
+            read.append(path.name)
+            return read_content(path)
+
+        monkeypatch.setattr("nasdistill.data.dataset.read_content", reading)
+        first, again = (load_dataset(data, remembered=memory) for _ in range(2))
+        assert len(read) == 4 and dataset_hash(first) == dataset_hash(again)
+        assert again.splits["val"].digests == first.splits["val"].digests
+        (data.parent / "labels/val/000.txt").write_text("1 0.5 0.5 0.25 0.5\n")
+        assert load_dataset(data, remembered=memory).splits["val"].boxes[0][0, 0] == 1, "labels are"
+        memory.write_text(memory.read_text()[:-20])
+        assert dataset_hash(load_dataset(data, remembered=memory)) != dataset_hash(first) and len(read) == 8
+
+    def test_what_changed_is(self, data: Path) -> None:
+        memory, image = data.parent / "memory.json", data.parent / "images/val/000.png"
+        before = dataset_hash(load_dataset(data, remembered=memory))
+        content = image.read_bytes()
+        image.write_bytes(content[:-40])
+        assert "val: 1 of 2 images are bad" in str(
+            pytest.raises(InputError, load_dataset, data, remembered=memory).value
+        )
+        cv2.imwrite(str(image), np.zeros((24, 32, 3), np.uint8))
+        changed = load_dataset(data, remembered=memory)
+        assert dataset_hash(changed) != before
+        # and as it was just written, it is looked at again, whatever its time of change says
+        assert str(image) not in json.loads(memory.read_text()) and len(json.loads(memory.read_text())) == 3
