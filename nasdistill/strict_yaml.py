@@ -97,7 +97,7 @@ class Value:
         if value is None:
             return None
         if isinstance(value, str):
-            return _number_like_1e3(value) if self.node.style is None else value
+            return number_like_1e3(value) if self.node.style is None else value
         if isinstance(value, bool | int):
             return value
         if isinstance(value, float) and math.isfinite(value):
@@ -145,8 +145,8 @@ def parse_yaml(text: str, source: str) -> Value:
     return Value(source, "", node)
 
 
-def _number_like_1e3(text: str) -> Scalar:
-    """`1e-3` as the number it means; every other text unchanged."""
+def number_like_1e3(text: str) -> Scalar:
+    """`1e-3` as the number it means (YAML 1.1 reads a text); every other text unchanged."""
     if not text[:1].isdigit() or "e" not in text.lower():
         return text
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from nasdistill.errors import InputError
 from nasdistill.records import ADDED_PARAMS, Scalar
 from nasdistill.space.search_space import SearchSpace
 from nasdistill.store.tables import param_value
+from nasdistill.strict_yaml import number_like_1e3
 
 _PARAM = "param."
 
@@ -36,7 +38,7 @@ def read_configurations(path: Path, space: SearchSpace) -> list[dict[str, Scalar
     if kind == ".csv":
         entries = _csv_entries(text, path)
     elif kind in (".yaml", ".yml", ".json"):
-        entries = _yaml_entries(text, path)
+        entries = _listed_entries(_json(text, path) if kind == ".json" else _yaml(text, path), path)
     else:
         raise InputError(f"--enqueue {path}: expected a file ending in .yaml, .yml, .json or .csv")
     if not entries:
@@ -44,13 +46,25 @@ def read_configurations(path: Path, space: SearchSpace) -> list[dict[str, Scalar
     return [_point(entry, space, f"--enqueue {path}, {where}") for where, entry in entries]
 
 
-def _yaml_entries(text: str, path: Path) -> list[tuple[str, dict[str, Any]]]:
+def _json(text: str, path: Path) -> Any:
     try:
-        content = yaml.safe_load(text)
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"--enqueue {path}, line {error.lineno}: {error.msg}") from None
+    except (ValueError, RecursionError):
+        raise InputError(f"--enqueue {path}: not valid JSON") from None
+
+
+def _yaml(text: str, path: Path) -> Any:
+    try:
+        return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that is none is a ValueError
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark is not None else ""
         raise InputError(f"--enqueue {path}{where}: {getattr(error, 'problem', None) or 'not valid YAML'}") from None
+
+
+def _listed_entries(content: Any, path: Path) -> list[tuple[str, dict[str, Any]]]:
     if isinstance(content, dict):
         content = [content]
     if not isinstance(content, list):
@@ -59,8 +73,13 @@ def _yaml_entries(text: str, path: Path) -> list[tuple[str, dict[str, Any]]]:
     for index, entry in enumerate(content, 1):
         if not isinstance(entry, dict):
             raise InputError(f"--enqueue {path}, entry {index}: expected parameters and values, got {entry!r}")
-        entries.append((f"entry {index}", {str(name): value for name, value in entry.items()}))
+        found = {str(name): _meant(value) for name, value in entry.items()}
+        entries.append((f"entry {index}", found))
     return entries
+
+
+def _meant(value: Any) -> Any:
+    return number_like_1e3(value) if isinstance(value, str) else value
 
 
 def _csv_entries(text: str, path: Path) -> list[tuple[str, dict[str, Any]]]:

@@ -9,6 +9,7 @@ import pytest
 
 from nasdistill.errors import InputError
 from nasdistill.session.enqueue import read_configurations
+from nasdistill.space.parse import parse_space
 from nasdistill.store.tables import write_trials_csv
 from tests.session.small_space import ONE, SPACE, TWO, complete_trial
 
@@ -31,10 +32,24 @@ def test_every_format_gives_the_same_complete_points(tmp_path: Path, name: str) 
     assert SPACE.contains(first) is None and SPACE.contains(second) is None
 
 
+@pytest.mark.parametrize("text", ["5e-05", "1e-3", "0.001"])
+@pytest.mark.parametrize("name", ["points.yaml", "points.json"])
+def test_small_numbers_are_numbers_however_they_are_written(tmp_path: Path, name: str, text: str) -> None:
+    space = parse_space(
+        "name: a\nfamilies: {yolov5: {depth: 0.33, width: 0.125}}\nimage_size: 128\n"
+        "stages: {stage2_learning_rate: {range: [1e-6, 0.1], log: true}}\n",
+        "a.yaml",
+    )
+    path = _written(tmp_path / name, f'[{{"family": "yolov5",\n"stages.stage2_learning_rate": {text}}}]')
+    (point,) = read_configurations(path, space)
+    assert point["stages.stage2_learning_rate"] == float(text)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
         ("a.txt", "x", ("expected a file ending in",)),
+        ("a.json", '[{"family": 1,\n}]', ("a.json, line 2",)),
         ("a.yaml", "[1", ("a.yaml, line 1",)),
         ("a.yaml", "[{family: 2024-13-45}]", ("not valid YAML",)),
         ("a.yaml", "3", ("expected a list",)),
