@@ -27,6 +27,7 @@ from nasdistill.space.search_space import SearchSpace
 
 BOX_MS = 50.0
 WORKERS, SEARCH_S, SCOUTS = 2, 1000.0, 22
+SCOUTING_S = 36.0  # that timing untrained students may take of half an hour, which another sampler trains in
 SCORE_NOISE, LATENCY_NOISE, SECONDS_NOISE = 0.012, 0.04, 0.08
 RECIPE = ("temperature.start", "weight.box", "weight.cls", "weight.feature")
 RECIPE_DEVIATION, RECIPE_LOSS = 0.15, 0.6
@@ -81,13 +82,17 @@ class Searched:
 
 
 def search(space: SearchSpace, sampler: str, seed: int, timed: bool = True) -> Searched:
-    """One search of SEARCH_S by a virtual clock, anchors first; no trial starts that would end later."""
+    """One search of SEARCH_S by a virtual clock, anchors first; no trial starts that would end later.
+
+    A sampler for which no untrained students are timed has SCOUTING_S more.
+    """
     noise = np.random.default_rng(1000 + seed)
     best = {name: noise.normal(0.5, RECIPE_DEVIATION) for name in RECIPE}
     distributions = {name: distribution_of(space.common[name]) for name in RECIPE}
     chosen = make_sampler(sampler, SamplerTask(space, reference=Reference(latency_ms=BOX_MS), timed=timed, seed=seed))
     study = optuna.create_study(directions=["maximize", "minimize"], sampler=chosen)
     observing = chosen if isinstance(chosen, LatencyFirstSampler) else None
+    limit = SEARCH_S if observing else SEARCH_S + SCOUTING_S
     for point in scout_points(space, seed)[:SCOUTS] if observing else ():
         observing.observe(point, figures(point).latency_ms * noise.lognormal(0.0, LATENCY_NOISE))
     for anchor in space.anchors():
@@ -104,7 +109,7 @@ def search(space: SearchSpace, sampler: str, seed: int, timed: bool = True) -> S
             study.tell(trial, state=TrialState.FAIL)
         seen.add(identity(space, params))
         ends = now + figures(params).seconds
-        if ends > SEARCH_S:
+        if ends > limit:
             study.tell(trial, state=TrialState.FAIL)
         else:
             heapq.heappush(running, (ends, trial.number, trial, params))

@@ -116,7 +116,8 @@ def run_benchmark(
 
 def _portable(argument: str) -> str:
     """An absolute path as it is seen from the project's folder: where that lies on this machine is nobody's business."""
-    return os.path.relpath(argument, RESULTS.parents[1]) if os.path.isabs(argument) else argument
+    option, equals, path = argument.rpartition("=")  # "" and "" for what has none
+    return f"{option}{equals}{os.path.relpath(path, RESULTS.parents[1])}" if os.path.isabs(path) else argument
 
 
 def _print(report: Mapping[str, Any], table: Sequence[Row]) -> None:

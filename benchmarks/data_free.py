@@ -233,7 +233,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_input_arguments(parser)
     parser.add_argument("--batches", type=int, default=8, help="batches of 16 synthesised training images [default: 8]")
     parser.add_argument("--inversion-steps", type=int, default=0, help="steps of a batch [default: the product's]")
-    parser.add_argument("--steps", type=int, default=150, help="training steps of 16 images [default: 150]")
+    parser.add_argument("--steps", type=int, default=150, help="training steps of the recipe's batch [default: 150]")
     parser.add_argument("--depth", type=float, default=0.33)
     parser.add_argument("--width", type=float, default=0.125)
     parser.add_argument("--image-size", type=int, default=256)

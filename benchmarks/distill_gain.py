@@ -5,11 +5,11 @@
     python -m benchmarks.distill_gain … --steps 1400 --losses default_better  # equal steps, whatever they cost
     python -m benchmarks.distill_gain --quick      # on the embedded demo, seconds instead of minutes
 
-Every mix of losses is compared with labels alone over paired seeds: same starting weights (the teacher's own channels, cut),
-same batches to begin with. Time is equal in core seconds (where there is a GPU: in seconds of it, by the clock): each arm
-makes the steps that fit, by step times measured in turns beforehand (at the pace of the first measurement, whatever the
-machine did since); filling the cache is charged to the distilled arm, whole or divided by the 12 trials of a search that
-share it.
+Every mix of losses is compared with labels alone over paired seeds: same starting weights (the teacher's own channels, cut,
+and not fitted to what it says as a search's are: that is distillation too), same batches to begin with. Time is equal in core
+seconds (where there is a GPU: in seconds of it, by the clock): each arm makes the steps that fit, by step times measured in
+turns beforehand (at the pace of the first measurement, whatever the machine did since); filling the cache is charged to the
+distilled arm, whole or divided by the 12 trials of a search that share it.
 Each trial is kept in `benchmarks/results/distill_gain.partial.json` as it ends: the same command goes on where a killed run
 ended, until the result is out.
 """

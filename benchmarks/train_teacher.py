@@ -5,8 +5,7 @@
 
 Trains with Ultralytics' own defaults for `--minutes` by the clock, on a GPU, or on `--threads` cores without data-loading
 workers; validation and plots are off, so that all of the time trains. The averaged weights are kept as an ordinary
-checkpoint, which `nasdistill search --teacher` reads. It is scored and timed as students are: exported at a fixed size, on
-the val split.
+checkpoint, which `nasdistill search --teacher` reads; `fine_tuned` scores and times it as students are.
 """
 
 from __future__ import annotations
@@ -90,7 +89,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train, keep the checkpoint, and print what it is worth as one JSON line."""
+    """Train, keep the checkpoint, and print how it was made as one JSON line."""
     parser = argparse.ArgumentParser(description="Fine-tune a standard model with Ultralytics.")
     add_training_arguments(parser)
     parser.add_argument("--to", type=Path, required=True, help="where the checkpoint goes (.pt)")
