@@ -57,7 +57,7 @@ class Costs:
 
     def observe(self, candidate: Candidate, figures: Mapping[str, float]) -> None:
         """Keep what was measured of a point elsewhere; a figure that is neither limited nor an objective is of no use."""
-        self._points[candidate.key] = candidate
+        self._know(candidate)
         for name, value in figures.items():
             if name == self._latency_name:
                 self.note(candidate, float(value))
@@ -69,7 +69,11 @@ class Costs:
         if math.isnan(latency) or latency <= 0:
             raise ValueError(f"latency {latency} of {candidate.point}: expected milliseconds above 0, or inf")
         self.measured[candidate.key] = latency
+        self._know(candidate)
+
+    def _know(self, candidate: Candidate) -> None:
         self._points[candidate.key] = candidate
+        self.encode([candidate])  # its columns are there before anything is predicted
 
     def look_up(self, candidates: Sequence[Candidate], most: int | None) -> list[Candidate]:
         """Measure up to `most` of the candidates; the answer is those that can be built."""

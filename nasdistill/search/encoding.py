@@ -30,6 +30,7 @@ class Encoder:
 
     def __init__(self) -> None:
         self._parameters: dict[str, _Parameter] = {}
+        self._fixed: dict[str, list[Distribution]] = {}
         # By identity, which is quick; kept here, so that no other object can get the same.
         self._taken_in: dict[tuple[str, int], Distribution] = {}
         self.dimension = np.zeros(0, dtype=np.int64)
@@ -46,8 +47,11 @@ class Encoder:
             self._taken_in[name, id(distribution)] = distribution
             if name not in self._parameters:
                 if distribution.single():
+                    self._fixed.setdefault(name, []).append(distribution)
                     continue
                 self._parameters[name] = _Parameter()
+                for earlier in self._fixed.pop(name, ()):
+                    self._parameters[name].widen(earlier)
             changed |= self._parameters[name].widen(distribution)
         if changed:
             self.version += 1

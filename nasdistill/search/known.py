@@ -82,7 +82,8 @@ class StudyReader:
                 pending.append(point)
             elif float(trial.user_attrs.get(FIDELITY, 0.0)) > 0.0 and PARTIAL_VALUES in trial.user_attrs:
                 values = sign * np.array(trial.user_attrs[PARTIAL_VALUES], dtype=float)
-                rows.append((point, values, float(trial.user_attrs[FIDELITY]), True))
+                fidelity = float(trial.user_attrs[FIDELITY])
+                rows.append((point, values, fidelity, fidelity != 1.0))  # of full length, but it may break a limit
         rows = [row for row in rows if np.isfinite(row[1]).all()]
         rows.sort(key=lambda row: row[2] != 1.0)
         return Known(

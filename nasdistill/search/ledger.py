@@ -52,8 +52,9 @@ class Ledger:
         self.finished: list[TrialResult] = []
         self.error: Exception | None = None
 
-    def start(self, draft: Draft) -> tuple[int, Path]:
-        """A trial number and folder for a point about to run; what to go on with is there already."""
+    def start(self, draft: Draft) -> tuple[int, Path] | None:
+        """A trial number and folder for a point about to run; what to go on with is there already. None: they cannot be made,
+        and the search ends."""
         number = self._proposals.start(draft)
         folder = self._run.trial_folder(number)
         begun = [self._run.trial_folder(earlier) for earlier in draft.resumes]
@@ -62,7 +63,11 @@ class Ledger:
             folder.mkdir(parents=True, exist_ok=True)
             hand_over_training(begun, folder)
 
-        self._when_room(make_ready)
+        try:
+            self._when_room(make_ready)
+        except OSError as error:
+            self._fail(error)
+            return None
         return number, folder
 
     def began(self, number: int) -> None:
@@ -133,7 +138,7 @@ class Ledger:
             self._fail(error)
 
     def _when_room(self, write: Callable[[], None]) -> None:
-        self.room.when_there(write, lambda: self._stop.reason is not None)
+        self.room.when_there(write, lambda: self._stop.reason is not None or self._stop.must_kill())
 
     def _fail(self, error: Exception) -> None:
         self.error = self.error or error

@@ -114,9 +114,11 @@ class Memory:
         found, values = point_of(self._space, result.params), values_of(result, self._objectives)
         if found is None or values is None or warmth.fidelity is None:
             return None
-        full = warmth.fidelity == 1.0
+        missed = self._missed(result)
+        # Whether it keeps a limit on what nobody measured is not known: then it teaches the models, and is on no front.
+        full = warmth.fidelity == 1.0 and len(missed) == len({limit.objective.name for limit in self._constraints})
         partial: dict[str, Any] = {} if full else {FIDELITY: warmth.fidelity, PARTIAL_VALUES: values, ELSEWHERE: True}
-        self.study.add_trial(ended(*found, values if full else None, partial, constraints=self._missed(result)))
+        self.study.add_trial(ended(*found, values if full else None, partial, constraints=missed))
         return found[0] if full else None
 
     def remember(self, result: TrialResult, journalled: FrozenTrial | None = None) -> None:

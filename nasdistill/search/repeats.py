@@ -31,6 +31,7 @@ from nasdistill.search.scratch import scratch_folder
 from nasdistill.search.stop import Patience, StopControl, stopping_on_signals
 from nasdistill.search.warm_worker import WarmWorker, reporting_to
 from nasdistill.search.worker import BUDGET_USED_UP, INTERRUPTED, TrialJob, WorkerFactory, at_the_end
+from nasdistill.store.room import is_full_disk
 
 # A stage's batches are drawn with the trial's seed plus its first step: seeds further apart than that never meet.
 SEED_STEP = 1_000_003
@@ -150,6 +151,9 @@ def run_repeats(
                         _written(functools.partial(on_repeat, ended), room, stop)
     except KeyboardInterrupt:
         raise InterruptedSearchError("interrupted; everything finished is kept, and --resume goes on") from None
+    except OSError as error:
+        if not (stop.interrupted and is_full_disk(error)):
+            raise
     finally:
         pool.close()
         stop.clear()

@@ -116,7 +116,10 @@ class StudySearcher(Searcher):
                 if self._estimate is None or self._clock.exhausted or draft.origin == "fill":
                     break
             else:
-                number, folder = self._ledger.start(draft)
+                started = self._ledger.start(draft)
+                if started is None:
+                    break
+                number, folder = started
                 return TrialJob(
                     number,
                     draft.params,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -199,16 +200,17 @@ class RunFolder:
         So a run that was copied, or committed, without its trial folders reads the same. Unlike those of `trials`, these
         results carry the scores of their repeats.
 
-        Raises InputError for a damaged table, unless it can be described in `warnings` and `trials/` has results.
+        A damaged table is described in `warnings` where `trials/` has results; else it raises InputError.
         """
         results, kept = dict[int, TrialResult](), self.trials(warnings)
         if self.trials_file.is_file():
             try:
                 results = {result.trial: result for result in read_trials_csv(self.trials_file)}
             except InputError as error:
-                if warnings is None or not kept:
+                if not kept:
                     raise
-                warnings.append(f"{error}")
+                if warnings is not None:
+                    warnings.append(f"{error}")
         results.update((result.trial, result) for result in kept)
         again: dict[int, list[RepeatScore]] = {}
         for score in self.repeats(warnings):
@@ -233,6 +235,11 @@ class RunFolder:
         """Write `trials.csv` and `pareto.csv`; `front_ids` are the trial numbers on the front, which `cost` orders, and
         `certainty` is what repeats say about them."""
         results = list(results)
+        if self.trials_file.is_file():
+            try:
+                read_trials_csv(self.trials_file)
+            except InputError:  # rows of trials without a folder may still be told from it
+                os.replace(self.trials_file, self.trials_file.with_name("trials.csv.damaged"))
         write_trials_csv(self.trials_file, results, front_ids, certainty)
         write_pareto_csv(self.pareto_file, results, front_ids, certainty, cost)
 

@@ -231,6 +231,7 @@ def test_a_parameter_that_nothing_had_before_widens_the_models_at_any_time() -> 
     sampler = LatencyFirstSampler(rare, None, seed=0, startup=3, effort="seconds", figure_limits={"params_m": 3.0})
     study = study_of(sampler)
     expected = None
+    sampler.observe({"width": 0.99999, "late": "c"}, 2.0)
     for number in range(12):
         if number >= 6:
             study.enqueue_trial({"width": 0.9999 + number * 1e-6, "late": "abcabc"[number - 6]})
@@ -376,6 +377,15 @@ def test_a_value_given_for_a_trial_counts_more_than_what_is_believed() -> None:
     study.optimize(taught, n_trials=1)
     assert study.trials[0].params["cls"] == 0.2
     assert study.trials[0].params["box"] == 1.0
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_name_that_is_fixed_in_one_branch_has_one_column_for_all(first: int) -> None:
+    branches = [{"w": FloatDistribution(0.0, 0.0)}, {"w": FloatDistribution(0.1, 1.0)}]
+    encoder = Encoder()
+    for at in (first, 1 - first):
+        encoder.add(branches[at])
+    assert encoder.rows([{"w": 0.0}, {"w": 0.25}, {"w": 1.0}])[:, 0].tolist() == [0.0, 0.25, 1.0]
 
 
 def test_a_belief_fades_with_trials_and_says_nothing_of_what_it_does_not_name() -> None:

@@ -352,6 +352,22 @@ def test_a_warm_result_beyond_a_limit_of_this_run_takes_no_place_on_its_front(tm
     ]
 
 
+@pytest.mark.parametrize("sampler", ["gp", "latency-first"])
+def test_a_warm_result_whose_limit_nobody_measured_is_no_trial_of_full_worth(tmp_path: Path, sampler: str) -> None:
+    limits = parse_constraints(["latency_ms@phone<=1.6"], ["local", "phone"])
+    made = make_sampler(sampler, SamplerTask(SmallSpace(), constraints=limits, seed=0))
+    journal = open_journal_file(tmp_path / "study.journal", directions_of(OBJECTIVES))
+    warm = [Warmth(complete(number, params, 0.9)) for number, params in enumerate(SmallSpace().anchors())]
+    proposals = Proposals(SmallSpace(), made, journal, OBJECTIVES, warm=warm, constraints=limits)
+    assert {trial.state for trial in proposals._memory.study.trials} == {TrialState.FAIL}
+    for _ in range(6):  # the run's own have the figure
+        draft = proposals.ask()
+        assert draft is not None
+        result = complete(proposals.start(draft), draft.params)
+        proposals.finish(result.model_copy(update={"further": {"latency_ms@phone": 1.0}}))
+    assert proposals.ask() is not None
+
+
 def test_results_by_another_recipe_tell_costs_alone(tmp_path: Path) -> None:
     (tmp_path / "all").mkdir()
     points = [draft.params for draft in drafts(opened(tmp_path / "all"))]

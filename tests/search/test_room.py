@@ -5,16 +5,20 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from optuna.storages.journal import JournalFileBackend
 from ray import cloudpickle
+from search_workers import FileRun
 from test_proposals import OBJECTIVES, complete, on_disk, opened
 
 from nasdistill.records import TrialResult
 from nasdistill.search import room as room_module
+from nasdistill.search.budget import BudgetClock, parse_budget
 from nasdistill.search.events import DiskFull, RoomAgain, SearchEvent
 from nasdistill.search.journal_file import open_journal_file
+from nasdistill.search.ledger import Ledger
 from nasdistill.search.reasons import DISK_FULL
 from nasdistill.search.reconcile import directions_of
 from nasdistill.search.room import Room, wait_for_room
@@ -130,3 +134,28 @@ def test_a_quota_is_not_waited_for_where_the_disk_has_room(tmp_path: Path, monke
         next(trial)
     assert (end.value.value.state, end.value.value.reason) == ("failed", DISK_FULL)
     assert (tmp_path / "0" / "log.txt").read_text().count("tried") == 3
+
+
+def test_what_cannot_be_written_is_not_waited_for_beyond_the_end_of_the_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(FileRun):
+        def write_trial(self, result: TrialResult) -> None:
+            raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    def full(*given: object) -> None:
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    asked: list[str] = []
+    stop = SimpleNamespace(reason=None, must_kill=lambda: len(asked) > 2, request=asked.append)
+    proposals = opened(tmp_path)
+    ledger = Ledger(Full(tmp_path), proposals, BudgetClock(parse_budget("1s")), stop, None)  # type: ignore[arg-type]
+    first, second = proposals.ask(), proposals.ask()
+    assert first is not None and second is not None
+    started = ledger.start(first)
+    assert started is not None and started[0] == 0
+    asked += ["the", "end", "came"]
+    ledger.finish(complete(0, first.params))
+    assert isinstance(ledger.error, OSError) and "quota" in asked[-1] and ledger.finished == []
+    monkeypatch.setattr("nasdistill.search.ledger.hand_over_training", full)
+    assert ledger.start(second) is None
