@@ -22,6 +22,7 @@ class Checked:
         self._file = file
         self._known: dict[str, list[object]] = {}
         self._seen: dict[str, list[object]] = {}
+        """Size, time of change, time of any change to the file's facts, digest."""
         if file is not None:
             with contextlib.suppress(OSError, ValueError, RecursionError):
                 content = json.loads(file.read_text(encoding="utf-8"))
@@ -33,10 +34,10 @@ class Checked:
             return None
         found = self._known.get(str(image))
         try:
-            if not isinstance(found, list) or found[:2] != _state(image):
+            if not isinstance(found, list) or not found or found[:-1] != _state(image):
                 return None
-            digest = bytes.fromhex(str(found[2]))
-        except (OSError, ValueError, IndexError):
+            digest = bytes.fromhex(str(found[-1]))
+        except (OSError, ValueError):
             return None
         self._seen[str(image)] = found
         return digest
@@ -65,4 +66,5 @@ def now_ns() -> int:
 
 def _state(image: Path) -> list[int]:
     found = os.stat(image)
-    return [found.st_size, found.st_mtime_ns]
+    # the last one tells, where the system has it, of programs that put the time of change back
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns]

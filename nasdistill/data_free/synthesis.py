@@ -31,7 +31,7 @@ from nasdistill.store.atomic import write_text
 from nasdistill.teacher.detections import SURE, final_detections
 from nasdistill.teacher.teacher import Teacher, class_names
 
-VERSION = 1  # raise it when the same arguments would give other images
+VERSION = 2  # raise it when the same arguments would give other images
 STREAMS = {"train": 0, "val": 1}  # seeds of different splits never give the same image
 MOST_OBJECTS = 100  # of an image that become labels
 Report = Callable[[float], None]

@@ -23,7 +23,10 @@ def recalibrate(student: Student, feed: Feed, compute: Compute, light: bool = Fa
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-    student.model.train()
+    student.model.eval()  # without stochastic depth: what is exported has none
+    student.head.training = True  # its answers are of no use here, and need not be decoded
+    for norm in norms:
+        norm.train()
     for batch, indices in enumerate(feed.indices(BATCHES, BATCH_SIZE, seed=0, closing_steps=BATCHES if light else 0)):
         for norm in norms:
             # a plain average over the batches, since each runs once in a pass; torch's own (None) has a GPU waited for

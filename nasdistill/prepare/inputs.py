@@ -169,9 +169,12 @@ def _dataset(data: Path, on_progress: OnStep, cache: Path) -> Dataset:
 
 
 def own_size(teacher: Teacher, sizes: Sequence[int]) -> int:
-    """The input size that the teacher looks at: its own, or the students' largest where its file does not say."""
-    size = teacher.image_size or max(sizes)
-    return max(32, round(size / 32) * 32)
+    """The input size that the teacher looks at: its own, or the students' largest where its file does not say.
+
+    Its coarsest level divides it, or its neck could not join the levels.
+    """
+    size, step = teacher.image_size or max(sizes), max(32, *teacher.strides)
+    return max(1, round(size / step)) * step
 
 
 def image_sizes(space: SearchSpace) -> tuple[int, ...]:

@@ -22,13 +22,22 @@ import yaml
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from ultralytics.nn.modules import Conv
-from ultralytics.nn.tasks import DetectionModel, _SafeLoad, yaml_model_load
+from ultralytics.nn.tasks import DetectionModel, _SafeLoad, temporary_modules, yaml_model_load
 from ultralytics.utils import IterableSimpleNamespace
+from ultralytics.utils.loss import E2EDetectLoss
 
 from nasdistill.errors import InputError
 
 MODULE_PREFIXES = ("torch.nn.modules.", "ultralytics.nn.modules.", "ultralytics.nn.tasks")
 LOSS_MODULES = ("ultralytics.utils.loss", "ultralytics.utils.tal")
+# What older versions of ultralytics called things, as it reads them itself.
+RENAMED = {
+    "ultralytics.yolo.utils.IterableSimpleNamespace": IterableSimpleNamespace,
+    "ultralytics.nn.tasks.YOLOv10DetectionModel": DetectionModel,
+    "ultralytics.nn.modules.block.Silence": nn.Identity,
+    "ultralytics.utils.loss.v10DetectLoss": E2EDetectLoss,
+}
+LAYERS_PACKAGE = "ultralytics.nn.modules"  # older ones have layers of this one module, now of several
 
 
 @dataclass(frozen=True)
@@ -162,10 +171,18 @@ def _names_of(names: Any, path: Path) -> tuple[str, ...]:
 def _read_pickle(path: Path, trust: bool) -> Any:
     try:
         if trust:
-            return torch.load(path, map_location="cpu", weights_only=False)
+            with temporary_modules(
+                modules={"ultralytics.yolo.utils": "ultralytics.utils"}, attributes=_renamed_as_text()
+            ):
+                return torch.load(path, map_location="cpu", weights_only=False)
         needed = torch.serialization.get_unsafe_globals_in_checkpoint(path)
         allowed = [(_allowed(name), name) for name in needed]
         refused = [name for found, name in allowed if found is None]
+        if refused and refused[0].startswith(("models.", "utils.")):
+            raise InputError(
+                f"{path}: a checkpoint of the original YOLOv5 or YOLOv7 repository (it holds {refused[0]}), which the "
+                "ultralytics package cannot read; train a teacher with that package (yolov5su.pt, yolo11s.pt, …)"
+            )
         if refused:
             raise InputError(
                 f"{path}: the pickle holds {refused[0]}, which is neither a tensor nor a known layer of torch or "
@@ -192,11 +209,12 @@ def _allowed(name: str) -> Any:
         "numpy.dtype": np.dtype,
         "numpy.core.multiarray.scalar": np.float64(0).__reduce__()[0],
         "numpy._core.multiarray.scalar": np.float64(0).__reduce__()[0],
+        **RENAMED,
     }
     if name in fixed:
         return fixed[name]
     module, _, attribute = name.rpartition(".")
-    is_layer_module = module.startswith(MODULE_PREFIXES)
+    is_layer_module = module.startswith(MODULE_PREFIXES) or module == LAYERS_PACKAGE
     if not is_layer_module and module not in LOSS_MODULES:
         return None
     try:
@@ -205,8 +223,18 @@ def _allowed(name: str) -> Any:
         return None
     if not isinstance(found, type):
         return None
+    if module == LAYERS_PACKAGE:
+        return found if issubclass(found, nn.Module) and found.__module__.startswith(f"{LAYERS_PACKAGE}.") else None
     # a class that the module only imported, or (in layer modules) one that is no layer, is not on the list
     return found if found.__module__ == module and (issubclass(found, nn.Module) or module in LOSS_MODULES) else None
+
+
+def _renamed_as_text() -> dict[str, str]:
+    return {
+        old: f"{new.__module__}.{new.__name__}"
+        for old, new in RENAMED.items()
+        if not old.startswith("ultralytics.yolo")
+    }
 
 
 def _first_line(error: BaseException) -> str:

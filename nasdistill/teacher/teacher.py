@@ -133,8 +133,9 @@ def load_teacher(path: Path, model_yaml: Path | None = None, trust: bool = False
         raise InputError(
             f"{path}: the teacher was fused for use and has lost a branch of its head; give it as it was trained"
         )
+    step = max(32, int(head.stride.max()))  # 64 with a P6
     # rounded up as Ultralytics does when it trains: the file keeps the size that was asked for
-    size = checkpoint.image_size and -(-checkpoint.image_size // 32) * 32
+    size = checkpoint.image_size and -(-checkpoint.image_size // step) * step
     sha256 = file_sha256(path)
     if model_yaml is not None:  # the same tensors are another teacher under another description
         description = json.dumps(checkpoint.model.yaml, sort_keys=True, default=str)

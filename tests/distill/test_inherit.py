@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from small import CPU, NAMES, opinionated, small_feed, small_teacher
+from timm.layers import DropPath
 from torch import nn
 
 from nasdistill.distill.batchnorm import BATCH_SIZE, BATCHES, recalibrate
@@ -94,3 +95,20 @@ def test_a_slice_is_fitted_to_answers_and_keeps_statistics_of_its_own(feed: Feed
     recalibrate(by_hand, feed, CPU)
     state = by_hand.model.state_dict()
     assert all(torch.equal(tensor, state[name]) for name, tensor in small.model.state_dict().items())
+
+
+def test_statistics_are_those_of_the_network_that_is_exported(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the branches that stochastic depth leaves out at random: the same whatever was drawn before."""
+    monkeypatch.setattr("nasdistill.distill.batchnorm.BATCHES", 1)
+    student = build_student("tinyvit", {"variant": "5m", "neck": 16}, NAMES)
+    blocks = [module for module in student.model.modules() if hasattr(module, "drop_path1")]
+    for block in blocks:
+        block.drop_path1 = DropPath(0.5)  # as the larger variants have it
+    assert blocks
+    found = []
+    for seed in (1, 2):
+        twin = dataclasses.replace(student, model=copy.deepcopy(student.model))
+        torch.manual_seed(seed)
+        recalibrate(twin, feed, CPU)
+        found.append([norm.running_var for norm in twin.model.modules() if isinstance(norm, nn.BatchNorm2d)])
+    assert all(map(torch.equal, *found))

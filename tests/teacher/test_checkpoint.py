@@ -3,6 +3,8 @@
 import json
 import os
 import pickle
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,10 @@ import torch
 from safetensors.torch import save_file
 from small import NAMES, images_of, opinionated, raw_heads, small_teacher, tiny_student
 from torch import nn
+from ultralytics.nn.modules import Conv
 from ultralytics.nn.tasks import ClassificationModel, DetectionModel, SegmentationModel, yaml_model_load
 from ultralytics.utils import ROOT
+from ultralytics.utils.loss import E2EDetectLoss
 
 from nasdistill.errors import InputError
 from nasdistill.teacher.checkpoint import read_checkpoint, read_model_yaml
@@ -132,6 +136,46 @@ class TestPickles:
         path = tmp_path / "other.pt"
         torch.save({"model": tiny_student().model, "extra": found}, path)
         assert "--trust-teacher" in one_line(path)
+
+
+class TestOlderVersions:
+    """What Ultralytics called otherwise once, and what was never its own."""
+
+    @pytest.mark.parametrize("trust", [False, True])
+    def test_names_that_have_changed(self, tmp_path: Path, student_model: DetectionModel, trust: bool) -> None:
+        expected = raw_heads(student_model, images_of())
+        with pytest.MonkeyPatch.context() as old:
+            for module in ("ultralytics.yolo", "ultralytics.yolo.utils"):
+                old.setitem(sys.modules, module, types.ModuleType(module))
+            for module, name, base in (
+                ("ultralytics.yolo.utils", "IterableSimpleNamespace", types.SimpleNamespace),
+                ("ultralytics.nn.tasks", "YOLOv10DetectionModel", DetectionModel),
+                ("ultralytics.nn.modules.block", "Silence", nn.Identity),
+                ("ultralytics.nn.modules", "Conv", Conv),
+                ("ultralytics.utils.loss", "v10DetectLoss", E2EDetectLoss),
+            ):
+                old.setattr(sys.modules[module], name, type(name, (base,), {"__module__": module}), raising=False)
+            student_model.args = sys.modules["ultralytics.yolo.utils"].IterableSimpleNamespace(imgsz=96)
+            student_model.__class__ = sys.modules["ultralytics.nn.tasks"].YOLOv10DetectionModel
+            student_model.model[0].__class__ = sys.modules["ultralytics.nn.modules"].Conv
+            student_model.silent = sys.modules["ultralytics.nn.modules.block"].Silence()
+            loss = sys.modules["ultralytics.utils.loss"].v10DetectLoss
+            student_model.criterion = loss.__new__(loss)
+            torch.save({"model": student_model}, tmp_path / "old.pt")
+        teacher = load_teacher(tmp_path / "old.pt", None, trust)
+        assert type(teacher.model) is DetectionModel and type(teacher.model.model[0]) is Conv
+        found = raw_heads(teacher.model, images_of())
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+    def test_another_repositorys_is_told_apart(self, tmp_path: Path) -> None:
+        with pytest.MonkeyPatch.context() as old:
+            for module in ("models", "models.yolo"):
+                old.setitem(sys.modules, module, types.ModuleType(module))
+            model = type("Model", (nn.Module,), {"__module__": "models.yolo"})
+            old.setattr(sys.modules["models.yolo"], "Model", model, raising=False)
+            torch.save({"model": model()}, tmp_path / "v5.pt")
+        message = one_line(tmp_path / "v5.pt")
+        assert "original YOLOv5" in message and "models.yolo.Model" in message and "trust" not in message
 
 
 class TestDamagedFiles:
