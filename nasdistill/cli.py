@@ -207,7 +207,9 @@ def report(
 @app.command()
 def export(
     run: RunArgument,
-    trial: TrialOption = "best",
+    trial: Annotated[
+        str, typer.Option(help="A number, 'front' for all of its members, or 'best': its knee, or what --select says.")
+    ] = "best",
     select: SelectOption = None,
     device: DeviceOption = None,
     trained: Annotated[bool, typer.Option("--trained", help="The student as `train` left it.")] = False,
@@ -217,6 +219,8 @@ def export(
 ) -> None:
     """Write a student's model in deployable formats, with a model card."""
     from nasdistill.export import export as write_export
+    from nasdistill.export import export_all
+    from nasdistill.pareto.front import front
     from nasdistill.pareto.of_run import devices_of_run, objectives_of_run
     from nasdistill.pareto.select import choose
     from nasdistill.report.printed import print_exported
@@ -227,10 +231,16 @@ def export(
     objectives = objectives_of_run(recorded, device)
     results = folder.results(left_out)
     _warn(left_out)
-    chosen = choose(results, trial, select, objectives, devices_of_run(recorded) or None)
-    names = [name.strip() for name in formats.split(",") if name.strip()]
-    exported = write_export(folder, chosen, names, out or folder.path / "export", trained)
-    print_exported(exported.trial, (*exported.files.values(), exported.card), objectives, as_json)
+    names, target = [name.strip() for name in formats.split(",") if name.strip()], out or folder.path / "export"
+    whole = trial == "front"
+    if whole and (select is not None or trained):
+        raise InputError("--trial front: exports every member as the search left it, without --select and --trained")
+    chosen = choose(results, "best" if whole else trial, select, objectives, devices_of_run(recorded) or None)
+    if whole:
+        exported = export_all(folder, front(results, objectives), names, target)
+    else:
+        exported = [write_export(folder, chosen, names, target, trained)]
+    print_exported(exported, objectives, as_json, whole)
 
 
 @app.command()

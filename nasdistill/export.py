@@ -3,7 +3,7 @@
 import json
 import shlex
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,19 +55,14 @@ def export(run: RunFolder, trial: TrialResult, formats: Sequence[str], out: Path
         InputError: an unknown format, `out` is no folder, the run folder no longer holds the trial's files, or the trial
             was not trained for longer.
     """
-    unknown = [name for name in formats if name not in FORMATS]
-    if unknown or not formats:
-        raise InputError(f"unknown format '{', '.join(unknown)}'; allowed: {', '.join(FORMATS)}")
     source, files = run.trial_folder(trial.trial), dict[str, Path]()
     name = f"{run.path.resolve().name}-{trial.trial:04d}"
     if trained:
         source, name = run.trained_folder(trial.trial), f"{name}-trained"
         trial = _trained(run, trial.trial)
+    _check(source, formats)
     for format_name in dict.fromkeys(formats):
-        suffix, _ = FORMATS[format_name]
-        if not (source / f"student{suffix}").is_file():
-            raise InputError(f"{source / f'student{suffix}'}: not there; the run folder was copied without its models")
-        files[format_name] = out / f"{name}{suffix}"
+        files[format_name] = out / f"{name}{FORMATS[format_name][0]}"
     card = out / f"{name}.md"
     written = list[Path]()
     try:
@@ -86,8 +81,31 @@ def export(run: RunFolder, trial: TrialResult, formats: Sequence[str], out: Path
     return Exported(trial, files, card)
 
 
+def export_all(run: RunFolder, trials: Sequence[TrialResult], formats: Sequence[str], out: Path) -> list[Exported]:
+    """`export` of several trials, once it is known that all of them have their files. Raises what that does."""
+    for trial in trials:
+        _check(run.trial_folder(trial.trial), formats)
+    return [export(run, trial, formats, out) for trial in trials]
+
+
+def _check(source: Path, formats: Sequence[str]) -> None:
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown or not formats:
+        raise InputError(f"unknown format '{', '.join(unknown)}'; allowed: {', '.join(FORMATS)}")
+    for format_name in formats:
+        file = source / f"student{FORMATS[format_name][0]}"
+        if not file.is_file():
+            raise InputError(f"{file}: not there; the run folder was copied without its models")
+
+
 def _trained(run: RunFolder, trial: int) -> TrialResult:
-    found = next((result for result in run.trained() if result.trial == trial), None)
+    trained = run.trained()
+    found = next((result for result in trained if result.trial == trial), None)
+    if found is None and trained:
+        there = ", ".join(str(result.trial) for result in trained)
+        raise InputError(
+            f"trial {trial} was not trained for longer; trained were: {there} (--trial {trained[0].trial})"
+        )
     if found is None:
         raise InputError(
             f"trial {trial} was not trained for longer; nasdistill train {shlex.quote(str(run.path))} --trial {trial} "
@@ -101,25 +119,47 @@ def _output_text(trial: TrialResult, classes: int, batch: int) -> str:
     if trial.family in FAMILIES and needs_no_nms(trial.family, head):
         return (
             f"({batch}, detections, 6): x1, y1, x2, y2 in input pixels, probability, class; best first,\n"
-            "no non-maximum suppression needed (scores were taken at confidence 0.001)."
+            "no non-maximum suppression needed (mAP was taken from confidence 0.001 on)."
         )
     return (
         f"({batch}, {4 + classes}, anchors): centre x, centre y, width, height in input pixels, then a probability for each "
-        "class;\napply non-maximum suppression (scores were taken at confidence 0.001, IoU 0.7)."
+        "class;\napply non-maximum suppression per class (IoU 0.7, at most 300; an anchor may count for several classes). "
+        "mAP was\ntaken from confidence 0.001 on."
     )
+
+
+def _use(trial: TrialResult, names: Sequence[str], batch: int, files: Mapping[str, Path]) -> str:
+    """What goes in and comes out, and how to run it."""
+    if "onnx" not in files:
+        return (
+            "The weights before BatchNorm was folded, in the shapes of the pruned student; to run it, export `onnx`.\n"
+        )
+    size, file = trial.params.get("image_size"), files["onnx"].name
+    cut = f", conf={trial.confidence:.2f}" if trial.confidence else ""
+    threshold = (
+        f"\nIn use, cut at a confidence of about {trial.confidence:.2f}: there the mean F1 (IoU 0.5) on the validation "
+        "images is\nbest. Ultralytics cuts at 0.25 unless told otherwise.\n"
+        if trial.confidence
+        else ""
+    )
+    return f"""Input `images`: float32 ({batch}, 3, {size}, {size}), RGB, pixel / 255. An image of w x h pixels is scaled by
+r = min({size} / w, {size} / h), up or down, bilinear, and centred on a square of grey 114 / 255: left = round(({size} - \
+round(w * r)) / 2 - 0.1),
+top likewise with h. Back in the image, x = (x - left) / r and y = (y - top) / r, cut at its edges.
+
+Output `output0`:
+{_output_text(trial, len(names), batch)}
+{threshold}
+Classes: {", ".join(f"{index} {name}" for index, name in enumerate(names))}
+
+ONNX Runtime runs it, and Ultralytics, which finds size and class names in the file:
+`YOLO("{file}", task="detect").predict("image.jpg"{cut})`.
+"""
 
 
 def _shown(name: str) -> str:
     cost = cost_objective(name)
     return f"{COST[name.partition('@')[0]].label} on device `{cost.device}`, {cost.unit}"
-
-
-def _how_to_run(files: dict[str, Path]) -> str:
-    if "onnx" not in files:
-        return ""
-    return f"""ONNX Runtime runs it, and Ultralytics, which finds size and class names in the file:
-`YOLO("{files["onnx"].name}", task="detect").predict("image.jpg")`.
-"""
 
 
 def model_card(run: dict[str, Any], trial: TrialResult, files: dict[str, Path], trained: bool = False) -> str:
@@ -131,7 +171,7 @@ def model_card(run: dict[str, Any], trial: TrialResult, files: dict[str, Path], 
     speed = f" ({teacher['latency_ms'] / trial.latency_ms:.1f} times as fast)" if teacher.get("latency_ms") else ""
     further = "".join(f"| {_shown(name)} | {value:.2f} |\n" for name, value in sorted(trial.further.items()))
     further += "" if trial.energy_mj is None else f"| energy on `{device.get('name')}`, mJ | {trial.energy_mj:.2f} |\n"
-    size = trial.params.get("image_size")
+    cpu = run.get("machine", {}).get("cpu")
     rows = "\n".join(f"| {key} | {value} |" for key, value in sorted(trial.params.items()))
     hashes = "\n".join(f"- `{path.name}` sha256 {file_sha256(path)}" for path in files.values())
     note = data_free_note(run)
@@ -145,17 +185,12 @@ Distilled from the teacher {teacher.get("name", "unknown")} by nasdistill {run.g
 | mAP50 (val) | {trial.map50:.4f}{share} |
 | mAP50-95 (val) | {trial.map50_95:.4f} |
 | latency, median | {trial.latency_ms:.2f} ms on device `{device.get("name")}` ({device.get("runtime")}, \
-{device.get("precision")}, {device.get("threads")} thread(s), batch {batch}){speed} |
+{device.get("precision")}, {device.get("threads")} thread(s), batch {batch}){f" of {cpu}" if cpu else ""}{speed} |
 {further}| parameters | {trial.params_m:.3f} M |
 | training | {trial.epochs if trained else whole_epochs(run, trial.epochs)} epochs |
 | data | {run.get("data")} (sha256 {str(run.get("data_hash"))[:16]}) |
-| classes | {", ".join(map(str, names))} |
 
-Input `images`: float32 ({batch}, 3, {size}, {size}), RGB in 0..1, letterboxed with grey 114 (linear resize).
-Output `output0`:
-{_output_text(trial, len(names), batch)}
-{_how_to_run(files)}
-
+{_use(trial, names, batch, files)}
 ## Parameters
 | parameter | value |
 | --- | --- |

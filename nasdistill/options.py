@@ -8,7 +8,7 @@ import typer
 Budget = Annotated[
     str | None,
     typer.Option(
-        help="Time (90s, 30m, 2h), trials (40trials) or training work (200epochs). Needed, but with --resume."
+        help="Time (90s, 30m, 2h), trials (40trials) or training work (200epochs). Required, except with --resume."
     ),
 ]
 Data = Annotated[

@@ -20,6 +20,7 @@ from nasdistill.search.events import DiskFull, RoomAgain, SearchEvent, TrialFini
 from nasdistill.tasks import T, Task
 
 TICK_S = 0.5
+LITTLE_MAP50 = 0.2  # of a teacher that was likely made for something else
 RunTasks = Callable[..., list[Any]]
 
 
@@ -103,6 +104,10 @@ class Progress:
             f"teacher {figures['name']}: mAP50 {figures['map50']:.3f}, mAP50-95 {figures['map50_95']:.3f}, "
             f"{figures['latency_ms']:.1f} ms, {figures['params_m']:.2f} M parameters at {figures['image_size']} px"
         )
+        if figures["map50"] < LITTLE_MAP50:
+            self.log(
+                "that is little: was this teacher trained on images and labels like these? Students learn its mistakes"
+            )
 
     def searching(self, reference: Reference, epochs: int, images: int) -> None:
         """The trials start, each of so many epochs of so many images."""

@@ -151,6 +151,7 @@ class RungScore(Measured):
     gflops: Finite
     size_mb: Finite
     energy_mj: Finite | None = None
+    confidence: Finite | None = None
     seconds: Annotated[float, Field(ge=0.0)] = 0.0
     """Of the whole trial so far, this score included."""
 
@@ -175,6 +176,8 @@ class TrialResult(Measured):
     gflops: Finite | None = None
     size_mb: Finite | None = None
     energy_mj: Finite | None = None
+    confidence: Finite | None = None
+    """Where detections are best cut in use (see `measure.accuracy.Accuracy`)."""
     epochs: Annotated[int, Field(ge=0)] = 0
     seconds: Annotated[float, Field(ge=0.0)] = 0.0
     reason: str = ""

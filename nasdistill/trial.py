@@ -105,6 +105,7 @@ def trial_in_rungs(config: TrialConfig, bench: Workbench, place: TrialPlace, rep
         fidelity=1.0,
         map50=accuracy.map50,
         map50_95=accuracy.map50_95,
+        confidence=accuracy.confidence,
         epochs=epochs,
         seconds=time.monotonic() - started,
         params={**place.params, "init": init, "prune.achieved": round(pruned.achieved, 4)},

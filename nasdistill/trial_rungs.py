@@ -116,6 +116,7 @@ class Way:
             fidelity=epochs / bench.assets.training.epochs,
             map50=accuracy.map50,
             map50_95=accuracy.map50_95,
+            confidence=accuracy.confidence,
             seconds=time.monotonic() - self.started,
             **self.figures,
         )

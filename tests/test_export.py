@@ -150,7 +150,7 @@ def test_the_card_tells_what_it_is(run: RunFolder, tmp_path: Path) -> None:
         "| mAP50-95 (val) | 0.5500 |",
         "3.00 ms on device `local` (onnxruntime, fp32, 1 thread(s), batch 1) (10.0 times as fast)",
         "| parameters | 0.300 M |",
-        "| classes | open, short |",
+        "Classes: 0 open, 1 short",
         "float32 (1, 3, 192, 192)",
         "(1, 6, anchors)",
         "| yolov5.width | 0.25 |",
@@ -241,6 +241,40 @@ def test_the_front_and_the_report_of_the_same_run(
     for folder in (run.path, "."):
         code, out, err = command(capsys, monkeypatch, "report", run.path, "--out", folder)
         assert (code, err) == (2, f"nasdistill: --out {folder}: it is a folder; name the file\n")
+
+
+def test_the_whole_front_or_none_of_it(
+    run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "all"
+    code, told, _ = command(capsys, monkeypatch, "export", run.path, "--trial", "front", "--out", out, "--json")
+    assert code == 0
+    assert [one["trial"]["trial"] for one in json.loads(told)["exported"]] == [0, 1, 2, 3]
+    assert len(list(out.glob("*.onnx"))) == len(list(out.glob("*.md"))) == 4
+    for more in (("--select", "fastest"), ("--trained",)):
+        code, _, err = command(capsys, monkeypatch, "export", run.path, "--trial", "front", *more)
+        assert code == 2 and "without --select and --trained" in err
+    (run.trial_folder(2) / "student.onnx").unlink()
+    code, _, err = command(capsys, monkeypatch, "export", run.path, "--trial", "front", "--out", tmp_path / "none")
+    assert code == 2 and "student.onnx: not there" in err and not (tmp_path / "none").exists()
+
+
+def test_the_card_says_where_to_cut(run: RunFolder, tmp_path: Path) -> None:
+    trial = run.results()[1]
+    assert "conf=" not in export(run, trial, ["onnx"], tmp_path).card.read_text(), "an older run does not know"
+    run.write_trial(trial.model_copy(update={"confidence": 0.314}))
+    card = export(run, run.results()[1], ["onnx"], tmp_path).card.read_text()
+    assert "a confidence of about 0.31" in card and 'predict("image.jpg", conf=0.31)' in card
+    weights = export(run, run.results()[1], ["safetensors"], tmp_path).card.read_text()
+    assert "Input `images`" not in weights and "export `onnx`" in weights
+
+
+def test_what_was_trained_for_longer_is_named(run: RunFolder, tmp_path: Path) -> None:
+    folder = run.trained_folder(3)
+    folder.mkdir(parents=True)
+    (folder / "trial.json").write_text(run.results()[3].model_dump_json())
+    with pytest.raises(InputError, match=r"trial 1 was not trained for longer; trained were: 3 \(--trial 3\)"):
+        export(run, run.results()[1], ["onnx"], tmp_path, trained=True)
 
 
 def test_a_damaged_trial_is_named_where_the_run_is_read(

@@ -103,6 +103,11 @@ def load_dataset(
     return Dataset(yaml_path, names, checked, tuple(problems))
 
 
+def read_names(path: str | Path) -> tuple[str, ...]:
+    """The class names of a data set, before any of its images is looked at. Raises InputError."""
+    return _read_names(_read_yaml(Path(path)), Path(path))
+
+
 def dataset_hash(dataset: Dataset, splits: Sequence[str] = ("train", "val")) -> str:
     """sha256 (hex) over class names, and image bytes and boxes of the named splits in order; file names don't count."""
     total = hashlib.sha256(repr(dataset.names).encode())

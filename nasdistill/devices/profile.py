@@ -100,6 +100,11 @@ def parse_device(text: str, source: str) -> DeviceProfile:
         raise values[key].error(f"{first['msg']}, got {first['input']!r}") from None
 
 
+def shipped_file(name: str) -> Path:
+    """Where the file of a shipped device lies, to be copied."""
+    return _SHIPPED / f"{name}.yaml"
+
+
 def list_devices() -> list[DeviceProfile]:
     """The shipped devices, by name."""
     return [load_device(path) for path in sorted(_SHIPPED.glob("*.yaml"))]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from ultralytics.utils.metrics import ap_per_class
+from ultralytics.utils.metrics import ap_per_class, smooth
 
 from nasdistill.measure.detector import Detections, OnnxDetector
 
@@ -17,10 +17,14 @@ IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 
 @dataclass(frozen=True)
 class Accuracy:
-    """mAP50 and mAP50-95 (0..1), averaged over the classes that have labels."""
+    """mAP50 and mAP50-95 (0..1), averaged over the classes that have labels.
+
+    `confidence` is that at which their mean F1 at an IoU of 0.5 is best: where to cut detections in use.
+    """
 
     map50: float
     map50_95: float
+    confidence: float = 0.0
 
 
 class LabelledViews(Protocol):
@@ -58,8 +62,10 @@ def mean_average_precision(detections: Sequence[Detections], labels: Sequence[np
     all_true = np.concatenate(true_classes) if true_classes else np.zeros(0)
     if not len(all_true) or not sum(map(len, scores)):
         return Accuracy(0.0, 0.0)
-    ap = ap_per_class(np.concatenate(correct), np.concatenate(scores), np.concatenate(classes), all_true)[5]
-    return Accuracy(float(ap[:, 0].mean()), float(ap.mean()))
+    found = ap_per_class(np.concatenate(correct), np.concatenate(scores), np.concatenate(classes), all_true)
+    ap, f1_curve, confidences = found[5], found[9], found[10]
+    best = smooth(f1_curve.mean(0), 0.1).argmax()  # as Ultralytics' validator chooses
+    return Accuracy(float(ap[:, 0].mean()), float(ap.mean()), float(confidences[best]))
 
 
 def match(found: Detections, truth_xyxy: np.ndarray, truth_classes: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from itertools import product
 from pathlib import Path
 
 from nasdistill.compress.prune import why_not_prunable
-from nasdistill.data.dataset import Dataset, dataset_hash, load_dataset
+from nasdistill.data.dataset import Dataset, dataset_hash, load_dataset, read_names
 from nasdistill.data.demo import make_demo
 from nasdistill.devices.profile import DeviceProfile
 from nasdistill.errors import InputError
@@ -116,11 +116,9 @@ def load_inputs(
     assert teacher is not None
     on_progress("reading the teacher", None)
     loaded_teacher = load_teacher(teacher, teacher_yaml, trust_teacher)
-    dataset = None
     if data is not None:
-        dataset = _dataset(data, on_progress, cache)
-        order = match_classes(loaded_teacher, dataset.names, str(data))
-        names = dataset.names
+        names = read_names(data)
+        order = match_classes(loaded_teacher, names, str(data))
     else:
         names, order = class_names(loaded_teacher), list(range(loaded_teacher.classes))
     sizes = image_sizes(search_space)
@@ -128,7 +126,8 @@ def load_inputs(
         if device.image_size is not None and set(sizes) != {device.image_size}:
             raise InputError(
                 f"device {device.name} takes images of {device.image_size} px, "
-                f"but image_size in {search_space.source} is {', '.join(map(str, sizes))}"
+                f"but image_size in {search_space.source} is {', '.join(map(str, sizes))}: a copy of the space with "
+                f"image_size: {device.image_size} fits"
             )
     found = tuple(lineages(search_space, names))
     check_losses(search_space, loaded_teacher, found, names)
@@ -136,9 +135,12 @@ def load_inputs(
     check_prunable(search_space, found, names)
     notes: list[str] = []
     pretrained = pretrained_files(search_space, found, names, cache, notes.append)
-    if dataset is None:
+    if data is None:
         assert synthesise is not None
-        dataset = _dataset(synthesise(loaded_teacher, own_size(loaded_teacher, sizes)), on_progress, cache)
+        data = synthesise(loaded_teacher, own_size(loaded_teacher, sizes))
+    dataset = _dataset(
+        data, on_progress, cache
+    )  # of many images it takes minutes: everything else is known to be right
     return Inputs(
         dataset=dataset,
         data_hash=dataset_hash(dataset),

@@ -1,7 +1,9 @@
 """The teacher's own figures, measured as a student's are: exported, scored at a fixed size, timed on the device."""
 
 import functools
+import hashlib
 import itertools
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,14 +15,16 @@ import torch
 from nasdistill.data.views import open_views
 from nasdistill.devices.profile import DeviceProfile
 from nasdistill.devices.profiler import open_profiler
-from nasdistill.measure.accuracy import mean_average_precision
+from nasdistill.measure.accuracy import Accuracy, mean_average_precision
 from nasdistill.measure.artifact import write_onnx
 from nasdistill.measure.costs import costs_of
-from nasdistill.measure.detector import Detections, OnnxDetector
+from nasdistill.measure.detector import CONFIDENCE, MAX_DETECTIONS, NMS_IOU, Detections, OnnxDetector
 from nasdistill.prepare.pools import PoolPlan
+from nasdistill.store.atomic import write_text
 from nasdistill.tasks import Report, Task
 from nasdistill.teacher.teacher import Teacher
 
+_VERSION = 1  # raise it when the same teacher would score otherwise on the same images
 BATCH = 8
 FEWEST_IMAGES = 8  # a worker's: opening a session takes as long as some
 BYTES_A_PARAMETER = 16  # float32 weights, as many again while ONNX Runtime optimises, and room for the maps
@@ -52,11 +56,13 @@ def measure_teacher(
     folder: Path,
     workers: int,
     run: Callable[[str, Sequence[Task[Any]]], list[Any]],
+    cache: Path | None = None,
 ) -> TeacherFigures:
     """Export the teacher at the pool's size into `folder`, time it alone, then score it with all workers.
 
     `devices` begin with the main one; `run` runs tasks under a heading and returns what they return. The exported file
-    is gone afterwards.
+    is gone afterwards. What a teacher scores on these images is kept in `cache`, where there is one: it takes minutes of a
+    large one.
     """
     artifact = folder / "teacher.onnx"
     try:
@@ -65,15 +71,22 @@ def measure_teacher(
             [functools.partial(_export_and_time, teacher, pool.image_size, tuple(devices), artifact)],
         )[0]
         order = tuple(class_order)
-        shares = [
-            functools.partial(_detect, artifact, pool.folders.validation, order, part)
-            for part in _shares(len(pool.validation), workers, teacher.parameters_m)
-        ]
-        found: list[Detections] = sum(run("scoring the teacher", shares), [])
+        known = None if cache is None else _known_file(cache, teacher, order, pool)
+        accuracy = _known(known)
+        if accuracy is None:
+            shares = [
+                functools.partial(_detect, artifact, pool.folders.validation, order, part)
+                for part in _shares(len(pool.validation), workers, teacher.parameters_m)
+            ]
+            found: list[Detections] = sum(run("scoring the teacher", shares), [])
+            views = open_views(pool.folders.validation)
+            accuracy = mean_average_precision(
+                found, [views.boxes(index) for index in range(len(views))], pool.image_size
+            )
+            if known is not None:
+                write_text(known, json.dumps(asdict(accuracy)) + "\n")
     finally:
         artifact.unlink(missing_ok=True)
-    views = open_views(pool.folders.validation)
-    accuracy = mean_average_precision(found, [views.boxes(index) for index in range(len(views))], pool.image_size)
     return TeacherFigures(
         name=teacher.name,
         sha256=teacher.sha256,
@@ -82,6 +95,24 @@ def measure_teacher(
         map50_95=accuracy.map50_95,
         costs=costs,
     )
+
+
+def _known_file(cache: Path, teacher: Teacher, order: tuple[int, ...], pool: PoolPlan) -> Path:
+    """Where the accuracy of this teacher on these images is kept, named by all that it depends on."""
+    # the folder of the images is named by their content and size
+    facts = [_VERSION, teacher.sha256, order, pool.folders.validation.name, CONFIDENCE, NMS_IOU, MAX_DETECTIONS]
+    return cache / "teachers" / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:20]}.json"
+
+
+def _known(file: Path | None) -> Accuracy | None:
+    if file is None:
+        return None
+    try:
+        found = Accuracy(**json.loads(file.read_text(encoding="utf-8")))
+        sound = all(0.0 <= value <= 1.0 for value in asdict(found).values())
+    except (OSError, ValueError, TypeError):
+        return None
+    return found if sound else None
 
 
 def _shares(images: int, workers: int, parameters_m: float) -> list[range]:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TypeGuard
 
 MISSING = "-"
+SCROLLED = '<div class="scroll" tabindex="0" role="region" aria-label="Table">'
+"""Begins a wide table: narrow screens and keyboards scroll it."""
 
 
 def shown_path(path: Path) -> str:

@@ -10,7 +10,7 @@ from nasdistill.pareto.intervals import Certainty
 from nasdistill.pareto.objectives import LATENCY_MS, OBJECTIVES
 from nasdistill.records import Scalar, TrialResult
 from nasdistill.report.columns import cost_text, shown_costs
-from nasdistill.report.format import MISSING, factor, number, parameter, percent
+from nasdistill.report.format import MISSING, SCROLLED, factor, number, parameter, percent
 from nasdistill.report.series import FrontSeries, fixed_parameters
 from nasdistill.report.teacher import Teacher
 
@@ -135,7 +135,7 @@ def _row(result: TrialResult, cells: Sequence[str], more: str, tag: str = "") ->
 
 
 def _scrolled(heads: Sequence[str], rows: Sequence[str]) -> str:
-    return f"""<div class="scroll"><table>
+    return f"""{SCROLLED}<table>
 <thead><tr>{"".join(f'<th scope="col">{escape(head)}</th>' for head in heads)}</tr></thead>
 {"".join(rows)}
 </table></div>"""

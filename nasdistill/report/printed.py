@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from rich import box
 from rich.console import Console
@@ -41,18 +42,34 @@ def print_front(run: RunFolder, as_json: bool, device: str | None = None, warnin
         console.print(note)
 
 
-def print_exported(trial: TrialResult, files: Iterable[Path], objectives: Objectives, as_json: bool) -> None:
-    """The trial that was exported, with its `objectives`, and the files that were written."""
-    shown = [shown_path(path) for path in files]
+class Exported(Protocol):
+    """What is printed of an export (`nasdistill.export.Exported`)."""
+
+    @property
+    def trial(self) -> TrialResult: ...
+
+    @property
+    def files(self) -> Mapping[str, Path]: ...
+
+    @property
+    def card(self) -> Path: ...
+
+
+def print_exported(exported: Sequence[Exported], objectives: Objectives, as_json: bool, several: bool = False) -> None:
+    """The trials that were exported, with their `objectives`, and the files that were written; as JSON one object, of
+    `several` with all in a list."""
+    found = [(one.trial, [shown_path(path) for path in (*one.files.values(), one.card)]) for one in exported]
     if as_json:
-        print(json.dumps({"trial": trial.model_dump(), "files": shown}))
+        told = [{"trial": trial.model_dump(), "files": shown} for trial, shown in found]
+        print(json.dumps({"exported": told} if several else told[0]))
         return
-    costs = ", ".join(with_unit(cost, trial) for cost in objectives.costs)
-    print(
-        f"trial {trial.trial}: mAP50 {trial.map50:.4f}, mAP50-95 {trial.map50_95:.4f}, {costs}, "
-        f"{trial.params_m:.3f} M parameters"
-    )
-    print("\n".join(shown))
+    for trial, shown in found:
+        costs = ", ".join(with_unit(cost, trial) for cost in objectives.costs)
+        print(
+            f"trial {trial.trial}: mAP50 {trial.map50:.4f}, mAP50-95 {trial.map50_95:.4f}, {costs}, "
+            f"{trial.params_m:.3f} M parameters"
+        )
+        print("\n".join(shown))
 
 
 def print_latency(model: Path, stats: LatencyStats, measured_with: Mapping[str, object], as_json: bool) -> None:

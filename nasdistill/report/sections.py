@@ -11,7 +11,7 @@ from nasdistill.pareto.of_run import devices_of_run
 from nasdistill.records import TrialResult
 from nasdistill.report.columns import with_unit
 from nasdistill.report.console import counts_line
-from nasdistill.report.format import duration, factor, milliseconds, number, parameter, percent
+from nasdistill.report.format import SCROLLED, duration, factor, milliseconds, number, parameter, percent
 from nasdistill.report.series import FrontSeries, HypervolumeSeries, ParameterSeries
 from nasdistill.report.small_figures import PARAMETER_LIMIT
 from nasdistill.report.teacher import Teacher
@@ -171,7 +171,7 @@ def unscored(series: FrontSeries) -> str:
 <h2 id="unscored-title">Trials without a score</h2>
 <p>{said}.</p>
 <details{opened}><summary>Reasons ({len(rows)})</summary>
-<div class="scroll"><table class="plain">
+{SCROLLED}<table class="plain">
 <thead><tr><th scope="col">state</th><th scope="col">trials</th><th scope="col">family</th>\
 <th scope="col" class="right">latency ms</th><th scope="col">reason</th></tr></thead>
 <tbody>{"".join(rows)}</tbody></table></div>{more}</details>
@@ -189,7 +189,7 @@ def details(run: Mapping[str, Any]) -> str:
     )
     return f"""<section aria-labelledby="details-title">
 <h2 id="details-title">How this run was made</h2>
-<div class="scroll"><table class="plain keys"><tbody>{rows}</tbody></table></div>
+{SCROLLED}<table class="plain keys"><tbody>{rows}</tbody></table></div>
 </section>"""
 
 

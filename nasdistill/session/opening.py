@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from nasdistill.errors import InputError
 from nasdistill.prepare.inputs import Inputs, load_inputs
 from nasdistill.progress import Progress
@@ -14,6 +16,10 @@ from nasdistill.session.goals import Goals
 from nasdistill.store.provenance import usable_cores
 
 MOST_PROBLEMS_SHOWN = 5
+SMALL_PX, MANY_SMALL = (
+    8,
+    0.2,
+)  # narrower than a cell of the finest level, and the share of objects from which that is said
 
 
 def open_inputs(
@@ -93,8 +99,21 @@ def tell_notes(inputs: Inputs, goals: Goals, progress: Progress) -> None:
         progress.log(f"skipped: {problem}")
     if len(problems) > MOST_PROBLEMS_SHOWN:
         progress.log(f"skipped: {len(problems) - MOST_PROBLEMS_SHOWN} more problems in the data")
-    for note in (*inputs.notes, *goals.notes):
+    for note in (*inputs.notes, *goals.notes, *_of_small_objects(inputs)):
         progress.log(note)
+
+
+def _of_small_objects(inputs: Inputs) -> list[str]:
+    """A line where many of the objects are too small for the students' images."""
+    size = max(inputs.image_sizes)
+    sides = np.concatenate([boxes[:, 3:5].min(axis=1) for boxes in inputs.dataset.splits["val"].boxes])
+    share = float((sides * size < SMALL_PX).mean()) if len(sides) else 0.0
+    if share < MANY_SMALL:
+        return []
+    return [
+        f"{share:.0%} or more of the objects are narrower than {SMALL_PX} px in the students' images of {size} px (the "
+        f"teacher's have {inputs.teacher_size}): a search space with a larger image_size sees them better"
+    ]
 
 
 def _path(text: str | None) -> Path | None:

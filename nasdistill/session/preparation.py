@@ -162,6 +162,7 @@ def _teacher_figures(session: Session, own: pools.PoolPlan) -> dict[str, Any]:
         session.run.path,
         session.place.workers,
         lambda text, tasks: session.progress.tasks(text, tasks, run_tasks),
+        session.cache,
     ).as_json()
 
 

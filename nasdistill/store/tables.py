@@ -38,8 +38,8 @@ COLUMNS = (
 # They stand for the accuracy that the run searches for: `seeds,map50_95_mean,…`.
 CERTAINTY_COLUMNS = ("seeds", "{}_mean", "{}_low", "{}_high", "tied_with")
 REPEAT_COLUMNS = ("repeats_map50", "repeats_map50_95")
-# Written where a trial has them: energy, and every figure of a further device under its own name (`latency_ms@phone`).
-ENERGY = "energy_mj"
+# Written where a trial has them, as is every figure of a further device under its own name (`latency_ms@phone`).
+OPTIONAL = ("energy_mj", "confidence")
 _PARAM = "param."
 _SEPARATOR = ";"
 _FURTHER = re.compile(rf"({'|'.join(DEVICE_FIGURES)})@")
@@ -103,7 +103,7 @@ def format_trials(
     """The table's text, a row a trial in the order given; `front_ids` are the trials on the front, `certainty` is what
     their repeats say."""
     certainty = certainty or Certainty()
-    further = [ENERGY] * any(result.energy_mj is not None for result in results)
+    further = [name for name in OPTIONAL if any(getattr(result, name) is not None for result in results)]
     further += sorted({name for result in results for name in result.further})
     names = sorted({name for result in results for name in result.params})
     lines = _Lines()
@@ -181,8 +181,7 @@ def _result(row: dict[str, str | None], where: str) -> TrialResult:
     try:
         for name in REPEAT_COLUMNS:
             fields[name] = tuple(float(score) for score in cells.get(name, "").split(_SEPARATOR) if score)
-        if cells.get(ENERGY):
-            fields[ENERGY] = cells[ENERGY]
+        fields |= {name: cells[name] for name in OPTIONAL if cells.get(name)}
         fields["further"] = {name: cell for name, cell in cells.items() if _FURTHER.match(name) and cell != ""}
         fields["params"] = {
             name.removeprefix(_PARAM): param_value(cell)

@@ -20,6 +20,7 @@ from nasdistill.store.provenance import file_sha256
 from nasdistill.students.student import dense_output, parameters_m
 from nasdistill.teacher.checkpoint import read_checkpoint
 
+MOST_NAMED = 10  # classes in a message
 LEVELS = 3  # P3, P4, P5: those whose neck maps are looked at, which every teacher has
 
 
@@ -146,6 +147,10 @@ def load_teacher(path: Path, model_yaml: Path | None = None, trust: bool = False
     return teacher
 
 
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:MOST_NAMED]) + (f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else "")
+
+
 def class_names(teacher: Teacher) -> tuple[str, ...]:
     """The teacher's class names, or numbered ones where its file has none (bare tensors)."""
     return teacher.names or tuple(f"class_{index}" for index in range(teacher.classes))
@@ -171,7 +176,8 @@ def match_classes(teacher: Teacher, data_names: Sequence[str], data: str) -> lis
     if missing:
         raise InputError(
             f"{data}: the teacher {teacher.name} does not know the class{'es' if len(missing) > 1 else ''} "
-            f"{', '.join(missing)}; it knows {', '.join(teacher.names)}"
+            f"{_some(missing)}; it knows {_some(teacher.names)}; train it on these classes first, say with "
+            f"yolo detect train model=yolo11s.pt data={data}"
         )
     order = [known[name.strip().lower()] for name in data_names]
     twice = [name for name, index in zip(data_names, order, strict=True) if order.count(index) > 1]

@@ -31,6 +31,18 @@ def test_several_workers_find_what_one_does(inputs: Inputs, tmp_path: Path, monk
     assert (found[0].map50, found[0].map50_95) == (found[1].map50, found[1].map50_95)
     assert found[0].costs["latency_ms"] > 0
     assert not list(tmp_path.glob("*.onnx"))
+    for _ in range(2):  # kept, and found again
+        headings.clear()
+        found.append(
+            measure_teacher(
+                inputs.teacher, inputs.class_order, own, inputs.devices, tmp_path, 1, run, tmp_path / "cache"
+            )
+        )
+    assert headings == {"timing the exported teacher": 1} and found[3].map50_95 == found[0].map50_95
+    (kept,) = (tmp_path / "cache" / "teachers").iterdir()
+    kept.write_text(kept.read_text()[:-5])
+    measure_teacher(inputs.teacher, inputs.class_order, own, inputs.devices, tmp_path, 1, run, tmp_path / "cache")
+    assert "scoring the teacher" in headings
 
 
 def test_a_device_for_one_size_of_students_times_the_teacher_at_its_own(inputs: Inputs, tmp_path: Path) -> None:
