@@ -62,8 +62,8 @@ def mean_average_precision(detections: Sequence[Detections], labels: Sequence[np
     all_true = np.concatenate(true_classes) if true_classes else np.zeros(0)
     if not len(all_true) or not sum(map(len, scores)):
         return Accuracy(0.0, 0.0)
-    found = ap_per_class(np.concatenate(correct), np.concatenate(scores), np.concatenate(classes), all_true)
-    ap, f1_curve, confidences = found[5], found[9], found[10]
+    curves = ap_per_class(np.concatenate(correct), np.concatenate(scores), np.concatenate(classes), all_true)
+    ap, f1_curve, confidences = curves[5], curves[9], curves[10]
     best = smooth(f1_curve.mean(0), 0.1).argmax()  # as Ultralytics' validator chooses
     return Accuracy(float(ap[:, 0].mean()), float(ap.mean()), float(confidences[best]))
 
