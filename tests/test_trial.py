@@ -124,8 +124,8 @@ def test_a_trial_ends_with_a_scored_and_timed_artifact(
         result, lines = run(bench, folder, family=family, arch={"variant": "small_050", "neck": 32})
     assert (result.trial, result.state, result.family, result.fidelity) == (4, "complete", family, 1.0)
     numbers = [value for value in result.model_dump(exclude={"energy_mj"}).values() if isinstance(value, float)]
-    assert len(numbers) == 9 and all(map(math.isfinite, numbers))
-    assert 0 <= result.map50_95 <= result.map50 <= 1
+    assert len(numbers) == 10 and all(map(math.isfinite, numbers))
+    assert 0 <= result.map50_95 <= result.map50 <= 1 and 0 <= result.confidence <= 1
     assert 0 < result.latency_ms <= result.latency_p90_ms
     assert result.params == {
         "family": "yolov5",
