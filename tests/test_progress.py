@@ -50,3 +50,15 @@ def test_epochs_are_shown_as_a_person_counts_them_and_an_end_beyond_all_calendar
     progress.step("anything", 0.25)
     assert seen.last is not None and seen.last.phase_progress == 0.25
     assert seen.last.budget_used == "1.5 epochs" and seen.last.estimated_end is None
+
+
+def test_a_teacher_of_something_else_is_told() -> None:
+    lines: list[str] = []
+    seen = _Seen()
+    seen.log = lines.append  # type: ignore[method-assign]
+    figures = {"name": "t.pt", "map50": 0.6, "map50_95": 0.3, "latency_ms": 20.0, "params_m": 7.0, "image_size": 640}
+    progress = Progress(seen)
+    progress.teacher(figures)
+    assert len(lines) == 1 and "t.pt" in lines[0]
+    progress.teacher({**figures, "map50": 0.02})
+    assert len(lines) == 3 and "that is little" in lines[2]
