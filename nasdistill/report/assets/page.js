@@ -17,6 +17,9 @@
     return node;
   };
 
+  // Names that fit into the columns of a narrow legend, which cuts none.
+  const brief = { "mean of seeds, 95 %": "mean, 95 %", "trained for longer": "longer", "shorter training": "shorter" };
+
   const labelled = (figure) => ({
     ...figure,
     data: figure.data.map((trace) =>
@@ -33,6 +36,7 @@
       layout.height = 600;
       layout.margin = { ...layout.margin, l: 48, r: 4 };
       layout.legend = { ...layout.legend, font: { size: 12 }, entrywidth: 72 };
+      for (const trace of traces) trace.name = brief[trace.name] ?? trace.name;
     }
     Plotly.react(place, traces, { ...layout, autosize: true }, {
       responsive: true, displaylogo: false, displayModeBar: id === "plot-front" && !narrow ? "hover" : false,
