@@ -16,10 +16,8 @@ from nasdistill.session.goals import Goals
 from nasdistill.store.provenance import usable_cores
 
 MOST_PROBLEMS_SHOWN = 5
-SMALL_PX, MANY_SMALL = (
-    8,
-    0.2,
-)  # narrower than a cell of the finest level, and the share of objects from which that is said
+SMALL_PX = 8  # a cell of the finest level
+MANY_SMALL = 0.2  # the share of narrower objects from which on it is said
 
 
 def open_inputs(
