@@ -348,17 +348,17 @@ class TestRungs:
     @pytest.fixture(scope="class")
     def whole(
         self, rung_bench: Workbench, tmp_path_factory: pytest.TempPathFactory
-    ) -> tuple[list[RungScore], TrialResult]:
+    ) -> tuple[list[RungScore], TrialResult, bytes]:
         folder = tmp_path_factory.mktemp("whole")
         scores, result = drained(self.trial(rung_bench, folder, []))
         assert read_rung_scores(folder) == scores
         assert sorted(path.name for path in folder.iterdir()) == ["rungs.json", "student.onnx", "student.safetensors"]
-        return scores, result
+        return scores, result, (folder / "student.safetensors").read_bytes()
 
     def test_scores_carry_fidelity_and_final_costs(
-        self, rung_bench: Workbench, whole: tuple[list[RungScore], TrialResult], tmp_path: Path
+        self, rung_bench: Workbench, whole: tuple[list[RungScore], TrialResult, bytes], tmp_path: Path
     ) -> None:
-        scores, result = whole
+        scores, result, weights = whole
         # the first rung is in stage 1, before pruning: what it would score is not the student of these costs
         assert [(s.trial, s.rung, s.epochs, s.fidelity) for s in scores] == [(4, 1, 2, 0.5)]
         assert all(s.params_m == result.params_m and s.gflops == result.gflops for s in scores)
@@ -368,12 +368,13 @@ class TestRungs:
         plain = Workbench(replace(assets, training=assets.training.model_copy(update={"rungs": ()})))
         _, alone = drained(self.trial(plain, tmp_path, []))
         assert (alone.map50, alone.map50_95) == (result.map50, result.map50_95)
+        assert (tmp_path / "student.safetensors").read_bytes() == weights
 
     @pytest.mark.parametrize("stage", [1, 2])
     def test_a_killed_trial_goes_on_from_its_last_rung_to_the_same_end(
-        self, rung_bench: Workbench, whole: tuple[list[RungScore], TrialResult], tmp_path: Path, stage: int
+        self, rung_bench: Workbench, whole: tuple[list[RungScore], TrialResult, bytes], tmp_path: Path, stage: int
     ) -> None:
-        scores, result = whole
+        scores, result, weights = whole
         lines, steps = list[str](), iter(range(100))
         # in stage 1 after the rung that scores nothing, or at that of stage 2
         killed = self.trial(rung_bench, tmp_path / "first", [], lambda: stage == 1 and next(steps) == 4)
@@ -389,6 +390,7 @@ class TestRungs:
         more, again = drained(self.trial(rung_bench, tmp_path / "second", lines))
         assert [s.rung for s in more] == [s.rung for s in scores[len(first) :]]
         assert (again.map50, again.map50_95) == (result.map50, result.map50_95)
+        assert (tmp_path / "second" / "student.safetensors").read_bytes() == weights
         assert any("goes on in stage" in line for line in lines)
         assert sum(line.startswith("stage 1:") for line in lines) == (stage == 1)
         assert not (tmp_path / "second" / "rung.safetensors").exists()

@@ -4,7 +4,7 @@ import dataclasses
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from nasdistill.config import Recipe, TrainingSettings
 from nasdistill.devices.profile import DeviceProfile
 from nasdistill.distill.compute import Compute
 from nasdistill.distill.connectors import Connectors
-from nasdistill.distill.objective import LossChoice, LossWeights
+from nasdistill.distill.objective import DistillationLoss, LossChoice, LossWeights
 from nasdistill.distill.stage import Stage, StageRun, StageTraining
 from nasdistill.errors import DeadlineReachedError
 from nasdistill.measure.accuracy import Accuracy
@@ -95,6 +95,52 @@ def test_a_trial_of_every_loss(pools: dict[str, SizedPool], tmp_path: Path, kind
     stage1, stage2 = (next(line for line in lines if line.startswith(stage)) for stage in ("stage 1", "stage 2"))
     assert all(f"{part} " in stage1 for part in ("feature", "cls", "box", "detections"))
     assert ("label " in stage2) and ("1 steps" if kind == "sparse" else "2 steps") in stage1
+
+
+def test_what_a_trial_chose_reaches_every_step(
+    pools: dict[str, SizedPool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, drawn = [], []
+    call, one_step = DistillationLoss.__call__, StageTraining._one_step
+
+    def noted(self: DistillationLoss, *given: Any) -> Any:
+        seen.append((self._choice, self._connectors.norms is not None, *given[3:]))
+        return call(self, *given)
+
+    def drawing(training: StageTraining, indices: np.ndarray) -> Any:
+        drawn.append(indices)
+        return one_step(training, indices)
+
+    monkeypatch.setattr(DistillationLoss, "__call__", noted)
+    monkeypatch.setattr(StageTraining, "_one_step", drawing)
+    fields = {
+        "family": "yolov5",
+        "arch": TINY_YOLOV5,
+        "image_size": SIZE,
+        "feature_loss": "pkd",
+        "box_loss": "ld",
+        "cls_loss": "bckd",
+        "box_where": "better",
+        "participation": "error",
+        "connector": "conv_bn",
+        "weight_feature": 0.5,
+        "weight_cls": 2.0,
+        "weight_box": 0.25,
+        "weight_detections": 0.125,
+        "temperature_start": 6.0,
+        "temperature_end": 1.0,
+        "temperature_schedule": "linear",
+        "weight_schedule": "cosine",
+        "closing_share": 1 / 3,
+    }
+    place = TrialPlace(0, tmp_path, {})
+    at_the_end(trial_in_rungs(TrialConfig.model_validate(fields), bench_of(pools["full"]), place, lambda line: None))
+    choices, bridges, weights, temperatures, shares = zip(*seen, strict=True)  # two steps of stage 1, one of stage 2
+    assert set(choices) == {LossChoice("pkd", "ld", "error", "better", "bckd")} and all(bridges)
+    assert weights == tuple(LossWeights(0.5, 2.0, 0.25, label, 0.125) for label in (0.0, 0.0, 1.0))
+    assert temperatures == pytest.approx((6.0, 3.5, 1.0)) and shares == pytest.approx((1.0, 0.55, 0.1))
+    closing = pools["full"].feed(CPU).views.closing
+    assert closing[drawn[-1]].all() and not closing[np.concatenate(drawn[:-1])].all()
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ from nasdistill.measure.detector import OnnxDetector
 from nasdistill.records import TrialConfig
 from nasdistill.students.channels import strides_of, trace_channels
 from nasdistill.students.families import build_student
+from nasdistill.students.importance import places_of_groups
 from nasdistill.students.student import Student, parameters_m
 
 FAMILIES = ("yolov5", "yolov8", "yolo11", "yolo26", "mobilenetv3", "efficientnet_lite0")
@@ -82,6 +83,27 @@ def test_the_more_is_asked_the_less_is_left_and_the_head_still_fits(family: str)
     assert sizes[2] < (0.6 if "_cc_" not in family else 0.96) * sizes[0]
     after = student.model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_channels_that_say_nothing_go_and_what_is_said_stays(family: str) -> None:
+    """Readers and norms lose the channels that their producers lose, not as many others."""
+    student = small_student(family)
+    opinionated(student.model)
+    graph, state, chooser = trace_channels(student.model), student.model.state_dict(), torch.Generator().manual_seed(0)
+    for group, places in places_of_groups(graph).items():
+        if group in graph.locked or group in graph.fixed:
+            continue
+        size = places[0].size
+        dead = torch.randperm(size, generator=chooser)[channels_left(size, 0.5, 1) :]
+        for name, axis, start, _ in places:
+            if axis == 0:
+                state[name][start + dead] = 0.0  # producers and norms; what reads them would still read others
+    expected = raw_outputs(student.model, images_of())
+    pruned = prune(student, 0.5, channel_multiple=1)
+    assert pruned.achieved > 0.2
+    for got, wanted in zip(raw_outputs(pruned.student.model, images_of()), expected, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -3,6 +3,7 @@
 import multiprocessing
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -28,8 +29,8 @@ def build(split: Split, folder: Path, count: int = 30, **changes: object) -> Vie
     return build_views(split, NAMES, folder=folder, **arguments)  # type: ignore[arg-type]
 
 
-def bright_source(seed: int, size: int = 128) -> Source:
-    """A dark image of 128 x 96 in its square with one white rectangle, and its box."""
+def bright_source(seed: int, size: int = 128, kind: int = 0) -> Source:
+    """A dark image of 128 x 96 in its square with one white rectangle, and its box; of odd seeds one of 96 x 128."""
     rng = np.random.default_rng(seed)
     top = (size - 96) // 2
     image = np.full((size, size, 3), 114, np.uint8)
@@ -37,7 +38,10 @@ def bright_source(seed: int, size: int = 128) -> Source:
     x1, y1 = int(rng.integers(4, 80)), int(rng.integers(top + 4, 80))
     x2, y2 = x1 + int(rng.integers(10, 40)), y1 + int(rng.integers(10, 28))
     image[y1:y2, x1:x2] = 255
-    box = np.array([[0, (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1]]) / [1, size, size, size, size]
+    box = np.array([[kind, (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1]]) / [1, size, size, size, size]
+    if seed % 2:
+        image = image.transpose(1, 0, 2).copy()
+        return Source(image, (top, 0, top + 96, size), box_rows(box[:, [0, 2, 1, 4, 3]], size))
     return Source(image, (0, top, size, top + 96), box_rows(box, size))
 
 
@@ -74,13 +78,38 @@ def test_flips_scale_and_shift_move_boxes_exactly() -> None:
     assert (turned == source.image[::-1, ::-1]).all()
     expected = 128 - source.rows[:, [3, 4, 1, 2]]
     np.testing.assert_allclose(box_rows(labels, 128)[:, 1:5], expected, atol=1e-4)
+    for key, turned in (("p_flip_horizontal", source.image[:, ::-1]), ("p_flip_vertical", source.image[::-1])):
+        one = PLAIN.model_copy(update={key: 1.0})
+        assert (draw_view([source].__getitem__, 1, 0, False, one, np.random.default_rng(0))[0] == turned).all(), key
+
+
+def test_a_mosaic_shows_four_images_and_a_closing_view_one() -> None:
+    sources = [bright_source(number, kind=number) for number in range(4)]
+    policy = PLAIN.model_copy(update={"p_mosaic": 1.0})
+
+    def kinds(closing: bool) -> set[int]:
+        views = (draw_view(sources.__getitem__, 4, 0, closing, policy, np.random.default_rng(n)) for n in range(60))
+        return {int(kind) for _, labels in views for kind in labels[:, 0]}
+
+    assert kinds(False) == {0, 1, 2, 3} and kinds(True) == {0}
+
+
+@pytest.mark.parametrize(("shape", "inner"), [((40, 80), (0, 24, 96, 72)), ((80, 40), (24, 0, 72, 96))])
+def test_where_an_image_lies_in_its_square(tmp_path: Path, shape: tuple[int, int], inner: tuple[int, ...]) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((*shape, 3), np.uint8))
+    split = Split((tmp_path / "a.png",), (np.zeros((0, 5), np.float32),))
+    square, found, _ = views_module._letterboxed(split, 0, 96)
+    ys, xs = np.nonzero(square[..., 0] == 0)
+    assert found == inner == (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
 
 
 def test_mixup_keeps_both_sets_of_boxes_and_erasing_drops_hidden_ones() -> None:
-    sources = [bright_source(1), bright_source(2)]
+    sources = [bright_source(2), bright_source(4)]
     mixed = PLAIN.model_copy(update={"p_mixup": 1.0})
-    _, labels = draw_view(sources.__getitem__, 2, 0, False, mixed, np.random.default_rng(0))
+    image, labels = draw_view(sources.__getitem__, 2, 0, False, mixed, np.random.default_rng(0))
     assert len(labels) == 2
+    first, second = (source.image[..., 0] == 255 for source in sources)
+    assert 100 < image[first & ~second].mean() < 200 and 100 < image[second & ~first].mean() < 200, "about half of each"
     _, labels = draw_view(sources.__getitem__, 2, 0, True, mixed, np.random.default_rng(0))
     assert len(labels) == 1, "a closing view is never mixed"
     erased = PLAIN.model_copy(update={"p_erase": 1.0})

@@ -12,9 +12,10 @@ from small import NAMES, SIZE, images_of, opinionated, small_teacher, tiny_stude
 from ultralytics.utils.tal import make_anchors
 
 from nasdistill.distill.connectors import Connectors
-from nasdistill.distill.losses.box import FOREGROUND
+from nasdistill.distill.losses import feature
+from nasdistill.distill.losses.box import FOREGROUND, box_regression, localisation_kl
 from nasdistill.distill.losses.detections import ScoredAssigner
-from nasdistill.distill.losses.response import confidence
+from nasdistill.distill.losses.response import class_bckd, class_kl, confidence
 from nasdistill.distill.objective import GAINS, DistillationLoss, LossChoice, LossWeights
 from nasdistill.records import BoxLoss, ClsLoss, FeatureLoss
 from nasdistill.students.student import Student, in_float32
@@ -177,6 +178,41 @@ def test_a_student_closer_to_the_labels_is_not_drawn_back(student: Student, kind
     assert loss("better", other) == loss("everywhere", other)
 
 
+def test_each_choice_is_the_function_of_its_name(student: Student, labels: dict) -> None:
+    output = student.model(images_of(size=SIZE))
+    other = same_as(student, student.model(images_of(9, size=SIZE)))
+    feats, scored = list(output["feats"]), confidence(other.logits_bac)
+    logits, ours = output["scores"].permute(0, 2, 1), raw_output(output, student.head.reg_max)
+    cells = [maps.shape[2:] for maps in feats]
+    parts = scored.split([height * width for height, width in cells], dim=1)
+    score = [part.view(2, *shape) for part, shape in zip(parts, cells, strict=True)]
+    channel = feature.channel_attention(feats, other.attention)
+    spatial = feature.spatial_attention([maps.mean(dim=1) for maps in feats], other.spatial)
+    there = scored > FOREGROUND
+    bins = ours.boxes_bra.permute(0, 2, 1)[there].view(-1, 4, student.head.reg_max)
+    l1 = box_regression(ours.distances_ba4[there], other.distances_ba4[there], scored[there])
+    ld = 0.25 * localisation_kl(bins, other.bins_bar[there].view_as(bins), scored[there], 2.0)
+    functions = {
+        "feature": {
+            "channel_attention": channel,
+            "cbam": 0.7 * channel + 0.3 * spatial,
+            "cwd": feature.cwd(feats, other.maps),
+            "pkd": feature.pkd(feats, other.maps),
+            "score_weighted": feature.score_weighted_l2(feats, other.maps, score),
+        },
+        "cls": {
+            "kl": class_kl(logits, other.logits_bac, scored, 2.0),
+            "bckd": class_bckd(logits, other.logits_bac, scored),
+        },
+        "box": {"l1_giou": l1, "ld": ld, "l1_giou_ld": l1 + ld},
+    }
+    for part, kinds in functions.items():
+        for kind, expected in kinds.items():
+            criterion = DistillationLoss(student, identity(student), LossChoice(**{part: kind}))
+            found = criterion(output, other, labels, LossWeights(), 2.0)[part]
+            assert found.item() == pytest.approx(expected.item(), rel=1e-4), kind
+
+
 class TestDetections:
     """The teacher's final detections in the place of labels."""
 
@@ -222,6 +258,20 @@ class TestDetections:
             assigned[score] = found[2]
         assert assigned[1.0].max() > 0.5
         assert torch.allclose(assigned[0.4], 0.4 * assigned[1.0])
+
+    def test_every_detection_keeps_its_own_score(self, student: Student, labels: dict) -> None:
+        output = student.model(images_of(size=SIZE))
+        boxes = torch.tensor([[0.3, 0.3, 0.4, 0.3], [0.7, 0.6, 0.3, 0.5]]).repeat(2, 1, 1)
+        kinds, scores = torch.tensor([[2, 4]] * 2), torch.tensor([[0.9, 0.3]] * 2)
+
+        def loss(boxes_bd4: torch.Tensor, scores_bd: torch.Tensor, classes_bd: torch.Tensor) -> float:
+            targets = replace(same_as(student, output), detections=Detections(boxes_bd4, scores_bd, classes_bd))
+            criterion = DistillationLoss(student, identity(student))
+            return criterion(output, targets, labels, self.ONLY, temperature=2.0)["detections"].item()
+
+        first = loss(boxes, scores, kinds)
+        assert loss(boxes.flip(1), scores.flip(1), kinds.flip(1)) == pytest.approx(first, rel=1e-4)
+        assert loss(boxes, scores.flip(1), kinds) != pytest.approx(first, rel=1e-3)
 
     def test_an_image_without_detections_is_background(self, student: Student, labels: dict) -> None:
         loss = self.loss(student, labels, (0.0, 0.0), None)

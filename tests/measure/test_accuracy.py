@@ -202,3 +202,11 @@ def test_the_order_of_the_detections_does_not_matter() -> None:
     turned = [Detections(d.boxes_xyxy[::-1], d.scores[::-1], d.classes[::-1]) for d in detections]
     first, second = (mean_average_precision(each, labels, SIZE) for each in (detections, turned))
     assert first == second
+
+
+def test_the_confidence_lies_between_the_right_and_the_wrong() -> None:
+    labels = [np.array([[0, 0.3, 0.3, 0.2, 0.2]], np.float32)] * 20
+    boxes = np.array([[20.0, 20.0, 40.0, 40.0], [60.0, 60.0, 90.0, 80.0]])
+    scores = zip(np.linspace(0.6, 0.9, 20), np.linspace(0.05, 0.4, 20), strict=True)
+    found = [Detections(boxes, np.array(pair), np.zeros(2, np.int64)) for pair in scores]
+    assert 0.42 < mean_average_precision(found, labels, SIZE).confidence < 0.62

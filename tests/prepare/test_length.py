@@ -3,7 +3,14 @@
 import pytest
 
 from nasdistill.config import MOST_EPOCHS
-from nasdistill.prepare.length import FEWEST_EPOCHS, LONGEST_S, TRIAL_OVERHEAD_S, epochs_for, wanted_seconds
+from nasdistill.prepare.length import (
+    FEWEST_EPOCHS,
+    LONGEST_S,
+    TRIAL_OVERHEAD_S,
+    epochs_for,
+    trial_seconds,
+    wanted_seconds,
+)
 
 STEPS = 125  # of an epoch
 
@@ -17,6 +24,15 @@ def test_rounding_to_epochs_costs_an_eighth_at_most(step_s: float) -> None:
     assert epochs >= FEWEST_EPOCHS
     # whole epochs where enough of them fit
     assert (parts == 1) == (wanted >= FEWEST_EPOCHS * STEPS)
+
+
+def test_steps_scale_with_the_area_and_a_slow_family_does_not_decide() -> None:
+    mixed = epochs_for(2700.0, {"a": 0.1, "b": 0.4}, 256, [128, 384], STEPS)
+    # a fifth of a second between the families, and 1.25 times the area between the sizes
+    assert mixed == epochs_for(2700.0, {"a": 0.25}, 256, [256], STEPS)
+    point = {"family": "yolov5", "yolov5.depth": 0.33, "yolov5.width": 0.25, "image_size": 128}
+    seconds = trial_seconds(point, {"yolov5": 0.2, "mobilenetv3-small": 9.0}, 256, STEPS, 4)
+    assert seconds == pytest.approx(TRIAL_OVERHEAD_S + 4 * STEPS * 0.2 / 4)
 
 
 def test_there_is_a_step_in_every_epoch_and_an_epoch_in_every_trial() -> None:

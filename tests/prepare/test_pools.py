@@ -99,3 +99,20 @@ def test_the_heavy_policy_has_each_with_probability_a_half() -> None:
     heavy = POLICIES["heavy"]
     assert {heavy.p_mosaic, heavy.p_mixup, heavy.p_cutmix, heavy.p_hsv, heavy.p_erase} == {0.5}
     assert POLICIES["plain"].is_light and not heavy.is_light
+
+
+@pytest.mark.parametrize("online", [False, True])
+def test_the_order_of_the_datas_classes_reaches_the_targets(inputs: Inputs, tmp_path: Path, online: bool) -> None:
+    order, said = (3, 0, 5, 1, 2, 4), []  # two rings of three: turned back it is another one
+    for found in (inputs, dataclasses.replace(inputs, class_order=order)):
+        plans = plan_pools(found, TRAINING, tmp_path, TargetForm(detections=True), online)
+        fill(found, plans)
+        batch = plans[0].folders.feed(CPU).batch(np.array([0, 7]), CPU.device)
+        assert batch.targets is not None
+        said.append(batch.targets)
+    plain, turned = said
+    torch.testing.assert_close(turned.logits_bac, plain.logits_bac[..., list(order)])
+    torch.testing.assert_close(turned.distances_ba4, plain.distances_ba4)
+    there = plain.detections.scores_bd > 0
+    back = torch.tensor(order)[turned.detections.classes_bd]
+    assert there.any() and torch.equal(back[there], plain.detections.classes_bd[there])

@@ -170,8 +170,10 @@ class TestDetections:
     """Decoding, suppression and what is counted."""
 
     @staticmethod
-    def spoken(boxes: list[tuple[float, float, float, float]], scores: list[float], kinds: list[int]) -> Detections:
-        """What NMS makes of a teacher that puts these boxes (corners in pixels of 64) at the anchors 0, 1, 2, …"""
+    def raw(
+        boxes: list[tuple[float, float, float, float]], scores: list[float], kinds: list[int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """A teacher that puts these boxes (corners in pixels of 64) at the anchors 0, 1, 2, …"""
         strides = (8, 16, 32)
         centres, scales = anchor_points(64, strides)
         logits = torch.full((1, len(centres), 3), -20.0)
@@ -181,7 +183,21 @@ class TestDetections:
             x, y = (float(v) * 64 for v in centres[anchor])
             cell = float(scales[anchor]) * 64
             distances[0, anchor] = torch.tensor([x - box[0], y - box[1], box[2] - x, box[3] - y]) / cell
-        return final_detections(logits, distances, strides, 64, most=4)
+        return logits, distances
+
+    def spoken(
+        self, boxes: list[tuple[float, float, float, float]], scores: list[float], kinds: list[int]
+    ) -> Detections:
+        """What NMS makes of it."""
+        return final_detections(*self.raw(boxes, scores, kinds), (8, 16, 32), 64, most=4)
+
+    def test_each_image_has_its_own_and_width_is_width(self) -> None:
+        parts = [self.raw([(0.0, 8.0, 40.0, 24.0)], [0.9], [2]), self.raw([(16.0, 0.0, 24.0, 48.0)], [0.8], [0])]
+        logits, distances = (torch.cat(each) for each in zip(*parts, strict=True))
+        found = final_detections(logits, distances, (8, 16, 32), 64, most=4)
+        assert found.classes_bd[:, 0].tolist() == [2, 0]
+        assert (found.boxes_bd4[0, 0] * 64).tolist() == pytest.approx([20, 16, 40, 16], abs=1e-4)
+        assert (found.boxes_bd4[1, 0] * 64).tolist() == pytest.approx([20, 24, 8, 48], abs=1e-4)
 
     def test_overlapping_boxes_of_a_class_are_suppressed_others_stay(self) -> None:
         same, apart = (0.0, 0.0, 32.0, 32.0), (32.0, 32.0, 64.0, 64.0)
