@@ -118,15 +118,16 @@ def timed_beside(
         for _ in range(ROUNDS):
             for model, figures in told.items():
                 figures.append(device_figures(profiler.measure(model), device))
+        # energy is not read in every round, nor perhaps of both
         medians = [
-            {name: statistics.median(figures[name] for figures in rounds) for name in rounds[0]}
+            {name: statistics.median(one[name] for one in rounds if name in one) for name in set().union(*rounds)}
             for rounds in told.values()
         ]
         for name, value in medians[0].items():
             # a 90th percentile is too noisy for a ratio of its own
             scaled_by = name.replace("_p90", "")
-            before = known.figure(name)
-            fields[name] = value if before is None else before * medians[0][scaled_by] / medians[1][scaled_by]
+            before, beside = known.figure(name), medians[1].get(scaled_by)
+            fields[name] = value if before is None or beside is None else before * medians[0][scaled_by] / beside
     changed = fields_of(fields)
     return result.model_copy(update={**changed, "further": {**result.further, **changed["further"]}})
 

@@ -118,6 +118,7 @@ def test_a_run_is_one_process_at_a_time(run: Path, command: str) -> None:
         ("teacher", {"sha256": "0" * 64}, "teacher demo_teacher.safetensors: it changed since the run was started"),
         ("device", {"name": "local"}, "device local: it changed since the run was started"),
         ("data_hash", "0", "data.yaml: the data changed since the run was started"),
+        ("further_devices", [{"name": "phone"}], "a further device changed since the run was started"),
         ("preparation", {"seconds": 1.0}, "an earlier version began this run, from other starting weights"),
     ],
 )

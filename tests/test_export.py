@@ -1,5 +1,6 @@
 """Handing out a student of a finished run: the right one, byte for byte, with a card that tells the truth."""
 
+import csv
 import hashlib
 import json
 import sys
@@ -12,10 +13,12 @@ import pytest
 from onnx import TensorProto, helper
 
 from nasdistill import cli
+from nasdistill.devices.onnxruntime_local import OnnxRuntimeLocal
 from nasdistill.errors import InputError
 from nasdistill.export import FORMATS, export
-from nasdistill.records import TrialResult
+from nasdistill.records import LatencyStats, TrialResult
 from nasdistill.report.format import milliseconds
+from nasdistill.session.search import _write
 from nasdistill.store.run_folder import RunFolder
 
 # trial: latency in ms, mAP50-95. The chord from trial 0 to trial 3 is furthest from trial 1; trial 5 is dominated.
@@ -291,6 +294,20 @@ def test_a_damaged_trial_is_named_where_the_run_is_read(
         assert code == 0 and err.startswith(f"nasdistill: {file} left out: ") and err.count("\n") == 1, err
 
 
+def test_a_model_is_timed(tmp_path: Path, capsys, monkeypatch) -> None:
+    model = tmp_path / "m.onnx"
+    tiny_onnx(model, 2.0)
+    figures = {"median_ms": 2.0, "p90_ms": 3.0, "min_ms": 1.0, "cv": 0.1, "samples": 9, "energy_mj": 4.5}
+    stats = LatencyStats(device="local", disturbed=True, **figures)
+    monkeypatch.setattr(OnnxRuntimeLocal, "measure", lambda self, *given: stats)
+    assert command(capsys, monkeypatch, "profile", model)[1] == (
+        f"{model} on local: median 2.00 ms, p90 3.00 ms (9 samples, variation 10.0%; 4.5 mJ; the machine was busy, do "
+        "not trust it)\n"
+    )
+    told = json.loads(command(capsys, monkeypatch, "profile", model, "--json")[1])
+    assert (told["model"], told["p90_ms"], told["measured_with"]["threads"]) == (str(model), 3.0, 1)
+
+
 def test_the_best_on_a_device(run: RunFolder, tmp_path: Path, capsys, monkeypatch) -> None:
     """On the phone trial 5 alone is fast: it is the fastest there, and no member of the run's own front."""
     for result in (one for one in run.trials() if one.latency_ms is not None):
@@ -303,6 +320,13 @@ def test_the_best_on_a_device(run: RunFolder, tmp_path: Path, capsys, monkeypatc
         objectives=["map50_95", "latency_ms"],
         teacher={"name": "t", "map50_95": 0.7, "latency_ms": 30.0, "latency_ms@phone": 200.0},
     )
+
+    _write(run)  # what a search leaves at its end
+    tables = {
+        name: [row["trial"] for row in csv.DictReader((run.path / f"{name}.csv").read_text().splitlines())]
+        for name in ("pareto", "pareto@local", "pareto@phone")
+    }
+    assert tables == {"pareto": [*"0123"], "pareto@local": [*"0123"], "pareto@phone": [*"5123"]}
 
     def command(*arguments: str) -> str:
         monkeypatch.setattr(sys, "argv", ["nasdistill", *arguments])

@@ -133,6 +133,29 @@ def test_the_teacher_takes_its_turns_unless_it_is_very_slow(run: RunFolder, late
     assert len(shares) == ROUNDS * 2 * (1 + again)
 
 
+def test_the_median_of_rounds_taken_in_turns_counts(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny_onnx(run.trial_folder(1) / "student.onnx", 2.0)
+    left = {
+        ("main", "0000"): [9.0, 3.0, 2.0],
+        ("other", "0000"): [50.0, 90.0, 70.0],
+        ("main", "0001"): [4.0, 6.0, 5.0],
+        ("other", "0001"): [8.0, 7.0, 1.0],
+    }
+    turns, order = list(left), list[tuple[str, str]]()
+
+    def told(self: OnnxRuntimeLocal, artifact: Path, *given: object) -> LatencyStats:
+        order.append((self.profile.name, artifact.parent.name))
+        ms = left[order[-1]].pop(0)
+        return LatencyStats(device="d", median_ms=ms, p90_ms=100.0 + ms, min_ms=ms, cv=0.0, samples=4)
+
+    monkeypatch.setattr(OnnxRuntimeLocal, "measure", told)
+    assert remeasure(run, (MAIN, OTHER), DEFAULT, lambda share: None, lambda line: None) == 2
+    first, second, _ = run.trials()
+    assert (first.latency_ms, first.latency_p90_ms, first.figure("latency_ms@other")) == (3.0, 103.0, 70.0)
+    assert (second.latency_ms, second.figure("latency_ms@other")) == (5.0, 7.0)
+    assert order == turns * ROUNDS
+
+
 def test_a_student_trained_for_longer_is_timed_by_the_pace_of_the_search(
     run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,7 +167,7 @@ def test_a_student_trained_for_longer_is_timed_by_the_pace_of_the_search(
         order.append(artifact.parent.name)
         median = 30.0 if artifact.parent.name == "0000" else 45.0
         return real(self, artifact, *given).model_copy(
-            update={"median_ms": median, "p90_ms": 1.2 * median, "energy_mj": None}
+            update={"median_ms": median, "p90_ms": median + 6.0, "energy_mj": 7.0 if len(order) == 3 else None}
         )
 
     monkeypatch.setattr(OnnxRuntimeLocal, "measure", paced)
@@ -163,5 +186,6 @@ def test_a_student_trained_for_longer_is_timed_by_the_pace_of_the_search(
     )
     timed = timed_beside(result, new, known, old, (MAIN, OTHER))
     assert (timed.latency_ms, timed.latency_p90_ms) == pytest.approx((15.0, 18.0))
-    assert timed.further == {"energy_mj@x": 1.0, "latency_ms@other": 45.0, "latency_p90_ms@other": 54.0}
-    assert order == ["longer", "0000"] * (2 * ROUNDS) and (timed.map50_95, timed.energy_mj) == (0.4, None)
+    assert timed.further == {"energy_mj@x": 1.0, "latency_ms@other": 45.0, "latency_p90_ms@other": 51.0}
+    assert order == ["longer", "0000"] * (2 * ROUNDS)
+    assert (timed.map50_95, timed.energy_mj) == (0.4, 7.0), "energy was read once, of one of them"

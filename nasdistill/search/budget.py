@@ -92,7 +92,8 @@ class BudgetClock:
         return clock
 
     def count(self, result: TrialResult) -> None:
-        """Charge a finished trial. Rejected and interrupted ones are no trials done, but epochs are spent in any case.
+        """Charge a finished trial. Rejected and interrupted ones are no trials done, and cost the epochs that they tell of:
+        an interrupted one none, since it goes on from its last rung or starts anew.
 
         One that was stopped at a rung is done: nothing will go on with it. A failed one does not know how far it came, and
         counts as long as the longest so far, or failures would be free.

@@ -43,7 +43,9 @@ def finished_run(folder: Path, scores: dict[int, float]) -> RunFolder:
     return run
 
 
-def test_members_that_are_not_slower_are_compared(demo_yaml: Path, checkpoint: Path, tmp_path: Path) -> None:
+def test_members_that_are_not_slower_are_compared(
+    demo_yaml: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = finished_run(tmp_path / "run", {1: 0.3, 2: 0.6})
     common = ["--data", str(demo_yaml), "--checkpoint", str(checkpoint), "--image-size", str(SIZE)]
     outcome = fine_tuned.main([str(run.path), *common])
@@ -54,6 +56,11 @@ def test_members_that_are_not_slower_are_compared(demo_yaml: Path, checkpoint: P
     assert tuned["params M"] > 1 and tuned["mAP50-95"] < 0.3
     assert outcome.value == pytest.approx(0.6 - tuned["mAP50-95"])
     assert outcome.detail["times_faster_at_its_accuracy"] > 1
+    pace = {"trial 1": 1.0, "trial 2": 9.0, fine_tuned.TUNED: 3.0}
+    monkeypatch.setattr(fine_tuned, "time_in_turns", lambda artifacts: pace)
+    outcome = fine_tuned.main([str(run.path), *common])
+    assert outcome.value == pytest.approx(0.3 - tuned["mAP50-95"]), "trial 2 is better, and slower"
+    assert outcome.detail["times_faster_at_its_accuracy"] == pytest.approx(3.0)
     (run.trial_folder(2) / fine_tuned.ARTIFACT).unlink()
     with pytest.raises(InputError, match="no exported students of trial 2"):
         fine_tuned.main([str(run.path), *common])

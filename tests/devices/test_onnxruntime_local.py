@@ -12,8 +12,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from nasdistill.devices.onnxruntime_local import OnnxRuntimeLocal
 from nasdistill.devices.profile import DeviceProfile
 from nasdistill.devices.profiler import Profiler, open_profiler
+from nasdistill.devices.sampling import SampleStats
 from nasdistill.errors import InputError
 
 QUICK = DeviceProfile(name="here", runtime="onnxruntime", warmup_s=0.02, min_samples=10, max_seconds=0.3)
@@ -48,6 +50,18 @@ def conv_model(
 @pytest.fixture
 def profiler() -> Profiler:
     return open_profiler(QUICK)
+
+
+@pytest.mark.parametrize(
+    ("told", "taken"),
+    [([(5.0, True), (7.0, False)], 7.0), ([(5.0, True), (7.0, True)], 5.0), ([(5.0, False)], 5.0)],
+)
+def test_a_disturbed_measurement_is_taken_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, profiler: Profiler, told: list[tuple[float, bool]], taken: float
+) -> None:
+    left = [SampleStats(ms, ms, ms, 0.0, 10, disturbed) for ms, disturbed in told]
+    monkeypatch.setattr(OnnxRuntimeLocal, "_measure_once", lambda *given: left.pop(0))
+    assert profiler.measure(conv_model(tmp_path / "m.onnx")).median_ms == taken and not left
 
 
 def test_a_larger_model_is_slower_and_the_figures_fit_together(tmp_path: Path, profiler: Profiler) -> None:

@@ -163,6 +163,10 @@ def test_the_rules_with_three_objectives():
     assert select(results, "most-accurate", three).trial == 2
     assert select(results, "knee", three).trial == 1
     assert select(results, "fastest", DEFAULT.against("params_m")).trial == 0, "without a latency the first cost"
+    # by the mean of both costs it is trial 5; by their sum 2, their maximum 1, the first alone 3, the second alone 4
+    places = [(0, 0, 0), (0.8, 0.5, 0.5), (0.3, 0.1, 0.1), (0.75, 0.05, 0.99), (0.75, 0.95, 0.2), (0.72, 0.05, 0.72)]
+    bulging = [one(n, a, 1.0 + second, 1.0 + first) for n, (a, first, second) in enumerate([*places, (1, 1, 1)])]
+    assert select(bulging, "knee", three).trial == 5
     with pytest.raises(InputError, match="no trial of this run has latency_ms@phone"):
         select(results, "latency_ms@phone<=3", three)
 

@@ -1,14 +1,16 @@
+from pathlib import Path
+
 import pytest
 from search_workers import scored
 
 from nasdistill.errors import InputError
 from nasdistill.records import TrialResult
 from nasdistill.search.budget import BudgetClock, parse_budget
+from nasdistill.search.stop import Patience, StopControl
 from nasdistill.search.worker import TrialJob
 
 
 def result(trial: int, state: str = "complete", epochs: int = 3) -> TrialResult:
-    from pathlib import Path
 
     job = TrialJob(trial, {}, Path("."), None, Path("stop"))
     fields = {
@@ -90,6 +92,29 @@ def test_trials_count_when_they_were_really_done() -> None:
     assert (clock.used, clock.left, clock.exhausted, clock.deadline) == (2, 1, False, None)
     clock.count(result(1))
     assert clock.exhausted
+
+
+@pytest.mark.parametrize(
+    ("state", "fidelity", "done"),
+    [("complete", 1.0, 1), ("failed", 0.0, 1), ("rejected", 0.0, 0), ("stopped", 0.0, 0), ("stopped", 0.3, 1)],
+)
+def test_which_trials_are_done(state: str, fidelity: float, done: int) -> None:
+    clock = BudgetClock(parse_budget("3trials"))
+    clock.count(result(0, state).model_copy(update={"fidelity": fidelity}))
+    assert clock.used == done
+
+
+def test_a_failure_costs_the_longest() -> None:
+    clock = BudgetClock(parse_budget("90epochs"))
+    for one in (result(0, epochs=5), result(1, epochs=8), result(2, epochs=3), result(3, "failed", 0)):
+        clock.count(one)
+    assert clock.used == 5 + 8 + 3 + 8
+
+
+@pytest.mark.parametrize(("budget", "deadline"), [("60s", 1066.0), ("10m", 1615.0), ("5trials", None)])
+def test_overtime_is_a_tenth_at_most(tmp_path: Path, budget: str, deadline: float | None) -> None:
+    clock = BudgetClock(parse_budget(budget), now=lambda: 1000.0)
+    assert StopControl(tmp_path / "stop", clock, Patience()).trial_deadline == deadline
 
 
 def test_epochs_count_whatever_became_of_the_trial() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -13,6 +15,7 @@ from optuna.trial import TrialState, create_trial
 
 from nasdistill.errors import SpaceExhaustedError
 from nasdistill.search import LatencyFirstSampler
+from nasdistill.search.acquisition import Goal
 from nasdistill.search.encoding import Encoder
 from nasdistill.search.known import FIDELITY, PARTIAL_VALUES, PROPOSAL
 from nasdistill.search.prior import Prior
@@ -429,3 +432,37 @@ def test_effort_counts_from_the_third_that_was_told_on() -> None:
     assert list(found) == sorted(found)
     assert found[-1] / found[0] == pytest.approx(8.0, rel=0.5)
     assert found[1] < 28.0 < found[2]
+
+
+def goal_of(sampler: LatencyFirstSampler, study: optuna.Study, *pending: Mapping[str, Any]) -> Goal:
+    known = sampler._known(study, SimpleNamespace(number=-1))  # type: ignore[arg-type]
+    waiting = [sampler._reader.candidate(dict(point)) for point in pending]
+    return Goal(dataclasses.replace(known, pending=waiting), sampler._costs, sampler._aims, sampler._score_models)
+
+
+def add(study: optuna.Study, width: float, score: float, missed: float = -0.1) -> None:
+    params = {"width": width, "depth": 4, "act": "relu"}
+    values = [score, flat_latency(params)]
+    study.add_trial(create_trial(values=values, params=params, distributions=FLAT, constraints={"params_m": missed}))
+
+
+def test_what_breaks_a_limit_is_on_no_front_and_the_reference_is_the_box() -> None:
+    sampler = LatencyFirstSampler(FLAT, flat_latency, seed=0, reference=[0.1, 15.0])
+    study = study_of(sampler)
+    for width, score, missed in ((0.2, 0.5, -0.1), (0.3, 0.9, 0.4), (0.6, 0.6, 0.0)):
+        add(study, width, score, missed)
+    goal = goal_of(sampler, study)
+    assert [member.point["width"] for member in goal.members] == [0.2, 0.6]
+    assert goal._cells.high.max(axis=0).tolist() == [-0.1, 15.0]
+
+
+def test_what_runs_has_taken_its_place_on_the_front() -> None:
+    sampler = LatencyFirstSampler(FLAT, flat_latency, seed=0)
+    study = study_of(sampler)
+    for width in (0.15, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9):
+        add(study, width, flat_score({"width": width, "depth": 4, "act": "relu"}))
+    point = {"width": 0.5, "depth": 4, "act": "relu"}
+    sampler.observe(point, flat_latency(point))
+    candidate = sampler._reader.candidate(dict(point))
+    alone, beside = (goal_of(sampler, study, *running).of([candidate])[0] for running in ((), (point,)))
+    assert beside < 0.5 * alone

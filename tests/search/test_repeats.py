@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -208,6 +209,26 @@ def test_a_full_disk_is_waited_for(
     assert pool.started == ([1, 1, 2] if full else [1, 2])
     assert [type(event) for event in events] == ([DiskFull, RoomAgain] * 2 if full else [])
     assert [score.trial for score in run.repeats()] == ([1, 2] if full else [2])
+
+
+@pytest.mark.parametrize(
+    ("budget", "idle", "running", "wanted"),
+    [
+        ("100s", [], [], 2),  # a worker's start and 1.1 times 80 s are too much
+        ("100s", [1], [], 1),
+        ("20s", [], [], None),
+        ("10epochs", [], [], 1),
+        ("10epochs", [], [4], 2),
+        ("1trials", [], [], 1),
+    ],
+)
+def test_the_first_that_can_still_finish(budget: str, idle: list[int], running: list[int], wanted: int | None) -> None:
+    lengths = ((1, 80.0, 9), (2, 70.0, 4), (3, 10.0, 1))
+    queue = deque(Repeat(member(n, seconds=seconds, epochs=epochs), SEED_STEP) for n, seconds, epochs in lengths)
+    jobs = {n: SimpleNamespace(repeat=Repeat(member(9, epochs=epochs), 1)) for n, epochs in enumerate(running)}
+    clock, pool = BudgetClock(parse_budget(budget), now=lambda: 0.0), SimpleNamespace(idle=idle, running=jobs)
+    found = repeats._first_that_fits(queue, clock, pool, 15.0)  # type: ignore[arg-type]
+    assert (found and found.member.trial) == wanted
 
 
 class SeededWorker(CurveWorker):

@@ -12,6 +12,7 @@ from nasdistill.pareto.hypervolume import Reference
 from nasdistill.pareto.objectives import DEFAULT
 from nasdistill.search.distributions import distribution_of, key_of, point_of, suggest_params, unseen_point
 from nasdistill.search.grid import value_at
+from nasdistill.search.latency_first import LatencyFirstSampler
 from nasdistill.search.reconcile import directions_of
 from nasdistill.search.samplers import SAMPLERS, SamplerTask, make_sampler
 from nasdistill.space.parameters import Choice, Parameter, Range
@@ -165,3 +166,5 @@ def test_every_sampler_takes_an_accuracy_and_two_costs(name: str) -> None:
         size = float(params.get("a.width", 0)) + float(params.get("b.depth", 0)) / 4
         study.tell(trial, [0.5 + size / 3, 1.0 + size, 5.0 - size])
     assert len(points) == 10
+    if isinstance(sampler, LatencyFirstSampler):
+        assert sampler._aims.reference == [0.0, 4.0, 9.0]

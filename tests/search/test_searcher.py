@@ -45,6 +45,26 @@ def test_of_a_family_that_is_hardly_known_the_longer_answer_counts(
     assert left({"family": "b"}) == (expected["b"] < 300)
 
 
+def test_estimates_follow_the_median_factor_and_a_margin_is_kept() -> None:
+    def of(budget: str, hook: bool = True) -> StudySearcher:
+        done = [complete(number, "a", seconds) for number, seconds in enumerate((150.0, 240.0, 300.0))]
+        return StudySearcher(
+            None,  # type: ignore[arg-type]
+            SimpleNamespace(finished=done),  # type: ignore[arg-type]
+            BudgetClock(parse_budget(budget)),
+            None,  # type: ignore[arg-type]
+            workers=2,
+            estimate=(lambda params: {"a": 100.0, "b": 400.0}[str(params["family"])]) if hook else None,
+        )
+
+    answer = of("1000s")._expecting()
+    assert [answer({"family": family}) for family in "ab"] == pytest.approx([240.0, 960.0])
+    assert of("1000s", hook=False)._expecting()({}) == 240.0
+    fits = of("1000s")._fitting()
+    assert fits({"family": "a"}) and not fits({"family": "b"}), "960 s and a tenth are more than is left"
+    assert of("500s")._scarce() and not of("1000s")._scarce()
+
+
 def epochs_searcher(budget: str, workers: int, results: list[TrialResult]) -> StudySearcher:
     clock = BudgetClock.resumed(parse_budget(budget), results)
     draft = SimpleNamespace(params={"family": "a"}, origin="sampler")
