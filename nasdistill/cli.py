@@ -24,18 +24,6 @@ app = typer.Typer(
     "front of distilled detectors out.",
 )
 
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as `search` printed it.")]
-DeviceOption = Annotated[
-    str | None, typer.Option(metavar="NAME", help="The front on one device of the run: accuracy against its latency.")
-]
-TrialOption = Annotated[str, typer.Option(help="A trial's number, or 'best': the front's knee, or what --select says.")]
-SelectOption = Annotated[
-    str | None,
-    typer.Option(help="Which is best: knee, fastest, most-accurate, 'latency_ms<=20', 'map50>=0.8', and so on."),
-]
-MovedOption = Annotated[str | None, typer.Option(metavar="PATH", help="Where it lies now [default: where it lay].")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
-
 
 def _version(wanted: bool) -> None:
     if wanted:
@@ -79,7 +67,7 @@ def search(
     storage: options.Storage = None,
     ray_address: options.RayAddress = None,
     gpus_per_trial: options.GpusPerTrial = None,
-    as_json: JsonOption = False,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Search within a budget; ends in a run folder with the front, the models and a report."""
     from rich.console import Console
@@ -132,16 +120,16 @@ def search(
 
 @app.command()
 def train(
-    run: RunArgument,
+    run: options.RunArgument,
     budget: Annotated[str, typer.Option(help="Time (90s, 30m, 2h), or training work (200epochs).")],
-    trial: TrialOption = "best",
-    select: SelectOption = None,
-    device: DeviceOption = None,
+    trial: options.TrialOption = "best",
+    select: options.SelectOption = None,
+    device: options.DeviceOption = None,
     trust_teacher: options.TrustTeacher = False,
-    data: MovedOption = None,
-    teacher: MovedOption = None,
-    teacher_yaml: MovedOption = None,
-    as_json: JsonOption = False,
+    data: options.MovedOption = None,
+    teacher: options.MovedOption = None,
+    teacher_yaml: options.MovedOption = None,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Train a student of a run for longer, on as many cores as help; the same command goes on after an interruption."""
     from rich.console import Console
@@ -172,7 +160,7 @@ def train(
 
 
 @app.command()
-def pareto(run: RunArgument, device: DeviceOption = None, as_json: JsonOption = False) -> None:
+def pareto(run: options.RunArgument, device: options.DeviceOption = None, as_json: options.JsonOption = False) -> None:
     """Print the front of a run as a table."""
     from nasdistill.report.printed import print_front
     from nasdistill.store.run_folder import RunFolder
@@ -184,7 +172,8 @@ def pareto(run: RunArgument, device: DeviceOption = None, as_json: JsonOption = 
 
 @app.command()
 def report(
-    run: RunArgument, out: Annotated[Path | None, typer.Option(help="The file [default: RUN/report.html].")] = None
+    run: options.RunArgument,
+    out: Annotated[Path | None, typer.Option(help="The file [default: RUN/report.html].")] = None,
 ) -> None:
     """Write one self-contained HTML page about a run."""
     from nasdistill.report.html import write_report
@@ -206,16 +195,14 @@ def report(
 
 @app.command()
 def export(
-    run: RunArgument,
-    trial: Annotated[
-        str, typer.Option(help="A number, 'front' for all of its members, or 'best': its knee, or what --select says.")
-    ] = "best",
-    select: SelectOption = None,
-    device: DeviceOption = None,
-    trained: Annotated[bool, typer.Option("--trained", help="The student as `train` left it.")] = False,
-    formats: Annotated[str, typer.Option("--format", help="Formats, comma-separated: onnx, safetensors.")] = "onnx",
-    out: Annotated[Path | None, typer.Option(help="The folder for the files [default: RUN/export].")] = None,
-    as_json: JsonOption = False,
+    run: options.RunArgument,
+    trial: options.ExportedOption = "best",
+    select: options.SelectOption = None,
+    device: options.DeviceOption = None,
+    trained: options.TrainedOption = False,
+    formats: options.FormatsOption = "onnx",
+    out: options.FolderOption = None,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Write a student's model in deployable formats, with a model card."""
     from nasdistill.export import export as write_export
@@ -247,7 +234,7 @@ def export(
 def profile(
     model: Annotated[Path, typer.Argument(help="An ONNX file.")],
     device: Annotated[str, typer.Option(help="Where: a file, or a shipped name.")] = "local",
-    as_json: JsonOption = False,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Measure the latency of one model on a device."""
     from nasdistill.devices.profile import load_device
@@ -259,7 +246,7 @@ def profile(
 
 
 @app.command()
-def devices(as_json: JsonOption = False) -> None:
+def devices(as_json: options.JsonOption = False) -> None:
     """List the shipped devices."""
     from nasdistill.report.shipped import print_devices
 
@@ -267,7 +254,7 @@ def devices(as_json: JsonOption = False) -> None:
 
 
 @app.command()
-def spaces(as_json: JsonOption = False) -> None:
+def spaces(as_json: options.JsonOption = False) -> None:
     """List the shipped search spaces and the families there are."""
     from nasdistill.report.shipped import print_spaces
 

@@ -1,10 +1,30 @@
-"""The options of `nasdistill search`, each with its help (`cli.search` names their defaults), and texts that hold several."""
+"""The options of the commands, each with its help (`cli` names their defaults), and texts that hold several."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+# of the commands that read a run
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as `search` printed it.")]
+DeviceOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="The front on one device of the run: accuracy against its latency.")
+]
+TrialOption = Annotated[str, typer.Option(help="A trial's number, or 'best': the front's knee, or what --select says.")]
+SelectOption = Annotated[
+    str | None,
+    typer.Option(help="Which is best: knee, fastest, most-accurate, 'latency_ms<=20', 'map50>=0.8', and so on."),
+]
+MovedOption = Annotated[str | None, typer.Option(metavar="PATH", help="Where it lies now [default: where it lay].")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+ExportedOption = Annotated[
+    str, typer.Option(help="A number, 'front' for all of its members, or 'best': its knee, or what --select says.")
+]
+TrainedOption = Annotated[bool, typer.Option("--trained", help="The student as `train` left it.")]
+FormatsOption = Annotated[str, typer.Option("--format", help="Formats, comma-separated: onnx, safetensors.")]
+FolderOption = Annotated[Path | None, typer.Option(help="The folder for the files [default: RUN/export].")]
+
+# of search
 Budget = Annotated[
     str | None,
     typer.Option(
