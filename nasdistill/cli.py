@@ -179,11 +179,10 @@ def report(
     from nasdistill.report.html import write_report
     from nasdistill.store.run_folder import RunFolder
 
-    folder = RunFolder.open(run)
+    folder, left_out = RunFolder.open(run), list[str]()
     target = out or folder.report_file
     if target.is_dir():
         raise InputError(f"--out {target}: it is a folder; name the file")
-    left_out: list[str] = []
     try:
         print(write_report(folder, target, left_out))
     except OSError as error:
@@ -223,10 +222,8 @@ def export(
     if whole and (select is not None or trained):
         raise InputError("--trial front: exports every member as the search left it, without --select and --trained")
     chosen = choose(results, "best" if whole else trial, select, objectives, devices_of_run(recorded) or None)
-    if whole:
-        exported = export_all(folder, front(results, objectives), names, target)
-    else:
-        exported = [write_export(folder, chosen, names, target, trained)]
+    members = front(results, objectives) if whole else []
+    exported = export_all(folder, members, names, target) or [write_export(folder, chosen, names, target, trained)]
     print_exported(exported, objectives, as_json, whole)
 
 
