@@ -222,8 +222,10 @@ def export(
     if whole and (select is not None or trained):
         raise InputError("--trial front: exports every member as the search left it, without --select and --trained")
     chosen = choose(results, "best" if whole else trial, select, objectives, devices_of_run(recorded) or None)
-    members = front(results, objectives) if whole else []
-    exported = export_all(folder, members, names, target) or [write_export(folder, chosen, names, target, trained)]
+    if whole:
+        exported = export_all(folder, front(results, objectives), names, target)
+    else:
+        exported = [write_export(folder, chosen, names, target, trained)]
     print_exported(exported, objectives, as_json, whole)
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import time
 from pathlib import Path
 
 from nasdistill.store.atomic import write_text
@@ -57,11 +56,6 @@ class Checked:
             return
         with contextlib.suppress(OSError, UnicodeEncodeError):
             write_text(self._file, json.dumps(self._seen))
-
-
-def now_ns() -> int:
-    """The time for `Checked.note`."""
-    return time.time_ns()
 
 
 def _state(image: Path) -> list[int]:

@@ -5,6 +5,7 @@ Every relative path is resolved against the YAML file's folder (Ultralytics take
 
 import hashlib
 import os
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from nasdistill.data.checked import Checked, now_ns
+from nasdistill.data.checked import Checked
 from nasdistill.data.images import SUFFIXES, decode, read_content
 from nasdistill.data.labels import LabelForm, read_labels
 from nasdistill.errors import InputError
@@ -266,7 +267,7 @@ def _check_split(
     def check(image: Path) -> tuple[bytes | str, np.ndarray, int, list[str]]:
         digest = known.digest(image)
         if digest is None:
-            began_ns = now_ns()
+            began_ns = time.time_ns()
             try:
                 content = read_content(image)
                 decode(content, image)

@@ -138,9 +138,8 @@ def load_inputs(
     if data is None:
         assert synthesise is not None
         data = synthesise(loaded_teacher, own_size(loaded_teacher, sizes))
-    dataset = _dataset(
-        data, on_progress, cache
-    )  # of many images it takes minutes: everything else is known to be right
+    # of many images it takes minutes: everything else is known to be right
+    dataset = _dataset(data, on_progress, cache)
     return Inputs(
         dataset=dataset,
         data_hash=dataset_hash(dataset),

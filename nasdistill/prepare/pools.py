@@ -73,17 +73,17 @@ def plan_pools(
     policy, own = POLICIES[training.views], inputs.teacher_size
     precision = str(choose_compute(training.precision).autocast)
     own_key = view_key(inputs.data_hash, own, count, policy, training.seed)
-    maps_key = _hash([own_key, inputs.teacher.sha256, precision, targets.VERSION]) if form.maps else ""
+    maps_key = hash_of([own_key, inputs.teacher.sha256, precision, targets.VERSION]) if form.maps else ""
     maps = cache / "maps" / maps_key[:20] if form.maps and not online else None
     source = OnlineSource(inputs.teacher, inputs.class_order, cache / "views" / own_key[:20], form) if online else None
     plans = []
     for size in sorted({*inputs.image_sizes, inputs.teacher_size}):
         key = view_key(inputs.data_hash, size, count, policy, training.seed)
         checked = f"val-{len(validation.image_paths)}"
-        validation_key = _hash([VIEWS_VERSION, inputs.data_hash, size, checked])
+        validation_key = hash_of([VIEWS_VERSION, inputs.data_hash, size, checked])
         # class order before size: other data may have the same boxes under other names
         facts = [key, inputs.teacher.sha256, inputs.class_order, own, precision, asdict(form), targets.VERSION]
-        target_key = _hash(facts)
+        target_key = hash_of(facts)
         folders = SizedPool(
             cache / "views" / key[:20],
             cache / "targets" / target_key[:20],
@@ -95,7 +95,8 @@ def plan_pools(
     return plans
 
 
-def _hash(facts: Sequence[object]) -> str:
+def hash_of(facts: Sequence[object]) -> str:
+    """sha256 (hex) of plain values: the name of what depends on them alone."""
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 

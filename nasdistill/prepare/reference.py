@@ -1,7 +1,6 @@
 """The teacher's own figures, measured as a student's are: exported, scored at a fixed size, timed on the device."""
 
 import functools
-import hashlib
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +18,7 @@ from nasdistill.measure.accuracy import Accuracy, mean_average_precision
 from nasdistill.measure.artifact import write_onnx
 from nasdistill.measure.costs import costs_of
 from nasdistill.measure.detector import CONFIDENCE, MAX_DETECTIONS, NMS_IOU, Detections, OnnxDetector
-from nasdistill.prepare.pools import PoolPlan
+from nasdistill.prepare.pools import PoolPlan, hash_of
 from nasdistill.store.atomic import write_text
 from nasdistill.tasks import Report, Task
 from nasdistill.teacher.teacher import Teacher
@@ -101,7 +100,7 @@ def _known_file(cache: Path, teacher: Teacher, order: tuple[int, ...], pool: Poo
     """Where the accuracy of this teacher on these images is kept, named by all that it depends on."""
     # the folder of the images is named by their content and size
     facts = [_VERSION, teacher.sha256, order, pool.folders.validation.name, CONFIDENCE, NMS_IOU, MAX_DETECTIONS]
-    return cache / "teachers" / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:20]}.json"
+    return cache / "teachers" / f"{hash_of(facts)[:20]}.json"
 
 
 def _known(file: Path | None) -> Accuracy | None:
